@@ -1,1 +1,6 @@
-//! sql
+//! Millrace's SQL: schemas of sources, validation, explanation, plans per batch, and the scan.
+//!
+//! Promises: what this crate accepts at submit time is what the driver plans for every batch.
+//! Linked by the client and by the worker; the master never links it.
+
+pub mod scan;
