@@ -1,1 +1,8 @@
-//! worker
+//! The worker: one binary that runs on each host as *node*, and is started as a child process as
+//! *driver* or *executor*, one container each.
+//!
+//! The three roles never import one another; they speak only the protocol, even on one host.
+
+pub mod driver;
+pub mod executor;
+pub mod node;

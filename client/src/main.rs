@@ -1,0 +1,3 @@
+//! `millrace-client`.
+
+fn main() {}

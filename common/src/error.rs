@@ -1,0 +1,272 @@
+//! One error type for everything a person may meet: what happened, to which thing, and what to do
+//! next, under a stable code with a page in `docs/errors`.
+//!
+//! Errors inside a module are that module's own enums; they become an [`Error`] at the border where
+//! a person, a log or another process sees them. A code never changes its meaning.
+
+use std::fmt;
+
+use millrace_proto::v1;
+use tonic::metadata::MetadataValue;
+
+macro_rules! codes {
+    ($($name:ident = $code:literal, $status:ident, $title:literal;)*) => {
+        /// The stable code of an error. Each has a page `docs/errors/<code>.md`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code {
+            $(#[doc = $title] $name,)*
+        }
+
+        impl Code {
+            /// Every code, in order.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)*];
+
+            /// The code as text, as `MR1001`.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Code::$name => $code,)* }
+            }
+
+            /// What it means, in a few words.
+            #[must_use]
+            pub fn title(self) -> &'static str {
+                match self { $(Code::$name => $title,)* }
+            }
+
+            /// The gRPC status that carries it.
+            #[must_use]
+            pub fn grpc(self) -> tonic::Code {
+                match self { $(Code::$name => tonic::Code::$status,)* }
+            }
+
+            /// The code with this text, if there is one.
+            #[must_use]
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($code => Some(Code::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+codes! {
+    FileSyntax = "MR1001", InvalidArgument, "The application file is not well-formed TOML";
+    UnknownKey = "MR1002", InvalidArgument, "The application file has a key that does not exist";
+    InvalidValue = "MR1003", InvalidArgument, "A value is out of its range or has the wrong form";
+    UnknownName = "MR1004", InvalidArgument, "The query names a column, table or function that does not exist";
+    SqlSyntax = "MR1005", InvalidArgument, "The query is not well-formed SQL";
+    SqlType = "MR1006", InvalidArgument, "The query does not fit the types of its columns";
+    SqlUnsupported = "MR1007", InvalidArgument, "The query is not a single SELECT";
+    MasterUnreachable = "MR2001", Unavailable, "The master can not be reached";
+    NameInUse = "MR2002", AlreadyExists, "An application of this name is running";
+    UnknownApplication = "MR2003", NotFound, "No application of this name is known";
+    WrongState = "MR2004", FailedPrecondition, "The application is not in a state that allows this";
+    DoesNotFit = "MR2005", FailedPrecondition, "The application can never fit on the cluster";
+    NodeRefused = "MR2006", FailedPrecondition, "The master refuses this node";
+    AttemptsExhausted = "MR2007", FailedPrecondition, "The driver failed too often without a commit";
+    UnknownContainer = "MR2008", NotFound, "No container of this id is known";
+    StaleTerm = "MR2009", FailedPrecondition, "A message carries an older leadership term";
+    Protocol = "MR2010", InvalidArgument, "A peer speaks the protocol wrongly";
+    TableMissing = "MR3001", FailedPrecondition, "The DynamoDB table does not exist";
+    StreamMissing = "MR3002", FailedPrecondition, "The Kinesis stream does not exist";
+    BucketMissing = "MR3003", FailedPrecondition, "The S3 bucket does not exist";
+    BucketRegion = "MR3004", FailedPrecondition, "The S3 bucket is in another region";
+    Forbidden = "MR3005", PermissionDenied, "AWS denies an action";
+    Credentials = "MR3006", PermissionDenied, "AWS credentials are missing, wrong or expired";
+    ClockSkew = "MR3007", FailedPrecondition, "This host's clock differs too much from AWS's";
+    AwsUnreachable = "MR3008", Unavailable, "An AWS endpoint does not answer";
+    Throttled = "MR3009", ResourceExhausted, "AWS throttles the calls";
+    StreamNotActive = "MR3010", FailedPrecondition, "The Kinesis stream is being made or deleted";
+    AwsOther = "MR3011", Internal, "AWS answers with an error that has no page of its own";
+    Fenced = "MR4001", Aborted, "A newer driver owns the head";
+    HeadMissing = "MR4002", DataLoss, "The head is gone although the application has run before";
+    HeadForeign = "MR4003", AlreadyExists, "Another cluster owns the head of this name";
+    BatchFailed = "MR4004", Aborted, "A batch failed again and again at the same positions";
+    UploadLost = "MR4005", DataLoss, "A committed upload can not be completed any more";
+    HeadUnreadable = "MR4006", DataLoss, "The head was written by a newer version or is damaged";
+    TaskPanicked = "MR4007", Internal, "A task panicked";
+    BatchDeadline = "MR4008", DeadlineExceeded, "A batch ran into its deadline";
+    SourceChanged = "MR4009", FailedPrecondition, "The head holds positions of a source that the application no longer has";
+    DrainDeadline = "MR4010", DeadlineExceeded, "The drain did not end by its deadline";
+    DataLost = "MR5001", DataLoss, "Records between two positions can not be read any more";
+    BadRecord = "MR5002", InvalidArgument, "A record does not fit the declared schema";
+    BlockLost = "MR5003", Unavailable, "A block is in no executor's store";
+    PortInUse = "MR6001", Unavailable, "The port is in use";
+    DirectoryUnusable = "MR6002", FailedPrecondition, "A directory can not be written to";
+    ConfigurationKey = "MR6003", InvalidArgument, "The configuration has a key that does not exist";
+    ConfigurationValue = "MR6004", InvalidArgument, "The configuration has a value that does not fit";
+    FileUnreadable = "MR6005", NotFound, "A file can not be read";
+    LocalCluster = "MR6006", FailedPrecondition, "The local cluster is not in a state that allows this";
+    NotConfirmed = "MR6007", FailedPrecondition, "The command needs a confirmation";
+    Internal = "MR9001", Internal, "Millrace has a defect";
+}
+
+/// What happened, to which thing, and what to do next.
+#[derive(Debug)]
+pub struct Error {
+    code: Code,
+    message: String,
+    next_move: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Metadata key under which a gRPC status carries the encoded [`v1::Failure`].
+const FAILURE_KEY: &str = "millrace-failure-bin";
+
+impl Error {
+    /// An error; `message` says what happened to which thing, `next_move` what to do about it.
+    /// Neither ends with a full stop.
+    pub fn new(code: Code, message: impl Into<String>, next_move: impl Into<String>) -> Self {
+        Self { code, message: message.into(), next_move: next_move.into(), source: None }
+    }
+
+    /// A defect of Millrace itself.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Code::Internal, message, "report this with the log of the process")
+    }
+
+    /// The same error with what caused it.
+    #[must_use]
+    pub fn caused_by(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What happened, to which thing.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn next_move(&self) -> &str {
+        &self.next_move
+    }
+
+    /// The error as it crosses a process border.
+    #[must_use]
+    pub fn to_failure(&self) -> v1::Failure {
+        let mut message = self.message.clone();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            message.push_str(": ");
+            message.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        v1::Failure {
+            code: self.code.as_str().to_owned(),
+            message,
+            next_move: self.next_move.clone(),
+        }
+    }
+
+    /// The error that a peer sent. An unknown code is kept as [`Code::Internal`] with its text.
+    #[must_use]
+    pub fn from_failure(failure: v1::Failure) -> Self {
+        match Code::parse(&failure.code) {
+            Some(code) => Self::new(code, failure.message, failure.next_move),
+            None => Self::new(
+                Code::Internal,
+                format!("{} {}", failure.code, failure.message),
+                failure.next_move,
+            ),
+        }
+    }
+
+    /// The error as a gRPC status.
+    #[must_use]
+    pub fn to_status(&self) -> tonic::Status {
+        let failure = self.to_failure();
+        let mut status = tonic::Status::new(self.code.grpc(), format!("{}: {}", failure.code, failure.message));
+        let bytes = prost::Message::encode_to_vec(&failure);
+        status.metadata_mut().insert_bin(FAILURE_KEY, MetadataValue::from_bytes(&bytes));
+        status
+    }
+
+    /// The error in a gRPC status of `peer`; one without a Millrace failure is the transport's.
+    #[must_use]
+    pub fn from_status(peer: &str, status: &tonic::Status) -> Self {
+        let carried = status
+            .metadata()
+            .get_bin(FAILURE_KEY)
+            .and_then(|value| value.to_bytes().ok())
+            .and_then(|bytes| <v1::Failure as prost::Message>::decode(bytes).ok());
+        match carried {
+            Some(failure) => Self::from_failure(failure),
+            None => Self::new(
+                match status.code() {
+                    tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Unknown => {
+                        Code::MasterUnreachable
+                    }
+                    _ => Code::Protocol,
+                },
+                format!("{peer} answers {:?}: {}", status.code(), status.message()),
+                format!("see whether {peer} runs and can be reached from here"),
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.message)?;
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        if !self.next_move.is_empty() {
+            write!(f, " (next: {})", self.next_move)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source.as_ref() as _)
+    }
+}
+
+/// Shorthand for results that people may see.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_parse_back() {
+        let mut seen = std::collections::BTreeSet::new();
+        for code in Code::ALL {
+            assert!(seen.insert(code.as_str()), "{} stands twice", code.as_str());
+            assert_eq!(Code::parse(code.as_str()), Some(*code));
+        }
+    }
+
+    #[test]
+    fn a_status_carries_the_whole_error() {
+        let error = Error::new(Code::NameInUse, "word-count is running", "stop it first")
+            .caused_by(std::io::Error::other("why"));
+        let back = Error::from_status("the master", &error.to_status());
+        assert_eq!(back.code(), Code::NameInUse);
+        assert_eq!(back.message(), "word-count is running: why");
+        assert_eq!(back.next_move(), "stop it first");
+    }
+
+    #[test]
+    fn a_foreign_status_names_the_peer() {
+        let back = Error::from_status("the master at x:1", &tonic::Status::unavailable("refused"));
+        assert_eq!(back.code(), Code::MasterUnreachable);
+        assert!(back.message().contains("the master at x:1"));
+    }
+}

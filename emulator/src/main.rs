@@ -1,0 +1,3 @@
+//! `millrace-emulator`.
+
+fn main() {}

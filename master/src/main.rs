@@ -1,0 +1,3 @@
+//! `millrace-master`.
+
+fn main() {}

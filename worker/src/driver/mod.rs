@@ -1,0 +1,1 @@
+//! The driver: one per application attempt. It cuts batches, has them computed, and commits them.

@@ -1,0 +1,1 @@
+//! The executor: receivers, blocks, tasks and the sink's writers of one container.

@@ -1,0 +1,3 @@
+//! `millrace-worker`: the node, and with a launch context the driver or the executor.
+
+fn main() {}
