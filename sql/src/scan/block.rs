@@ -18,16 +18,27 @@ pub const SEQUENCE_NUMBER_BYTES: usize = 24;
 /// A sequence number as a 192-bit big-endian integer, so that byte order is numeric order.
 pub type PackedSequenceNumber = [u8; SEQUENCE_NUMBER_BYTES];
 
-/// The name of a block: a number that its executor gives out once and never again.
-///
-/// Unique within one executor process. Numbers rise, so that the blocks of a batch can be
-/// written as ranges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BlockId(pub u64);
+/// The name of a block: unique within its application, made by the executor that first read it.
+/// A block that is read again on another executor keeps its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockId(Arc<str>);
+
+impl BlockId {
+    /// Takes the text as it is.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl fmt::Display for BlockId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        f.write_str(&self.0)
     }
 }
 
@@ -104,7 +115,7 @@ impl RawBlock {
             if len != records {
                 let detail = format!("{column} has {len} values for {records} records");
                 return Err(BlockError::Malformed {
-                    block: self.id,
+                    block: self.id.clone(),
                     detail,
                 });
             }
@@ -113,7 +124,7 @@ impl RawBlock {
         if usize::try_from(width) != Ok(SEQUENCE_NUMBER_BYTES) {
             let detail = format!("a sequence number has {width} bytes");
             return Err(BlockError::Malformed {
-                block: self.id,
+                block: self.id.clone(),
                 detail,
             });
         }
@@ -153,11 +164,11 @@ pub enum BlockError {
 impl BlockError {
     /// The block the error is about.
     #[must_use]
-    pub fn block(&self) -> BlockId {
+    pub fn block(&self) -> &BlockId {
         match self {
             Self::Missing { block }
             | Self::Unreadable { block, .. }
-            | Self::Malformed { block, .. } => *block,
+            | Self::Malformed { block, .. } => block,
         }
     }
 }
@@ -173,5 +184,5 @@ pub trait BlockSource: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`BlockError`] when the block is not here, cannot be read back or is malformed.
-    async fn get(&self, block: BlockId) -> Result<Arc<RawBlock>, BlockError>;
+    async fn get(&self, block: &BlockId) -> Result<Arc<RawBlock>, BlockError>;
 }
