@@ -186,7 +186,8 @@ impl Error {
     #[must_use]
     pub fn to_status(&self) -> tonic::Status {
         let failure = self.to_failure();
-        let mut status = tonic::Status::new(self.code.grpc(), format!("{}: {}", failure.code, failure.message));
+        let mut status =
+            tonic::Status::new(self.code.grpc(), format!("{}: {}", failure.code, failure.message));
         let bytes = prost::Message::encode_to_vec(&failure);
         status.metadata_mut().insert_bin(FAILURE_KEY, MetadataValue::from_bytes(&bytes));
         status
@@ -204,9 +205,9 @@ impl Error {
             Some(failure) => Self::from_failure(failure),
             None => Self::new(
                 match status.code() {
-                    tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Unknown => {
-                        Code::MasterUnreachable
-                    }
+                    tonic::Code::Unavailable
+                    | tonic::Code::DeadlineExceeded
+                    | tonic::Code::Unknown => Code::MasterUnreachable,
                     _ => Code::Protocol,
                 },
                 format!("{peer} answers {:?}: {}", status.code(), status.message()),

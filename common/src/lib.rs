@@ -1,1 +1,16 @@
-//! common
+//! What two or more of Millrace's crates use: names, errors, positions, the application file,
+//! clients with deadlines. It decides nothing about clusters, batches or commits.
+
+pub mod aws;
+pub mod clock;
+pub mod error;
+pub mod id;
+pub mod position;
+pub mod resources;
+pub mod retry;
+pub mod rpc;
+pub mod shutdown;
+pub mod table;
+pub mod telemetry;
+
+pub use error::{Code, Error, Result};

@@ -1,0 +1,115 @@
+//! AWS as Millrace uses it: clients with deadlines, errors by name, the server's date.
+//!
+//! The clients never retry by themselves: who calls knows whether a call may be sent again, and at
+//! which pace. Nothing here knows what the calls are for.
+
+mod explain;
+mod server_date;
+
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+
+pub use self::explain::{Kind, error_code, explain, kind};
+pub use self::server_date::ServerDate;
+use crate::error::{Code, Error};
+
+/// How long a connection to AWS may take to be made.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one call may take; a part of 16 MiB at 1 MiB/s fits.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What an application or a process says about AWS; the SDK's usual chain decides the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AwsSettings {
+    /// Region; none: environment, profile, or the instance's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// One endpoint for all services, as `http://127.0.0.1:4566`; none: the public ones, or
+    /// `AWS_ENDPOINT_URL`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+}
+
+/// The three services. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    /// Kinesis Data Streams.
+    pub kinesis: aws_sdk_kinesis::Client,
+    /// DynamoDB.
+    pub dynamodb: aws_sdk_dynamodb::Client,
+    /// S3.
+    pub s3: aws_sdk_s3::Client,
+    region: String,
+    shared: SdkConfig,
+}
+
+impl Clients {
+    /// Reads the environment and makes the clients; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`Code::Credentials`] when no region is set anywhere.
+    pub async fn load(settings: &AwsSettings) -> Result<Self, Error> {
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .operation_attempt_timeout(CALL_TIMEOUT)
+                    .operation_timeout(CALL_TIMEOUT)
+                    .build(),
+            );
+        if let Some(region) = &settings.region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        if let Some(endpoint) = &settings.endpoint {
+            loader = loader.endpoint_url(endpoint);
+        }
+        let shared = loader.load().await;
+        let Some(region) = shared.region().map(ToString::to_string) else {
+            return Err(Error::new(
+                Code::Credentials,
+                "no AWS region is set",
+                "set AWS_REGION, or `region` under [aws] in the application file",
+            ));
+        };
+        Ok(Self {
+            kinesis: aws_sdk_kinesis::Client::new(&shared),
+            dynamodb: aws_sdk_dynamodb::Client::new(&shared),
+            s3: s3_client(&shared, None),
+            region,
+            shared,
+        })
+    }
+
+    /// The region that the clients talk to.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// An S3 client for a bucket in another region.
+    #[must_use]
+    pub fn s3_in(&self, region: &str) -> aws_sdk_s3::Client {
+        if region.is_empty() || region == self.region {
+            return self.s3.clone();
+        }
+        s3_client(&self.shared, Some(region))
+    }
+}
+
+/// Path-style addresses wherever the endpoint is not AWS's own: `bucket.127.0.0.1` is no host.
+fn s3_client(shared: &SdkConfig, region: Option<&str>) -> aws_sdk_s3::Client {
+    let own_endpoint = shared.endpoint_url().is_some()
+        || ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]
+            .iter()
+            .any(|v| std::env::var_os(v).is_some());
+    let mut config = aws_sdk_s3::config::Builder::from(shared).force_path_style(own_endpoint);
+    if let Some(region) = region {
+        config = config.region(Region::new(region.to_owned()));
+    }
+    aws_sdk_s3::Client::from_conf(config.build())
+}

@@ -1,0 +1,110 @@
+//! gRPC between Millrace's processes: listeners that set TCP_NODELAY, channels with deadlines.
+//!
+//! `serve_with_incoming` takes the sockets as they are, so the option must be set here: without it
+//! an exchange waits for delayed acknowledgements (40 to 180 ms).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::error::{Code, Error};
+
+/// How long a connection may take to be made.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often an idle connection is probed.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a probe may go unanswered before the connection counts as dead.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a unary call between Millrace's processes may take.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest message: announcements and plans stay far below; above is a defect or an attack.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Listens on `host:port` (port 0: any free one); gives the listener and the address it got.
+///
+/// # Errors
+/// [`Code::PortInUse`] when another process listens there, [`Code::InvalidValue`] for an address
+/// that can not be listened on.
+pub async fn bind(address: &str) -> Result<(TcpIncoming, SocketAddr), Error> {
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::AddrInUse {
+            Error::new(
+                Code::PortInUse,
+                format!("{address} is in use by another process"),
+                "end that process, or choose another port with --listen (port 0 takes any free one)",
+            )
+        } else {
+            Error::new(
+                Code::InvalidValue,
+                format!("can not listen on {address}: {error}"),
+                "give a host of this machine and a port, as 127.0.0.1:7070",
+            )
+        }
+    })?;
+    let local = listener
+        .local_addr()
+        .map_err(|error| Error::internal("a listener has no address").caused_by(error))?;
+    Ok((TcpIncoming::from(listener).with_nodelay(Some(true)), local))
+}
+
+/// An endpoint with Millrace's deadlines. `address` is `host:port` or an `http://` URL.
+///
+/// # Errors
+/// [`Code::InvalidValue`] when it is neither.
+pub fn endpoint(address: &str) -> Result<Endpoint, Error> {
+    let url =
+        if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let endpoint = Endpoint::from_shared(url).map_err(|error| {
+        Error::new(
+            Code::InvalidValue,
+            format!("{address:?} is not an address"),
+            "write host:port, as 127.0.0.1:7070",
+        )
+        .caused_by(error)
+    })?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true))
+}
+
+/// A channel that connects when it is first used and again after each loss.
+///
+/// # Errors
+/// As [`endpoint`].
+pub fn connect_lazy(address: &str) -> Result<Channel, Error> {
+    Ok(endpoint(address)?.connect_lazy())
+}
+
+/// A tonic server with Millrace's keep-alive.
+#[must_use]
+pub fn server() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .tcp_nodelay(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named() {
+        let (_incoming, address) = bind("127.0.0.1:0").await.unwrap();
+        let error = bind(&address.to_string()).await.err().unwrap();
+        assert_eq!(error.code(), Code::PortInUse);
+        assert!(error.message().contains(&address.port().to_string()));
+    }
+
+    #[test]
+    fn addresses_are_taken_with_and_without_scheme() {
+        assert_eq!(endpoint("127.0.0.1:7070").unwrap().uri().to_string(), "http://127.0.0.1:7070/");
+        assert!(endpoint("http://h:1").is_ok());
+        assert!(endpoint("not an address").is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! The one DynamoDB table of a cluster: its keys, and how it is made.
+//!
+//! Hash key `pk`, range key `sk`, both strings. What the items hold belongs to those who write them.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, TableStatus,
+};
+
+use crate::aws;
+use crate::error::{Code, Error};
+use crate::id::ApplicationName;
+
+/// Name of the hash key.
+pub const PK: &str = "pk";
+/// Name of the range key.
+pub const SK: &str = "sk";
+/// Range key of an application's head.
+pub const HEAD_SK: &str = "head";
+/// Range key of the leader item of a cluster.
+pub const LEADER_SK: &str = "leader";
+/// What a cluster's table is called unless told otherwise.
+pub const DEFAULT_TABLE: &str = "millrace";
+
+/// How long a new table may take to become active.
+const ACTIVE_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Hash key of an application's head and its chunks. Names are unique per table, so that two
+/// clusters on one table can not both own a head.
+#[must_use]
+pub fn application_pk(name: &ApplicationName) -> String {
+    format!("application#{name}")
+}
+
+/// Range key of the chunk with this index of the head that batch `batch` wrote.
+#[must_use]
+pub fn chunk_sk(batch: u64, index: u32) -> String {
+    format!("chunk#{batch:020}#{index:06}")
+}
+
+/// Hash key of the master's items.
+#[must_use]
+pub fn cluster_pk(cluster: &str) -> String {
+    format!("cluster#{cluster}")
+}
+
+/// Range key of the master's record of an application.
+#[must_use]
+pub fn application_sk(name: &ApplicationName) -> String {
+    format!("application#{name}")
+}
+
+/// Range key of the master's record of a node.
+#[must_use]
+pub fn node_sk(node_id: &str) -> String {
+    format!("node#{node_id}")
+}
+
+/// Makes the table if it is not there and waits until it is active. True when it was made now.
+///
+/// # Errors
+/// What AWS answers, explained.
+pub async fn create_if_missing(client: &Client, table: &str) -> Result<bool, Error> {
+    let key = |name: &str, kind: KeyType| {
+        KeySchemaElement::builder().attribute_name(name).key_type(kind).build()
+    };
+    let text = |name: &str| {
+        AttributeDefinition::builder()
+            .attribute_name(name)
+            .attribute_type(ScalarAttributeType::S)
+            .build()
+    };
+    let incomplete =
+        |error| Error::internal("the description of the table is incomplete").caused_by(error);
+    let made = client
+        .create_table()
+        .table_name(table)
+        .billing_mode(BillingMode::PayPerRequest)
+        .key_schema(key(PK, KeyType::Hash).map_err(incomplete)?)
+        .key_schema(key(SK, KeyType::Range).map_err(incomplete)?)
+        .attribute_definitions(text(PK).map_err(incomplete)?)
+        .attribute_definitions(text(SK).map_err(incomplete)?)
+        .send()
+        .await;
+    let created = match made {
+        Ok(_) => true,
+        Err(error) if aws::error_code(&error) == Some("ResourceInUseException") => false,
+        Err(error) => {
+            return Err(aws::explain("dynamodb", "CreateTable", &format!("table {table}"), &error));
+        }
+    };
+    let active = tokio::time::timeout(ACTIVE_DEADLINE, until_active(client, table)).await;
+    active.map_err(|_| {
+        Error::new(
+            Code::TableMissing,
+            format!("table {table} is not active after {} s", ACTIVE_DEADLINE.as_secs()),
+            "look at the table in DynamoDB and run the command again",
+        )
+    })??;
+    Ok(created)
+}
+
+async fn until_active(client: &Client, table: &str) -> Result<(), Error> {
+    loop {
+        let answer = client.describe_table().table_name(table).send().await.map_err(|error| {
+            aws::explain("dynamodb", "DescribeTable", &format!("table {table}"), &error)
+        })?;
+        if answer.table().and_then(|t| t.table_status()) == Some(&TableStatus::Active) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

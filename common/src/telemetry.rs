@@ -1,0 +1,26 @@
+//! Logs of a process: one line per event on standard error, so that standard output stays for data.
+//!
+//! `RUST_LOG` filters as usual; `MILLRACE_LOG_FORMAT=json` gives JSON lines.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+/// What is logged when `RUST_LOG` says nothing: ours from info on, others' warnings.
+const DEFAULT_FILTER: &str = "warn,millrace=info,millrace_common=info,millrace_master=info,\
+                              millrace_worker=info,millrace_sql=info";
+
+/// Starts logging for this process. A second call changes nothing.
+pub fn init() {
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_span_events(FmtSpan::NONE)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    let json = std::env::var("MILLRACE_LOG_FORMAT").is_ok_and(|format| format == "json");
+    let outcome = if json { builder.json().try_init() } else { builder.try_init() };
+    if outcome.is_err() {
+        tracing::debug!("logging was already started");
+    }
+}
