@@ -6,13 +6,14 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "millrace/v1/types.proto",
     "millrace/v1/application.proto",
     "millrace/v1/client.proto",
     "millrace/v1/node.proto",
     "millrace/v1/resource.proto",
     "millrace/v1/driver.proto",
+    "millrace/v1/task.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

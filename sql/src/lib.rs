@@ -3,4 +3,7 @@
 //! Promises: what this crate accepts at submit time is what the driver plans for every batch.
 //! Linked by the client and by the worker; the master never links it.
 
+pub mod fault;
+pub mod plan;
 pub mod scan;
+pub mod sequence;

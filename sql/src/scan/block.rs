@@ -89,10 +89,7 @@ impl RawBlock {
             + self.sequence_numbers.get_array_memory_size()
             + self.partition_keys.get_array_memory_size()
             + self.arrival_ms.get_array_memory_size()
-            + self
-                .sub_sequence_numbers
-                .as_ref()
-                .map_or(0, Array::get_array_memory_size)
+            + self.sub_sequence_numbers.as_ref().map_or(0, Array::get_array_memory_size)
     }
 
     /// Checks that all columns have one length and that the sequence numbers have their width.
@@ -101,10 +98,7 @@ impl RawBlock {
     /// [`BlockError::Malformed`] names the column that does not fit.
     pub fn check(&self) -> Result<(), BlockError> {
         let records = self.num_records();
-        let sub_len = self
-            .sub_sequence_numbers
-            .as_ref()
-            .map_or(records, Array::len);
+        let sub_len = self.sub_sequence_numbers.as_ref().map_or(records, Array::len);
         let columns = [
             ("sequence_numbers", self.sequence_numbers.len()),
             ("sub_sequence_numbers", sub_len),
@@ -114,19 +108,13 @@ impl RawBlock {
         for (column, len) in columns {
             if len != records {
                 let detail = format!("{column} has {len} values for {records} records");
-                return Err(BlockError::Malformed {
-                    block: self.id.clone(),
-                    detail,
-                });
+                return Err(BlockError::Malformed { block: self.id.clone(), detail });
             }
         }
         let width = self.sequence_numbers.value_length();
         if usize::try_from(width) != Ok(SEQUENCE_NUMBER_BYTES) {
             let detail = format!("a sequence number has {width} bytes");
-            return Err(BlockError::Malformed {
-                block: self.id.clone(),
-                detail,
-            });
+            return Err(BlockError::Malformed { block: self.id.clone(), detail });
         }
         Ok(())
     }

@@ -1,1 +1,3 @@
 //! The driver: one per application attempt. It cuts batches, has them computed, and commits them.
+
+pub mod runner;
