@@ -5,7 +5,7 @@
 //! no conversions (those live in `millrace-common`).
 
 /// Version 1 of the protocol.
-#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::too_many_lines)]
 pub mod v1 {
     tonic::include_proto!("millrace.v1");
 

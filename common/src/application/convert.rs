@@ -1,0 +1,271 @@
+//! The application file as a message and back. Absent parts and unknown enum values are refused:
+//! a program in another language gets the same checks as a file.
+
+use std::time::Duration;
+
+use millrace_proto::v1;
+
+use super::spec::{
+    ApplicationSpec, BadRecordPolicy, BatchSpec, Column, Compression, DataLossPolicy,
+    ExecutorCount, OutOfRangePolicy, QuerySpec, Receivers, RecordFormat, ResourcesSpec, SinkFormat,
+    SinkKind, SinkSpec, SourceKind, SourceSpec, StartPosition, StorageLevel,
+};
+use crate::aws::AwsSettings;
+use crate::error::{Code, Error};
+use crate::resources::{ByteSize, Resources};
+
+/// Pairs a typed enum with its message form, both ways; UNSPECIFIED and unknown values are refused.
+macro_rules! paired {
+    ($typed:ident, $wire:ident, $key:literal, { $($name:ident = $other:ident),* $(,)? }) => {
+        impl $typed {
+            /// As a message's enum value.
+            #[must_use]
+            pub fn to_proto(self) -> v1::$wire {
+                match self { $(Self::$name => v1::$wire::$other,)* }
+            }
+
+            fn from_proto(value: i32) -> Result<Self, Error> {
+                match v1::$wire::try_from(value) {
+                    $(Ok(v1::$wire::$other) => Ok(Self::$name),)*
+                    _ => Err(refuse($key, &format!("has the unknown value {value}"))),
+                }
+            }
+        }
+    };
+}
+
+paired!(StorageLevel, StorageLevel, "storage_level", {
+    Memory = Memory, MemoryAndDisk = MemoryAndDisk, Memory2 = Memory2, MemoryAndDisk2 = MemoryAndDisk2
+});
+paired!(RecordFormat, RecordFormat, "format", { Json = Json, Text = Text, Bytes = Bytes });
+paired!(BadRecordPolicy, BadRecordPolicy, "on_bad_record", {
+    Fail = Fail, Skip = Skip, DeadLetter = DeadLetter
+});
+paired!(DataLossPolicy, DataLossPolicy, "on_data_loss", { Fail = Fail, Continue = Continue });
+paired!(OutOfRangePolicy, OutOfRangePolicy, "out_of_range", {
+    Auto = Auto, Deliver = Deliver, Drop = Drop
+});
+paired!(SinkFormat, SinkFormat, "sink.format", { Json = Json, Csv = Csv, Parquet = Parquet });
+paired!(Compression, Compression, "sink.compression", { None = None, Gzip = Gzip, Zstd = Zstd });
+
+fn refuse(field: &str, why: &str) -> Error {
+    Error::new(
+        Code::InvalidValue,
+        format!("the specification's field `{field}` {why}"),
+        "see proto/millrace/v1/application.proto for what it may hold",
+    )
+}
+
+fn required<'a, T>(field: &str, value: &'a Option<T>) -> Result<&'a T, Error> {
+    value.as_ref().ok_or_else(|| refuse(field, "is absent"))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn non_empty(text: &str) -> Option<String> {
+    if text.is_empty() { None } else { Some(text.to_owned()) }
+}
+
+fn cost_to_proto(cost: Resources) -> v1::resources_spec::Cost {
+    v1::resources_spec::Cost { cores: cost.cores, memory_bytes: cost.memory.as_u64() }
+}
+
+fn cost_from_proto(cost: v1::resources_spec::Cost) -> Resources {
+    Resources::new(cost.cores, ByteSize::bytes(cost.memory_bytes))
+}
+
+impl StartPosition {
+    /// As a message.
+    #[must_use]
+    pub fn to_proto(self) -> v1::StartPosition {
+        use v1::start_position::At;
+        let at = match self {
+            Self::Earliest => At::Earliest(true),
+            Self::Latest => At::Latest(true),
+            Self::Timestamp(ms) => At::TimestampMs(ms),
+        };
+        v1::StartPosition { at: Some(at) }
+    }
+
+    /// From a message.
+    ///
+    /// # Errors
+    /// When the message is absent or empty.
+    pub fn from_proto(message: Option<&v1::StartPosition>) -> Result<Self, Error> {
+        use v1::start_position::At;
+        match message.and_then(|m| m.at.as_ref()) {
+            Some(At::Earliest(true)) => Ok(Self::Earliest),
+            Some(At::Latest(true)) => Ok(Self::Latest),
+            Some(At::TimestampMs(ms)) if *ms >= 0 => Ok(Self::Timestamp(*ms)),
+            _ => Err(refuse("start", "is absent or no position")),
+        }
+    }
+}
+
+impl Receivers {
+    /// As a message.
+    #[must_use]
+    pub fn to_proto(self) -> v1::Receivers {
+        use v1::receivers::Placement;
+        let placement = match self {
+            Self::PerExecutor => Placement::PerExecutor(true),
+            Self::PerShard => Placement::PerShard(true),
+            Self::Count(count) => Placement::Count(count),
+        };
+        v1::Receivers { placement: Some(placement) }
+    }
+
+    fn from_proto(message: Option<&v1::Receivers>) -> Result<Self, Error> {
+        use v1::receivers::Placement;
+        match message.and_then(|m| m.placement.as_ref()) {
+            Some(Placement::PerExecutor(true)) => Ok(Self::PerExecutor),
+            Some(Placement::PerShard(true)) => Ok(Self::PerShard),
+            Some(Placement::Count(count)) => Ok(Self::Count(*count)),
+            _ => Err(refuse("receivers", "is absent or no placement")),
+        }
+    }
+}
+
+impl SourceSpec {
+    fn to_proto(&self, name: &str) -> v1::SourceSpec {
+        v1::SourceSpec {
+            name: name.to_owned(),
+            stream: self.stream.clone(),
+            start: Some(self.start.to_proto()),
+            receivers: Some(self.receivers.to_proto()),
+            storage_level: self.storage_level.to_proto().into(),
+            format: self.format.to_proto().into(),
+            on_bad_record: self.on_bad_record.to_proto().into(),
+            on_data_loss: self.on_data_loss.to_proto().into(),
+            columns: self
+                .columns
+                .iter()
+                .map(|c| v1::Column { name: c.name.clone(), data_type: c.data_type.clone() })
+                .collect(),
+            out_of_range: self.out_of_range.to_proto().into(),
+        }
+    }
+
+    fn from_proto(message: &v1::SourceSpec) -> Result<Self, Error> {
+        Ok(Self {
+            kind: SourceKind::Kinesis,
+            stream: message.stream.clone(),
+            start: StartPosition::from_proto(message.start.as_ref())?,
+            receivers: Receivers::from_proto(message.receivers.as_ref())?,
+            storage_level: StorageLevel::from_proto(message.storage_level)?,
+            format: RecordFormat::from_proto(message.format)?,
+            on_bad_record: BadRecordPolicy::from_proto(message.on_bad_record)?,
+            on_data_loss: DataLossPolicy::from_proto(message.on_data_loss)?,
+            out_of_range: OutOfRangePolicy::from_proto(message.out_of_range)?,
+            columns: message
+                .columns
+                .iter()
+                .map(|c| Column { name: c.name.clone(), data_type: c.data_type.clone() })
+                .collect(),
+        })
+    }
+}
+
+impl SinkSpec {
+    fn to_proto(&self) -> v1::SinkSpec {
+        v1::SinkSpec {
+            path: self.path.to_string(),
+            format: self.format.to_proto().into(),
+            compression: self.compression.to_proto().into(),
+            partition_by: self.partition_by.clone(),
+            files_per_batch: self.files_per_batch,
+            max_open_partitions: self.max_open_partitions,
+            dead_letter_path: self
+                .dead_letter_path
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+        }
+    }
+
+    fn from_proto(message: &v1::SinkSpec) -> Result<Self, Error> {
+        Ok(Self {
+            kind: SinkKind::S3,
+            path: message.path.parse()?,
+            format: SinkFormat::from_proto(message.format)?,
+            compression: Compression::from_proto(message.compression)?,
+            partition_by: message.partition_by.clone(),
+            files_per_batch: message.files_per_batch,
+            max_open_partitions: message.max_open_partitions,
+            dead_letter_path: non_empty(&message.dead_letter_path)
+                .map(|path| path.parse())
+                .transpose()?,
+        })
+    }
+}
+
+impl ApplicationSpec {
+    /// As a message.
+    #[must_use]
+    pub fn to_proto(&self) -> v1::ApplicationSpec {
+        let resources = &self.resources;
+        v1::ApplicationSpec {
+            name: self.name.to_string(),
+            resources: Some(v1::ResourcesSpec {
+                min_executors: resources.executors.min,
+                max_executors: resources.executors.max,
+                executor: Some(cost_to_proto(resources.executor)),
+                driver: Some(cost_to_proto(resources.driver)),
+            }),
+            env: self.env.clone().into_iter().collect(),
+            args: self.args.clone(),
+            batch: Some(v1::BatchSpec {
+                interval_ms: millis(self.batch.interval),
+                deadline_ms: millis(self.batch.deadline),
+            }),
+            sources: self.sources.iter().map(|(name, source)| source.to_proto(name)).collect(),
+            query: Some(v1::QuerySpec { sql: self.query.sql.clone() }),
+            sink: Some(self.sink.to_proto()),
+            aws: Some(v1::AwsSpec {
+                region: self.aws.region.clone().unwrap_or_default(),
+                endpoint: self.aws.endpoint.clone().unwrap_or_default(),
+            }),
+        }
+    }
+
+    /// From a message, checked.
+    ///
+    /// # Errors
+    /// [`Code::InvalidValue`] naming the field, or as [`ApplicationSpec::check`].
+    pub fn from_proto(message: &v1::ApplicationSpec) -> Result<Self, Error> {
+        let resources = required("resources", &message.resources)?;
+        let batch = required("batch", &message.batch)?;
+        let aws = message.aws.clone().unwrap_or_default();
+        let mut sources = std::collections::BTreeMap::new();
+        for source in &message.sources {
+            if sources.insert(source.name.clone(), SourceSpec::from_proto(source)?).is_some() {
+                return Err(refuse("sources", &format!("has two sources named {:?}", source.name)));
+            }
+        }
+        let spec = Self {
+            name: message.name.parse()?,
+            resources: ResourcesSpec {
+                executors: ExecutorCount {
+                    min: resources.min_executors,
+                    max: resources.max_executors,
+                },
+                executor: cost_from_proto(*required("resources.executor", &resources.executor)?),
+                driver: cost_from_proto(*required("resources.driver", &resources.driver)?),
+            },
+            env: message.env.clone().into_iter().collect(),
+            args: message.args.clone(),
+            batch: BatchSpec {
+                interval: Duration::from_millis(batch.interval_ms),
+                deadline: Duration::from_millis(batch.deadline_ms),
+            },
+            sources,
+            query: QuerySpec { sql: required("query", &message.query)?.sql.clone() },
+            sink: SinkSpec::from_proto(required("sink", &message.sink)?)?,
+            aws: AwsSettings { region: non_empty(&aws.region), endpoint: non_empty(&aws.endpoint) },
+        };
+        spec.check()?;
+        Ok(spec)
+    }
+}

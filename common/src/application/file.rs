@@ -1,0 +1,235 @@
+//! Reading the application file: errors name line, column and the nearest key that exists.
+
+use std::path::Path;
+
+use super::spec::ApplicationSpec;
+use crate::error::{Code, Error};
+
+/// Reads, overrides and checks an application file. Each override is `key.path=value`, where the
+/// value is TOML or, failing that, a plain string.
+///
+/// # Errors
+/// [`Code::FileUnreadable`], or as [`parse_toml`].
+pub fn load(path: &Path, overrides: &[String]) -> Result<ApplicationSpec, Error> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Error::new(
+            Code::FileUnreadable,
+            format!("{}: {error}", path.display()),
+            "give the path of an application file (TOML, UTF-8)",
+        )
+    })?;
+    parse_toml(&path.display().to_string(), &text, overrides)
+}
+
+/// Parses and checks the text of an application file; `origin` names it in errors.
+///
+/// # Errors
+/// [`Code::FileSyntax`], [`Code::UnknownKey`] or [`Code::InvalidValue`], each with the place.
+pub fn parse_toml(
+    origin: &str,
+    text: &str,
+    overrides: &[String],
+) -> Result<ApplicationSpec, Error> {
+    let spec = if overrides.is_empty() {
+        toml::from_str(text).map_err(|error| explain(origin, text, &error))?
+    } else {
+        let mut table: toml::Table =
+            toml::from_str(text).map_err(|error| explain(origin, text, &error))?;
+        for setting in overrides {
+            set(&mut table, setting)?;
+        }
+        let origin = format!("{origin} with --set");
+        table.try_into().map_err(|error| explain(&origin, text, &error))?
+    };
+    ApplicationSpec::check(&spec)?;
+    Ok(spec)
+}
+
+fn explain(origin: &str, text: &str, error: &toml::de::Error) -> Error {
+    let place = error.span().map_or_else(String::new, |span| {
+        let before = &text[..text.floor_char_boundary(span.start)];
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        format!(":{line}:{column}")
+    });
+    let message = error.message().trim().replace('\n', " ");
+    if let Some((unknown, candidates)) = unknown_field(&message) {
+        return Error::new(
+            Code::UnknownKey,
+            format!("{origin}{place}: there is no key `{unknown}` here"),
+            match nearest(unknown, &candidates) {
+                Some(name) => {
+                    format!("did you mean `{name}`? Known here: {}", candidates.join(", "))
+                }
+                None => format!("known here: {}", candidates.join(", ")),
+            },
+        );
+    }
+    let is_value = ["missing field", "invalid type", "invalid value", "unknown variant", "is not"]
+        .iter()
+        .any(|sign| message.contains(sign))
+        || message.contains("expected a number of")
+        || message.contains("did not match");
+    let (code, next) = if is_value {
+        (Code::InvalidValue, "correct the value; docs/application.md lists every key")
+    } else {
+        (Code::FileSyntax, "correct the line; the file is TOML 1.0")
+    };
+    Error::new(code, format!("{origin}{place}: {message}"), next)
+}
+
+/// Takes serde's "unknown field `x`, expected one of `a`, `b`" apart.
+fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
+    let rest = message.strip_prefix("unknown field `")?;
+    let (unknown, rest) = rest.split_once('`')?;
+    let candidates = rest.split('`').skip(1).step_by(2).collect();
+    Some((unknown, candidates))
+}
+
+/// The candidate that is most like `name`, if any is alike.
+fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
+    candidates
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), *candidate))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+fn set(table: &mut toml::Table, setting: &str) -> Result<(), Error> {
+    let refuse = |why: String| {
+        Error::new(
+            Code::InvalidValue,
+            format!("--set {setting}: {why}"),
+            "write --set KEY=VALUE, as --set batch.interval=5s",
+        )
+    };
+    let (path, value) = setting.split_once('=').ok_or_else(|| refuse("there is no `=`".into()))?;
+    let value = format!("v = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut parsed| parsed.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut parts: Vec<&str> = path.split('.').map(str::trim).collect();
+    let last = parts.pop().filter(|last| !last.is_empty());
+    let last = last.ok_or_else(|| refuse("the key is empty".into()))?;
+    let mut inner = table;
+    for part in parts {
+        inner = inner
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| refuse(format!("`{part}` holds a value and no table")))?;
+    }
+    inner.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::spec::{Receivers, StartPosition};
+    use super::*;
+    use crate::resources::{ByteSize, Resources};
+
+    const WORD_COUNT: &str = r#"
+name = "word-count"
+args = ["--label", "a b\"c", ""]
+[resources]
+executors = 16
+executor = { cores = 2, memory = "3GiB" }
+[env]
+APP_NAMESPACE = "prod"
+[batch]
+interval = "10s"
+[source.logs]
+type = "kinesis"
+stream = "app-logs"
+start = "latest"
+receivers = "per_executor"
+schema = { ts = "timestamp", level = "string", "user.id" = "long" }
+[query]
+sql = "SELECT level, count(*) AS n FROM logs GROUP BY level"
+[sink]
+type = "s3"
+path = "s3://results/word-count/"
+"#;
+
+    fn parse(text: &str) -> Result<ApplicationSpec, Error> {
+        parse_toml("app.toml", text, &[])
+    }
+
+    #[test]
+    fn the_example_of_the_readme_parses_with_its_defaults() {
+        let spec = parse(WORD_COUNT).unwrap();
+        assert_eq!(spec.name.as_str(), "word-count");
+        assert_eq!(spec.resources.executor, Resources::new(2, ByteSize::mib(3072)));
+        assert_eq!((spec.resources.executors.min, spec.resources.executors.max), (16, 16));
+        assert_eq!(spec.args, ["--label", "a b\"c", ""]);
+        let logs = &spec.sources["logs"];
+        let names: Vec<_> = logs.columns.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["ts", "level", "user.id"], "the order of the file is kept");
+        assert_eq!(spec.batch.interval, Duration::from_secs(10));
+        assert_eq!(logs.start, StartPosition::Latest);
+        assert_eq!(spec.sink.path.to_string(), "s3://results/word-count/");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
+        let error = parse(&WORD_COUNT.replace("interval =", "intervall =")).unwrap_err();
+        assert_eq!(error.code(), Code::UnknownKey);
+        assert!(error.message().contains("app.toml:10:1"), "{error}");
+        assert!(error.next_move().contains("did you mean `interval`"), "{error}");
+    }
+
+    #[test]
+    fn broken_toml_is_named_with_its_place() {
+        let error = parse("name = \"a\"\n[batch\n").unwrap_err();
+        assert_eq!(error.code(), Code::FileSyntax);
+        assert!(error.message().starts_with("app.toml:2:"), "{error}");
+    }
+
+    #[test]
+    fn wrong_values_say_what_is_right() {
+        for (from, to, expected) in [
+            ("\"10s\"", "\"10\"", "duration"),
+            ("\"10s\"", "\"0s\"", "interval"),
+            ("\"10s\"", "\"99999999999999999999s\"", "duration"),
+            ("\"3GiB\"", "\"3GB\"", "size"),
+            ("\"latest\"", "\"newest\"", "start position"),
+            ("\"per_executor\"", "\"per_core\"", "per_core"),
+            ("executors = 16", "executors = 0", "executors"),
+            ("executors = 16", "executors = { min = 3, max = 2 }", "executors"),
+            ("s3://results/word-count/", "s3://results/../x/", "not a place in S3"),
+            ("s3://results/word-count/", "/tmp/x", "not a place in S3"),
+            ("\"word-count\"", "\"Word Count\"", "not an application name"),
+        ] {
+            let error = parse(&WORD_COUNT.replacen(from, to, 1)).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidValue, "{error}");
+            assert!(error.message().contains(expected), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn settings_override_the_file_and_may_add_tables() {
+        let overrides = ["batch.interval=1s", "source.logs.receivers=4", "env.X=a=b", "name=other"]
+            .map(ToOwned::to_owned);
+        let spec = parse_toml("app.toml", WORD_COUNT, &overrides).unwrap();
+        assert_eq!(spec.batch.interval, Duration::from_secs(1));
+        assert_eq!(spec.sources["logs"].receivers, Receivers::Count(4));
+        assert_eq!(spec.env["X"], "a=b");
+        assert_eq!(spec.name.as_str(), "other");
+        let wrong = ["batch.intervall=1s".to_owned()];
+        assert_eq!(
+            parse_toml("app.toml", WORD_COUNT, &wrong).unwrap_err().code(),
+            Code::UnknownKey
+        );
+    }
+
+    #[test]
+    fn a_message_carries_the_whole_file() {
+        let spec = parse(WORD_COUNT).unwrap();
+        assert_eq!(ApplicationSpec::from_proto(&spec.to_proto()).unwrap(), spec);
+    }
+}

@@ -1,0 +1,16 @@
+//! The application file: one typed structure, read from TOML, sent as a message, checked before
+//! anything starts. Every key is documented here and nowhere else.
+//!
+//! What only SQL can know (columns, types of the query) is checked by `millrace-sql`.
+
+mod check;
+mod convert;
+mod file;
+mod spec;
+
+pub use self::file::{load, parse_toml};
+pub use self::spec::{
+    ApplicationSpec, BadRecordPolicy, BatchSpec, Column, Compression, DataLossPolicy,
+    ExecutorCount, OutOfRangePolicy, QuerySpec, Receivers, RecordFormat, ResourcesSpec, S3Location,
+    SinkFormat, SinkSpec, SourceSpec, StartPosition, StorageLevel,
+};

@@ -1,0 +1,516 @@
+//! The typed application file. Unknown keys are refused; every default stands in this file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::aws::AwsSettings;
+use crate::error::{Code, Error};
+use crate::id::ApplicationName;
+use crate::resources::{ByteSize, Resources};
+
+/// What a user submits.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplicationSpec {
+    /// 1 to 63 of `[a-z0-9-]`, starting with a letter; unique on the cluster and in its table.
+    pub name: ApplicationName,
+    /// Cost of the driver and the executors.
+    #[serde(default)]
+    pub resources: ResourcesSpec,
+    /// Environment of the driver and of every executor.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Arguments of the driver and of every executor, byte for byte, after `--`.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// When batches are cut.
+    #[serde(default)]
+    pub batch: BatchSpec,
+    /// Sources by name; the name is the table's name in the query.
+    #[serde(rename = "source")]
+    pub sources: BTreeMap<String, SourceSpec>,
+    /// What is computed.
+    pub query: QuerySpec,
+    /// Where the result goes.
+    pub sink: SinkSpec,
+    /// Region and endpoint.
+    #[serde(default)]
+    pub aws: AwsSettings,
+}
+
+/// `[resources]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResourcesSpec {
+    /// Number of executors, or `{ min, max }`. Default 1.
+    pub executors: ExecutorCount,
+    /// Of each executor. Default 1 core, 1GiB.
+    pub executor: Resources,
+    /// Of the driver. Default 1 core, 512MiB.
+    pub driver: Resources,
+}
+
+impl Default for ResourcesSpec {
+    fn default() -> Self {
+        Self {
+            executors: ExecutorCount::fixed(1),
+            executor: Resources::new(1, ByteSize::mib(1024)),
+            driver: Resources::new(1, ByteSize::mib(512)),
+        }
+    }
+}
+
+/// A fixed number of executors (`min == max`) or a range to scale in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "ExecutorCountForm")]
+pub struct ExecutorCount {
+    /// Never fewer.
+    pub min: u32,
+    /// Never more.
+    pub max: u32,
+}
+
+impl ExecutorCount {
+    /// This many, always.
+    #[must_use]
+    pub const fn fixed(count: u32) -> Self {
+        Self { min: count, max: count }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a number of executors, or { min = 2, max = 16 }")]
+enum ExecutorCountForm {
+    Fixed(u32),
+    Range { min: u32, max: u32 },
+}
+
+impl From<ExecutorCountForm> for ExecutorCount {
+    fn from(form: ExecutorCountForm) -> Self {
+        match form {
+            ExecutorCountForm::Fixed(count) => Self::fixed(count),
+            ExecutorCountForm::Range { min, max } => Self { min, max },
+        }
+    }
+}
+
+/// `[batch]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchSpec {
+    /// Time from cut to cut, 50 ms to 24 h. Default 10s.
+    #[serde(deserialize_with = "duration")]
+    pub interval: Duration,
+    /// The last resort against a batch that hangs; such a batch is run again. Default 10m.
+    #[serde(deserialize_with = "duration")]
+    pub deadline: Duration,
+}
+
+impl Default for BatchSpec {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(10), deadline: Duration::from_secs(600) }
+    }
+}
+
+/// `[source.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSpec {
+    /// What it reads; only `"kinesis"`.
+    #[serde(rename = "type", default)]
+    pub kind: SourceKind,
+    /// Name or ARN of the stream.
+    pub stream: String,
+    /// Where the first start begins: `"earliest"`, `"latest"` (default) or a time stamp.
+    #[serde(default)]
+    pub start: StartPosition,
+    /// `"per_executor"` (default), `"per_shard"` or a number.
+    #[serde(default)]
+    pub receivers: Receivers,
+    /// Where blocks are held. Default `"memory_and_disk"`.
+    #[serde(default)]
+    pub storage_level: StorageLevel,
+    /// How records become rows. Default `"json"`.
+    #[serde(default)]
+    pub format: RecordFormat,
+    /// What becomes of a record that does not fit. Default `"fail"`.
+    #[serde(default)]
+    pub on_bad_record: BadRecordPolicy,
+    /// What becomes of a gap in the stream. Default `"fail"`.
+    #[serde(default)]
+    pub on_data_loss: DataLossPolicy,
+    /// What becomes of KPL user records outside their shard's hash range. Default `"auto"`.
+    #[serde(default)]
+    pub out_of_range: OutOfRangePolicy,
+    /// Columns and their types, in order; only for format `"json"`.
+    #[serde(default, rename = "schema", deserialize_with = "columns")]
+    pub columns: Vec<Column>,
+}
+
+/// The kind of a source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceKind {
+    /// Kinesis Data Streams.
+    #[default]
+    Kinesis,
+}
+
+/// A declared column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Name in SQL, and the path in the document (`"user.id"`).
+    pub name: String,
+    /// Name of the type, as `"string"` or `"decimal(10,2)"`.
+    pub data_type: String,
+}
+
+/// Where the first start of a source begins. Later starts go on from the head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartPosition {
+    /// With the oldest record that the stream still holds.
+    Earliest,
+    /// With the records put after the first start.
+    #[default]
+    Latest,
+    /// With the records that arrived at or after this Unix time in milliseconds.
+    Timestamp(i64),
+}
+
+impl FromStr for StartPosition {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "earliest" => Ok(Self::Earliest),
+            "latest" => Ok(Self::Latest),
+            time => match time.parse::<jiff::Timestamp>() {
+                Ok(stamp) if stamp.as_millisecond() >= 0 => {
+                    Ok(Self::Timestamp(stamp.as_millisecond()))
+                }
+                _ => Err(Error::new(
+                    Code::InvalidValue,
+                    format!("{time:?} is not a start position"),
+                    "write \"earliest\", \"latest\" or a time stamp, as \"2026-01-31T08:00:00Z\"",
+                )),
+            },
+        }
+    }
+}
+
+impl fmt::Display for StartPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Earliest => f.write_str("earliest"),
+            Self::Latest => f.write_str("latest"),
+            Self::Timestamp(ms) => match jiff::Timestamp::from_millisecond(*ms) {
+                Ok(stamp) => write!(f, "{stamp}"),
+                Err(_) => write!(f, "{ms} ms"),
+            },
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "\"earliest\", \"latest\" or a time stamp")]
+enum StartForm {
+    Text(String),
+    Date(toml::value::Datetime),
+}
+
+impl<'de> Deserialize<'de> for StartPosition {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match StartForm::deserialize(deserializer)? {
+            StartForm::Text(text) => text,
+            StartForm::Date(date) => date.to_string(),
+        };
+        text.parse().map_err(custom)
+    }
+}
+
+/// How many receivers a source has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Receivers {
+    /// One on each executor.
+    #[default]
+    PerExecutor,
+    /// One for each shard, spread over the executors.
+    PerShard,
+    /// This many, spread over the executors.
+    Count(u32),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "\"per_executor\", \"per_shard\" or a number of receivers")]
+enum ReceiversForm {
+    Count(u32),
+    Text(String),
+}
+
+impl<'de> Deserialize<'de> for Receivers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match ReceiversForm::deserialize(deserializer)? {
+            ReceiversForm::Count(count) => Ok(Self::Count(count)),
+            ReceiversForm::Text(text) => match text.as_str() {
+                "per_executor" => Ok(Self::PerExecutor),
+                "per_shard" => Ok(Self::PerShard),
+                other => Err(D::Error::unknown_variant(other, &["per_executor", "per_shard"])),
+            },
+        }
+    }
+}
+
+/// Where blocks are held until their batch is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StorageLevel {
+    /// In memory; at the budget the receiver waits.
+    Memory,
+    /// In memory, spilled to disk above the budget.
+    #[default]
+    MemoryAndDisk,
+    /// As `memory`, with a copy on a second executor.
+    #[serde(rename = "memory_2")]
+    Memory2,
+    /// As `memory_and_disk`, with a copy on a second executor.
+    #[serde(rename = "memory_and_disk_2")]
+    MemoryAndDisk2,
+}
+
+/// How a record becomes a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordFormat {
+    /// A JSON object; the columns are those of `schema`, absent ones null.
+    #[default]
+    Json,
+    /// UTF-8; one column `line`, a trailing LF or CR LF removed.
+    Text,
+    /// Anything; one column `data`.
+    Bytes,
+}
+
+/// What becomes of a record that is not well-formed or does not fit a needed column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BadRecordPolicy {
+    /// The application stops, naming the record.
+    #[default]
+    Fail,
+    /// It is counted and left out.
+    Skip,
+    /// It is counted, left out, and written to `dead_letter_path` with the batch.
+    DeadLetter,
+}
+
+/// What becomes of a gap in the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataLossPolicy {
+    /// The application stops, naming shard and range.
+    #[default]
+    Fail,
+    /// The gap is recorded and counted, and reading goes on behind it.
+    Continue,
+}
+
+/// What becomes of a KPL user record outside its shard's hash range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutOfRangePolicy {
+    /// Dropped on keyed streams (the producer sends it again), delivered on AUTO ones.
+    #[default]
+    Auto,
+    /// Always delivered.
+    Deliver,
+    /// Always dropped.
+    Drop,
+}
+
+/// `[query]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuerySpec {
+    /// One SELECT over the sources; it sees the records of one batch.
+    pub sql: String,
+}
+
+/// `[sink]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SinkSpec {
+    /// What it writes to; only `"s3"`.
+    #[serde(rename = "type", default)]
+    pub kind: SinkKind,
+    /// `s3://bucket/prefix/`.
+    pub path: S3Location,
+    /// Format of the objects. Default `"json"` (one object a line).
+    #[serde(default)]
+    pub format: SinkFormat,
+    /// Of the text formats. Default `"none"`.
+    #[serde(default)]
+    pub compression: Compression,
+    /// Result columns that become `name=value/` in the key, in order.
+    #[serde(default)]
+    pub partition_by: Vec<String>,
+    /// Objects per batch and partition; 0 (default): as many as the plan's last stage has tasks.
+    #[serde(default)]
+    pub files_per_batch: u32,
+    /// Partitions a task writes at once. Default 100.
+    #[serde(default = "default_open_partitions")]
+    pub max_open_partitions: u32,
+    /// `s3://bucket/prefix/` for bad records, outside `path`.
+    #[serde(default)]
+    pub dead_letter_path: Option<S3Location>,
+}
+
+fn default_open_partitions() -> u32 {
+    100
+}
+
+/// The kind of a sink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkKind {
+    /// S3.
+    #[default]
+    S3,
+}
+
+/// Format of the objects that the sink writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkFormat {
+    /// JSON lines.
+    #[default]
+    Json,
+    /// CSV with a header.
+    Csv,
+    /// Parquet.
+    Parquet,
+}
+
+/// Compression of the text formats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// As it is.
+    #[default]
+    None,
+    /// gzip, `.gz`.
+    Gzip,
+    /// Zstandard, `.zst`.
+    Zstd,
+}
+
+/// A bucket and a prefix in it. The prefix is empty or ends with `/`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct S3Location {
+    /// Name of the bucket.
+    pub bucket: String,
+    /// Prefix of the keys, without a leading `/`.
+    pub prefix: String,
+}
+
+impl S3Location {
+    /// True when an object below `other` is below `self` too.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        self.bucket == other.bucket && other.prefix.starts_with(&self.prefix)
+    }
+}
+
+impl FromStr for S3Location {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let refuse = |why: &str| {
+            Error::new(
+                Code::InvalidValue,
+                format!("{text:?} is not a place in S3: {why}"),
+                "write s3://bucket/prefix/, as s3://results/word-count/",
+            )
+        };
+        let rest =
+            text.strip_prefix("s3://").ok_or_else(|| refuse("it does not begin with s3://"))?;
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let bucket_fits = (3..=63).contains(&bucket.len())
+            && bucket
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+            && bucket.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && bucket.ends_with(|c: char| c.is_ascii_alphanumeric());
+        if !bucket_fits {
+            return Err(refuse("the bucket's name is not one that S3 allows"));
+        }
+        let inner = prefix.strip_suffix('/').unwrap_or(prefix);
+        if !inner.is_empty() && inner.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(refuse("a part of the prefix is empty, \".\" or \"..\""));
+        }
+        if prefix.chars().any(char::is_control) || prefix.len() > 512 {
+            return Err(refuse("the prefix has control characters or is longer than 512 bytes"));
+        }
+        let prefix = if inner.is_empty() { String::new() } else { format!("{inner}/") };
+        Ok(Self { bucket: bucket.to_owned(), prefix })
+    }
+}
+
+impl fmt::Display for S3Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}/{}", self.bucket, self.prefix)
+    }
+}
+
+impl<'de> Deserialize<'de> for S3Location {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for ApplicationName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(custom)
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map_err(|error| {
+        D::Error::custom(format!(
+            "{text:?} is not a duration ({error}): write a number and a unit, as \"10s\" or \"500ms\""
+        ))
+    })
+}
+
+fn columns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Column>, D::Error> {
+    struct InOrder;
+
+    impl<'de> Visitor<'de> for InOrder {
+        type Value = Vec<Column>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(
+                "a table of columns and types, as { ts = \"timestamp\", level = \"string\" }",
+            )
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Column>, A::Error> {
+            let mut columns = Vec::new();
+            while let Some((name, data_type)) = map.next_entry::<String, String>()? {
+                columns.push(Column { name, data_type });
+            }
+            Ok(columns)
+        }
+    }
+
+    deserializer.deserialize_map(InOrder)
+}
+
+fn custom<E: serde::de::Error>(error: Error) -> E {
+    E::custom(format!("{}: {}", error.message(), error.next_move()))
+}
