@@ -6,9 +6,11 @@
 mod check;
 mod convert;
 mod file;
+mod s3_location;
 mod spec;
 
 pub use self::file::{load, parse_toml};
+pub use self::s3_location::S3Location;
 pub use self::spec::{
     ApplicationSpec, BadRecordPolicy, BatchSpec, Column, Compression, DataLossPolicy,
     ExecutorCount, OutOfRangePolicy, QuerySpec, Receivers, RecordFormat, ResourcesSpec, S3Location,
