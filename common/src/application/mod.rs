@@ -13,6 +13,6 @@ pub use self::file::{load, parse_toml};
 pub use self::s3_location::S3Location;
 pub use self::spec::{
     ApplicationSpec, BadRecordPolicy, BatchSpec, Column, Compression, DataLossPolicy,
-    ExecutorCount, OutOfRangePolicy, QuerySpec, Receivers, RecordFormat, ResourcesSpec, S3Location,
-    SinkFormat, SinkSpec, SourceSpec, StartPosition, StorageLevel,
+    ExecutorCount, OutOfRangePolicy, QuerySpec, Receivers, RecordFormat, ResourcesSpec, SinkFormat,
+    SinkSpec, SourceSpec, StartPosition, StorageLevel,
 };
