@@ -21,6 +21,17 @@ pub const SK: &str = "sk";
 pub const HEAD_SK: &str = "head";
 /// Range key of the leader item of a cluster.
 pub const LEADER_SK: &str = "leader";
+/// Attribute of a head, a number: the attempt that owns it.
+pub const HEAD_EPOCH: &str = "epoch";
+/// Attribute of a head, a string: the cluster whose master may start drivers for it.
+pub const HEAD_CLUSTER: &str = "cluster";
+/// Attribute of a head, a number: the last committed batch. The name is a reserved word of
+/// DynamoDB's, so expressions must call it `#batch`.
+pub const HEAD_BATCH: &str = "batch";
+/// Attribute of a head, binary: an encoded [`millrace_proto::v1::StartPosition`], by which the
+/// master asks the next start to give up the positions. The only attribute that not the driver
+/// writes.
+pub const HEAD_RESET: &str = "reset";
 /// What a cluster's table is called unless told otherwise.
 pub const DEFAULT_TABLE: &str = "millrace";
 
@@ -34,10 +45,15 @@ pub fn application_pk(name: &ApplicationName) -> String {
     format!("application#{name}")
 }
 
-/// Range key of the chunk with this index of the head that batch `batch` wrote.
+/// What the range keys of a head's chunks begin with.
+pub const CHUNK_SK_PREFIX: &str = "chunk#";
+
+/// Range key of the chunk with this index that the commit `commit_id` of batch `batch` wrote. The
+/// commit's id is part of it, so that a fenced driver can not write over the chunks of the one
+/// that fenced it.
 #[must_use]
-pub fn chunk_sk(batch: u64, index: u32) -> String {
-    format!("chunk#{batch:020}#{index:06}")
+pub fn chunk_sk(batch: u64, commit_id: &str, index: u32) -> String {
+    format!("{CHUNK_SK_PREFIX}{batch:020}#{commit_id}#{index:06}")
 }
 
 /// Hash key of the master's items.

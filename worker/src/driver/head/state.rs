@@ -1,0 +1,112 @@
+//! The head as the driver sees it: typed, unpacked, ordered.
+//!
+//! Promises: equal heads have equal bytes (every collection is ordered).
+//! Never does: know how it is packed (`codec`) or where it is kept (`store`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millrace_common::position::{Position, ShardKey};
+
+/// Progress of every shard that has an entry, by (source, stream ARN, creation time, shard).
+pub type Positions = BTreeMap<ShardKey, Position>;
+
+/// Everything that is true about an application between two commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The attempt that owns the head; it never falls.
+    pub epoch: u64,
+    /// The process of that attempt: a UUID made at its start.
+    pub owner: String,
+    /// The cluster whose master may start drivers for it.
+    pub cluster: String,
+    /// Number of the last committed batch; 0 before the first.
+    pub batch: u64,
+    /// Id of the commit that wrote `batch`; empty before the first.
+    pub commit_id: String,
+    /// Where the next batch starts.
+    pub positions: Positions,
+    /// Uploads of the last batch. They are complete, or must be completed before the next commit.
+    pub pending: Vec<PendingUpload>,
+    /// Key of the state that belongs to `positions`, where the query has one.
+    pub state_ptr: Option<String>,
+    /// Hash of the specification that computed the last batch; empty before the first.
+    pub spec_hash: String,
+    /// Where each source began, fixed before its first read, by source name.
+    pub starts: BTreeMap<String, SourceStart>,
+    /// An operator asks that the next start gives up the positions.
+    pub reset: Option<ResetRequest>,
+}
+
+/// Where a source began. Until a shard has an entry in the positions, this decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceStart {
+    /// ARN of the stream.
+    pub stream_arn: String,
+    /// When the stream was created, Unix time in milliseconds.
+    pub stream_created_ms: i64,
+    /// The moment T: the Date of a Kinesis answer at the first start, Unix time in milliseconds.
+    pub fixed_ms: i64,
+    /// What the application asked for at T.
+    pub from: StartFrom,
+}
+
+/// The start position of a source as it was at its first start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartFrom {
+    /// Everything the stream held.
+    Earliest,
+    /// From T on, in the shards that were open at T and in their descendants.
+    Latest {
+        /// Ids of the shards open at T. Their ancestors are never read.
+        open_shards: BTreeSet<String>,
+    },
+    /// From this Unix time in milliseconds on.
+    Timestamp(i64),
+}
+
+/// A wish to begin again elsewhere, left in the head by the master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetRequest {
+    /// From the oldest record that the stream still holds.
+    Earliest,
+    /// From the moment of the next start.
+    Latest,
+    /// From this Unix time in milliseconds on.
+    Timestamp(i64),
+}
+
+/// One multipart upload of a committed batch: all that is needed to complete it, by anyone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingUpload {
+    /// Bucket of the object.
+    pub bucket: String,
+    /// Region of the bucket; empty when the endpoint needs none.
+    pub region: String,
+    /// Key of the object; unique to the run that wrote it.
+    pub key: String,
+    /// S3's name for the upload.
+    pub upload_id: String,
+    /// Every part, by rising number.
+    pub parts: Vec<PendingPart>,
+    /// Rows in the object.
+    pub rows: u64,
+    /// Bytes of the object.
+    pub bytes: u64,
+    /// What the object's metadata says under `millrace-token`; tells this object from any other
+    /// of its key. Empty when the upload was created without one.
+    pub token: String,
+    /// The Date of S3's answer to CreateMultipartUpload, Unix time in milliseconds; 0 when not
+    /// known.
+    pub created_ms: i64,
+}
+
+/// One stored part of an upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingPart {
+    /// Part number, counted from 1.
+    pub number: u32,
+    /// ETag as S3 answered it, quotes included.
+    pub etag: String,
+    /// CRC-32C of the part in base64; empty when the upload was created without part checksums.
+    pub crc32c: String,
+}
