@@ -1,1 +1,20 @@
-//! integration-tests
+//! The harness of the end-to-end tests: real processes on free ports, states waited for, nothing
+//! mocked.
+//!
+//! A test starts a judge ([`emulator`] or [`ministack`]), a [`cluster::Cluster`] on top of it, and
+//! talks to both as users do: with the `millrace` command, the gRPC API and the AWS SDKs. The
+//! harness builds no binary and computes no expected result with the code under test: references
+//! come from the Python programs in `reference/`.
+
+pub mod application;
+pub mod aws;
+pub mod cluster;
+pub mod command;
+pub mod dataset;
+pub mod emulator;
+pub mod eventually;
+pub mod ministack;
+pub mod objects;
+pub mod processes;
+pub mod skip;
+pub mod words;

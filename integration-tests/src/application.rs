@@ -1,0 +1,117 @@
+//! Application files as the tests submit them: the word count over text lines, with the parts that
+//! tests vary as fields.
+
+use std::fmt::Write as _;
+
+/// The word count over plain lines, as SQL.
+pub const WORD_COUNT: &str = "SELECT word, count(*) AS n FROM \
+    (SELECT unnest(string_to_array(line, ' ')) AS word FROM logs) GROUP BY word";
+
+/// What an application file says; [`File::default`] is a word count that fits on any test cluster.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// Its name.
+    pub name: &'static str,
+    /// Number of executors.
+    pub executors: u32,
+    /// Cores of each executor.
+    pub executor_cores: u32,
+    /// Memory of each executor.
+    pub executor_memory: &'static str,
+    /// `[env]`.
+    pub env: Vec<(&'static str, &'static str)>,
+    /// Arguments of driver and executors.
+    pub args: Vec<&'static str>,
+    /// Batch interval.
+    pub interval: &'static str,
+    /// Kinesis stream.
+    pub stream: &'static str,
+    /// Start position.
+    pub start: &'static str,
+    /// Receivers as TOML: `"per_executor"`, `"per_shard"` or a number.
+    pub receivers: &'static str,
+    /// The query.
+    pub sql: &'static str,
+    /// `s3://bucket/prefix/`.
+    pub path: &'static str,
+    /// Lines for the sink's table, as `compression = "gzip"`.
+    pub sink: &'static str,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            name: "word-count",
+            executors: 2,
+            executor_cores: 1,
+            executor_memory: "512MiB",
+            env: Vec::new(),
+            args: Vec::new(),
+            interval: "1s",
+            stream: "lines",
+            start: "earliest",
+            receivers: "\"per_executor\"",
+            sql: WORD_COUNT,
+            path: "s3://results/word-count/",
+            sink: "",
+        }
+    }
+}
+
+impl File {
+    /// The file's text.
+    #[must_use]
+    pub fn toml(&self) -> String {
+        let mut env = String::new();
+        for (name, value) in &self.env {
+            writeln!(env, "{name} = {}", quoted(value)).expect("a string takes all text");
+        }
+        let args: Vec<String> = self.args.iter().map(|argument| quoted(argument)).collect();
+        format!(
+            "name = {name}\nargs = [{args}]\n\n\
+             [resources]\nexecutors = {executors}\n\
+             executor = {{ cores = {cores}, memory = {memory} }}\n\
+             driver = {{ cores = 1, memory = \"256MiB\" }}\n\n\
+             [env]\n{env}\n\
+             [batch]\ninterval = {interval}\n\n\
+             [source.logs]\ntype = \"kinesis\"\nstream = {stream}\nstart = {start}\n\
+             receivers = {receivers}\nformat = \"text\"\n\n\
+             [query]\nsql = {sql}\n\n\
+             [sink]\ntype = \"s3\"\npath = {path}\nformat = \"json\"\n{sink}\n",
+            name = quoted(self.name),
+            args = args.join(", "),
+            executors = self.executors,
+            cores = self.executor_cores,
+            memory = quoted(self.executor_memory),
+            interval = quoted(self.interval),
+            stream = quoted(self.stream),
+            start = quoted(self.start),
+            receivers = self.receivers,
+            sql = quoted(self.sql),
+            path = quoted(self.path),
+            sink = self.sink,
+        )
+    }
+}
+
+/// A TOML basic string. JSON's escapes are TOML's for all text that tests use.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_says_what_its_fields_say() {
+        let file = File {
+            env: vec![("GREETING", "a \"b\"\n= c")],
+            args: vec!["--x=1", " \t'"],
+            ..File::default()
+        };
+        let text = file.toml();
+        assert!(text.contains(r#"GREETING = "a \"b\"\n= c""#), "{text}");
+        assert!(text.contains(r#"args = ["--x=1", " \t'"]"#), "{text}");
+    }
+}

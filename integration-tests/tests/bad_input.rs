@@ -1,0 +1,192 @@
+//! What is wrong ends with one clear line and the next move: an exit code that is not 0, a stable
+//! code, the thing by its name, and no process that hangs.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use millrace_integration_tests::application::File;
+use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
+use millrace_integration_tests::command::{Output, base_environment, binary, run};
+use millrace_integration_tests::emulator;
+use millrace_integration_tests::eventually::{PATIENCE, within};
+use millrace_proto::v1::{Application, ApplicationState};
+
+/// A refusal that needs no cluster to work it out.
+const AT_ONCE: Duration = Duration::from_secs(20);
+
+async fn explain(text: &str) -> Output {
+    let directory = tempfile::tempdir().expect("the temporary directory can be written to");
+    let file = directory.path().join("application.toml");
+    std::fs::write(&file, text).expect("the temporary directory can be written to");
+    let arguments = ["explain".as_ref(), file.as_os_str()];
+    run(&binary("millrace"), &arguments, &base_environment(), AT_ONCE).await
+}
+
+#[tokio::test]
+async fn a_good_file_is_explained_without_a_cluster() {
+    let output = explain(&File::default().toml()).await.success();
+    assert!(output.stdout.contains("Aggregate"), "{output}");
+}
+
+#[tokio::test]
+async fn a_file_that_does_not_parse_is_refused_with_line_and_column() {
+    let text = File::default().toml().replace("[batch]", "[batch");
+    let line = text.lines().position(|line| line == "[batch").unwrap() + 1;
+    explain(&text).await.assert_refused("MR1001", &[&format!("line {line}"), "column"]);
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_refused_with_the_nearest_one() {
+    let text = File::default().toml().replace("interval =", "intervall =");
+    explain(&text).await.assert_refused("MR1002", &["intervall"]);
+    let output = explain(&text).await;
+    assert!(output.stderr.contains("interval "), "the nearest key: {output}");
+}
+
+#[tokio::test]
+async fn an_interval_of_zero_is_refused() {
+    let text = File { interval: "0s", ..File::default() }.toml();
+    explain(&text).await.assert_refused("MR1003", &["interval"]);
+}
+
+#[tokio::test]
+async fn a_prefix_that_climbs_out_is_refused() {
+    let text = File { path: "s3://results/../other/", ..File::default() }.toml();
+    explain(&text).await.assert_refused("MR1003", &["s3://results/../other/"]);
+}
+
+#[tokio::test]
+async fn an_unknown_column_is_refused_with_candidates() {
+    let text = File { sql: "SELECT lien FROM logs", ..File::default() }.toml();
+    let output = explain(&text).await;
+    output.assert_refused("MR1004", &["lien"]);
+    assert!(output.stderr.contains("line"), "the candidates: {output}");
+}
+
+#[tokio::test]
+async fn sql_that_does_not_parse_is_refused() {
+    let text = File { sql: "SELEKT line FROM logs", ..File::default() }.toml();
+    explain(&text).await.assert_refused("MR1005", &["SELEKT"]);
+}
+
+#[tokio::test]
+async fn a_query_that_does_not_fit_its_types_is_refused() {
+    let text = File { sql: "SELECT sum(line) AS n FROM logs", ..File::default() }.toml();
+    explain(&text).await.assert_refused("MR1006", &["sum"]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_named() {
+    let arguments = ["explain", "/nowhere/application.toml"];
+    let output = run(&binary("millrace"), &arguments, &base_environment(), AT_ONCE).await;
+    output.assert_refused("MR6005", &["/nowhere/application.toml"]);
+}
+
+#[tokio::test]
+async fn a_master_that_is_not_there_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let arguments = ["--master", &format!("http://{address}"), "list"];
+    let output = run(&binary("millrace"), &arguments, &base_environment(), AT_ONCE).await;
+    output.assert_refused("MR2001", &[&address]);
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let arguments = ["--listen", &address, "--data-dir", data.to_str().unwrap()];
+    let emulator = binary("millrace-emulator");
+    let output = run(&emulator, &arguments, &base_environment(), AT_ONCE).await;
+    output.assert_refused("MR6001", &[&address]);
+
+    let aws = emulator::start(directory.path()).await;
+    let mut environment = base_environment();
+    environment.extend(aws.endpoint.environment());
+    let arguments = ["--listen", &address, "--cluster", "test"];
+    let output = run(&binary("millrace-master"), &arguments, &environment, AT_ONCE).await;
+    output.assert_refused("MR6001", &[&address]);
+}
+
+#[tokio::test]
+async fn a_master_without_its_table_says_how_to_make_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let aws = emulator::start(directory.path()).await;
+    let mut environment = base_environment();
+    environment.extend(aws.endpoint.environment());
+    let arguments = ["--listen", "127.0.0.1:0", "--cluster", "test", "--table", "absent"];
+    let output = run(&binary("millrace-master"), &arguments, &environment, AT_ONCE).await;
+    output.assert_refused("MR3001", &["absent"]);
+    assert!(output.stderr.contains("millrace init"), "the next move: {output}");
+}
+
+#[tokio::test]
+async fn a_missing_stream_ends_the_application_with_its_name() {
+    let cluster = small_cluster().await;
+    cluster.aws.create_bucket("results").await;
+    let file = File { stream: "no-such-stream", ..File::default() };
+    ends_with(&cluster, &file, "MR3002", "no-such-stream").await;
+}
+
+#[tokio::test]
+async fn a_missing_bucket_ends_the_application_with_its_name() {
+    let cluster = small_cluster().await;
+    cluster.aws.create_stream("lines", 2).await;
+    cluster.aws.put_lines("lines", &["a b".to_owned()]).await;
+    let file = File { path: "s3://no-such-bucket/out/", ..File::default() };
+    ends_with(&cluster, &file, "MR3003", "no-such-bucket").await;
+}
+
+#[tokio::test]
+async fn a_name_in_use_is_refused() {
+    let cluster = small_cluster().await;
+    cluster.aws.create_stream("lines", 2).await;
+    cluster.aws.create_bucket("results").await;
+    let file = File::default();
+    cluster.submit(&file).await;
+    let path = cluster.write("again.toml", &file.toml());
+    cluster.millrace(&["submit", &path]).await.assert_refused("MR2002", &["word-count"]);
+    cluster.stop("word-count", &[]).await;
+    cluster.millrace(&["status", "nobody"]).await.assert_refused("MR2003", &["nobody"]);
+}
+
+#[tokio::test]
+async fn an_application_that_can_never_fit_is_refused_with_the_arithmetic() {
+    let cluster = small_cluster().await;
+    let file = File { executors: 400, ..File::default() };
+    let path = cluster.write("large.toml", &file.toml());
+    cluster.millrace(&["submit", &path]).await.assert_refused("MR2005", &["400"]);
+}
+
+async fn small_cluster() -> Cluster {
+    Cluster::start(&Judge::Emulator, &[NodeSize { cores: 4, memory: "2GiB" }]).await
+}
+
+/// Submits, either is refused at once or ends as REJECTED or FAILED; either way with `code`, naming
+/// `thing`, with a next move, and without a process left.
+async fn ends_with(cluster: &Cluster, file: &File, code: &str, thing: &str) {
+    let path = cluster.write("bad.toml", &file.toml());
+    let submitted = cluster.millrace(&["submit", &path]).await;
+    if submitted.code != 0 {
+        submitted.assert_refused(code, &[thing]);
+        return;
+    }
+    let ended: Application = within(PATIENCE, "the application ends", async || {
+        let application = cluster.application(file.name).await?;
+        match application.state() {
+            ApplicationState::Rejected | ApplicationState::Failed => Ok(application),
+            other => Err(format!("{} {}", other.as_str_name(), application.reason)),
+        }
+    })
+    .await;
+    let failure = ended.failure.clone().unwrap_or_else(|| panic!("no failure: {ended:?}"));
+    assert_eq!(failure.code, code, "{ended:?}");
+    assert!(failure.message.contains(thing), "{ended:?}");
+    assert!(!failure.next_move.is_empty(), "{ended:?}");
+    cluster.wait_for_no_containers().await;
+    let status = cluster.millrace(&["status", file.name]).await.success();
+    assert!(status.stdout.contains(code) && status.stdout.contains(thing), "{status}");
+}
