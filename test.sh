@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Everything that must hold, in one command: format, lints, all tests, with real processes and two
+# judges. Ends with exit code 0, or names the step that failed. Skipped tests are listed at the end.
+#
+#   ./test.sh            all of it
+#   ./test.sh --quick    format, lints, unit tests and the tidy rules: no cluster is started
+#
+# Needs Rust, a C compiler and python3. Builds into CARGO_TARGET_DIR where that is set, else target/.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+PYTHON_PACKAGES="boto3 ministack==1.5.33"
+quick=false
+for argument in "$@"; do
+  case "$argument" in
+    --quick) quick=true ;;
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "test.sh: unknown argument $argument (next: ./test.sh --help)" >&2; exit 2 ;;
+  esac
+done
+
+target="${CARGO_TARGET_DIR:-$PWD/target}"
+mkdir -p "$target"
+export MILLRACE_SKIPPED="$target/skipped-tests.txt"
+: >"$MILLRACE_SKIPPED"
+
+# step NAME COMMAND...: runs a step, prints how long it took, stops at the first that fails.
+step() {
+  local name="$1" started=$SECONDS
+  shift
+  printf '\n=== %s\n' "$name"
+  if ! "$@"; then
+    printf '\nFAILED in step: %s (next: run it alone: %s)\n' "$name" "$*" >&2
+    exit 1
+  fi
+  printf '=== %s: %d s\n' "$name" $((SECONDS - started))
+}
+
+# The Python of the second judge, made once and kept. Without it the tests that need it are skipped;
+# in CI that is a failure.
+prepare_python() {
+  local venv="$target/python" stamp="$target/python/packages"
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$PYTHON_PACKAGES" ]; then
+    # shellcheck disable=SC2086 # the packages are words
+    if rm -rf "$venv" && python3 -m venv "$venv" &&
+      "$venv/bin/pip" install --quiet --disable-pip-version-check $PYTHON_PACKAGES; then
+      echo "$PYTHON_PACKAGES" >"$stamp"
+    else
+      echo "no Python with $PYTHON_PACKAGES: tests against boto3 and ministack are skipped" >&2
+      [ -z "${CI:-}" ]
+      return
+    fi
+  fi
+  export MILLRACE_PYTHON="$venv/bin/python"
+  "$MILLRACE_PYTHON" -c 'import boto3, ministack'
+}
+
+step "format" cargo fmt --all -- --check
+step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+if $quick; then
+  step "unit tests" cargo test --workspace --locked --lib --bins
+  step "tidy rules" cargo test --workspace --locked --test tidy
+else
+  step "python" prepare_python
+  step "build" cargo build --workspace --all-targets --locked
+  step "tests" cargo test --workspace --locked --no-fail-fast --lib --bins --tests
+fi
+
+if [ -s "$MILLRACE_SKIPPED" ]; then
+  printf '\n!!! %d SKIPPED\n' "$(wc -l <"$MILLRACE_SKIPPED")"
+  cat "$MILLRACE_SKIPPED"
+fi
+printf '\nall steps passed in %d s\n' "$SECONDS"
