@@ -13,8 +13,18 @@
 //! ```
 //! Owned by the driver. Never does: choose positions, run tasks, abort an upload, list a bucket.
 
+mod committer;
+pub mod core;
+mod heads;
 mod outcome;
 mod proof;
+mod publisher;
+mod status;
+pub mod steps;
+mod uploads;
 
+pub use self::committer::Committer;
 pub use self::outcome::{BatchCommit, CommitError, CommitOutcome, LaunchFacts, RecordCounts};
 pub use self::proof::{Acquired, Committed, Published};
+pub use self::status::{CommitStatus, Count};
+pub use self::uploads::{Completed, S3Uploads, Seen, TOKEN_METADATA, UploadStore};

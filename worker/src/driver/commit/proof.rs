@@ -3,18 +3,22 @@
 //! Promises: a [`Published`] exists only when no upload of the head's batch is left to complete.
 //! Never does: copy itself, or come to be outside this module's parent.
 
-use crate::driver::head::{Head, PendingUpload, Positions, ResetRequest, SourceStart};
+use crate::driver::head::{ChunkName, Head, PendingUpload, Positions, ResetRequest, SourceStart};
 
 /// k0 is done: the head is this driver's. What the last batch left may be incomplete.
 #[derive(Debug)]
 pub struct Acquired {
     pub(super) head: Head,
+    /// Chunks that the head names.
+    pub(super) num_chunks: u32,
 }
 
 /// Every upload of the head's batch is complete: the next batch may be committed.
 #[derive(Debug)]
 pub struct Published {
     pub(super) head: Head,
+    /// Chunks that the head names.
+    pub(super) num_chunks: u32,
 }
 
 /// k5 is won: the batch is true. Its uploads are not yet visible.
@@ -22,6 +26,10 @@ pub struct Published {
 #[must_use = "a committed batch is to be published"]
 pub struct Committed {
     pub(super) head: Head,
+    /// Chunks that the head names.
+    pub(super) num_chunks: u32,
+    /// Chunks that the head before named: this one's won commit lets them go.
+    pub(super) obsolete: Vec<ChunkName>,
 }
 
 impl Acquired {

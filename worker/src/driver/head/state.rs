@@ -60,8 +60,13 @@ pub enum StartFrom {
         /// Ids of the shards open at T. Their ancestors are never read.
         open_shards: BTreeSet<String>,
     },
-    /// From this Unix time in milliseconds on.
-    Timestamp(i64),
+    /// From a moment on, in the shards that were open at that moment and in their descendants.
+    Timestamp {
+        /// The moment, Unix time in milliseconds.
+        at_ms: i64,
+        /// Ids of the shards open at the moment. Their ancestors are never read.
+        open_shards: BTreeSet<String>,
+    },
 }
 
 /// A wish to begin again elsewhere, left in the head by the master.

@@ -1,0 +1,428 @@
+//! The committer: performs the steps of the commit and nothing else.
+//!
+//! Promises: see the folder's; each step is cancellable at any await, and whatever a cancelled
+//! step had begun the next driver ends. Owned by the driver; cloning is cheap.
+//! Never does: decide what an answer means (`core`), or how long a batch may take.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_common::clock::SharedClock;
+use millrace_common::error::{Code, Error};
+use millrace_common::retry::Backoff;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::core::{self, AcquireRefusal, CommitRefusal, Completer, DEGRADED_PAUSE};
+use super::heads::{Heads, in_time};
+use super::outcome::{BatchCommit, CommitError, CommitOutcome, LaunchFacts};
+use super::proof::{Acquired, Committed, Published};
+use super::publisher::{LostUpload, Publisher};
+use super::status::{CommitStatus, Count};
+use super::steps::{self, Edge, Step};
+use super::uploads::UploadStore;
+use crate::driver::head::{
+    self, AcquireWrite, Body, ChunkName, CommitWrite, Head, HeadItem, HeadStore, SourceStart,
+    StoreFailure, StoredBody, WriteFailure,
+};
+
+/// Performs k0, k1, k5 and k6 for one driver.
+#[derive(Clone)]
+pub struct Committer {
+    heads: Arc<Heads>,
+    publisher: Arc<Publisher>,
+    launch: LaunchFacts,
+}
+
+impl Committer {
+    /// A committer that has done nothing yet.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn HeadStore>,
+        uploads: Arc<dyn UploadStore>,
+        launch: LaunchFacts,
+        clock: SharedClock,
+    ) -> Self {
+        let status = CommitStatus::default();
+        let publisher = Publisher::new(uploads, clock.clone(), status.clone());
+        let application = launch.application.clone();
+        let heads = Heads { store, application, clock, status };
+        Self { heads: Arc::new(heads), publisher: Arc::new(publisher), launch }
+    }
+
+    /// The same committer with the epoch that the master granted after
+    /// [`CommitError::EpochTooLow`].
+    #[must_use]
+    pub fn with_epoch(&self, epoch: u64) -> Self {
+        let mut other = self.clone();
+        other.launch.epoch = epoch;
+        other
+    }
+
+    /// Counters, and why commits are late.
+    #[must_use]
+    pub fn status(&self) -> &CommitStatus {
+        &self.heads.status
+    }
+
+    /// The head as it is now, without taking it; none before the first start.
+    ///
+    /// # Errors
+    /// MR4006 when it can not be read; else what DynamoDB says.
+    pub async fn peek(&self, cancel: &CancellationToken) -> Result<Option<Head>, CommitError> {
+        let head = unless_cancelled(cancel, self.heads.read()).await??;
+        Ok(head.map(|(head, _)| head))
+    }
+
+    /// k0: takes the head, or makes it with `starts` while the master knows of none. A head that
+    /// exists keeps its own starts; see [`Self::fix_starts`] for sources that it does not know.
+    ///
+    /// # Errors
+    /// [`CommitError::EpochTooLow`]; MR4002 when the head is gone, MR4003 when it is another
+    /// cluster's, MR4006 when a newer Millrace wrote it; else what DynamoDB says.
+    pub async fn acquire(
+        &self,
+        starts: BTreeMap<String, SourceStart>,
+        cancel: &CancellationToken,
+    ) -> Result<Acquired, CommitError> {
+        steps::reached(Step::K0, Edge::Before).await;
+        let item = unless_cancelled(cancel, self.acquire_item(starts)).await??;
+        let (head, num_chunks) = unless_cancelled(cancel, self.heads.unpack(&item)).await??;
+        tracing::info!(epoch = head.epoch, batch = head.batch, "acquired the head");
+        steps::reached(Step::K0, Edge::After).await;
+        Ok(Acquired { head, num_chunks })
+    }
+
+    async fn acquire_item(
+        &self,
+        starts: BTreeMap<String, SourceStart>,
+    ) -> Result<HeadItem, CommitError> {
+        // An unreadable head is left to the driver that can read it, instead of being fenced.
+        if let Some(item) = self.heads.patiently(|| self.heads.store.read()).await? {
+            self.heads.check_version(&item)?;
+        }
+        let starts = if starts.is_empty() { Vec::new() } else { head::encode_starts(&starts) };
+        let write = AcquireWrite {
+            epoch: self.launch.epoch,
+            owner: self.launch.owner.clone(),
+            cluster: self.launch.cluster.clone(),
+            may_create: !self.launch.head_expected,
+            starts,
+        };
+        loop {
+            let sent = self.heads.patiently(|| async {
+                match self.heads.store.acquire(&write).await {
+                    Ok(item) => Ok(Ok(item)),
+                    Err(WriteFailure::Refused(found)) => Ok(Err(found)),
+                    Err(WriteFailure::Store(failure)) => Err(failure),
+                }
+            });
+            let found = match sent.await? {
+                Ok(item) => return Ok(item),
+                Err(found) => found,
+            };
+            let LaunchFacts { epoch, owner, cluster, .. } = &self.launch;
+            match core::acquire_refused(*epoch, owner, cluster, found.as_deref()) {
+                AcquireRefusal::Mine => {
+                    return found.map(|item| *item).ok_or_else(|| self.head_missing().into());
+                }
+                AcquireRefusal::EpochTooLow { seen } => {
+                    return Err(CommitError::EpochTooLow { seen });
+                }
+                AcquireRefusal::Foreign { cluster, owner, epoch } => {
+                    return Err(self.head_foreign(&cluster, &owner, epoch).into());
+                }
+                AcquireRefusal::Missing => return Err(self.head_missing().into()),
+                AcquireRefusal::Again => tokio::time::sleep(Backoff::CALL.base).await,
+            }
+        }
+    }
+
+    /// k1: completes what the driver before committed and did not publish. Rolls forward only.
+    ///
+    /// # Errors
+    /// MR4005 when an upload is lost; the others are complete then.
+    pub async fn recover(
+        &self,
+        acquired: Acquired,
+        cancel: &CancellationToken,
+    ) -> Result<Published, CommitError> {
+        steps::reached(Step::K1, Edge::Before).await;
+        let Acquired { head, num_chunks } = acquired;
+        unless_cancelled(cancel, async {
+            self.complete_pending(&head, Completer::Recovery).await?;
+            self.heads.delete_orphaned_chunks(&head).await;
+            Ok::<_, CommitError>(())
+        })
+        .await??;
+        steps::reached(Step::K1, Edge::After).await;
+        Ok(Published { head, num_chunks })
+    }
+
+    /// Grants the operator's wish to begin elsewhere: gives up the positions and the state and
+    /// begins at `starts`, as a batch of its own.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub async fn reset(
+        &self,
+        published: Published,
+        starts: BTreeMap<String, SourceStart>,
+        cancel: &CancellationToken,
+    ) -> Result<Published, CommitError> {
+        let mut head = next_head(&published.head);
+        head.positions.clear();
+        head.state_ptr = None;
+        head.starts = starts;
+        head.reset = None;
+        self.commit_without_uploads(published, head, cancel).await
+    }
+
+    /// Adds starts of sources that the head does not know (an upgrade added them), as a batch of
+    /// its own. With no starts it leaves a head with nothing pending: a driver that stops does
+    /// that, so that no later start has to ask S3 about uploads of long ago.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub async fn fix_starts(
+        &self,
+        published: Published,
+        starts: BTreeMap<String, SourceStart>,
+        cancel: &CancellationToken,
+    ) -> Result<Published, CommitError> {
+        let mut head = next_head(&published.head);
+        head.starts.extend(starts);
+        self.commit_without_uploads(published, head, cancel).await
+    }
+
+    async fn commit_without_uploads(
+        &self,
+        before: Published,
+        head: Head,
+        cancel: &CancellationToken,
+    ) -> Result<Published, CommitError> {
+        let Committed { head, num_chunks, obsolete } =
+            unless_cancelled(cancel, self.write(before, head)).await??;
+        self.heads.delete_chunks(&obsolete).await;
+        Ok(Published { head, num_chunks })
+    }
+
+    /// k5: makes the batch true by one conditional write. Sends the same bytes until it is known
+    /// whether they were applied.
+    ///
+    /// # Errors
+    /// [`CommitError::Fenced`]; MR4002 when the head is gone; MR9001 when the batch would move a
+    /// position back or did not read all its records, in which case nothing was written.
+    pub async fn commit(
+        &self,
+        published: Published,
+        batch: BatchCommit,
+        cancel: &CancellationToken,
+    ) -> Result<CommitOutcome, CommitError> {
+        if core::is_too_old(batch.run_age) {
+            return Ok(CommitOutcome::RunTooOld(published));
+        }
+        core::check_records(batch.records)
+            .and_then(|()| {
+                let before = &published.head.positions;
+                core::check_progress(before, &batch.positions, &batch.dropped_sources)
+            })
+            .map_err(|what| {
+                Error::internal(format!(
+                    "batch {} of {} is not fit to be committed: {what}",
+                    published.next_batch(),
+                    self.launch.application
+                ))
+            })?;
+        steps::reached(Step::K5, Edge::Before).await;
+        let mut head = next_head(&published.head);
+        head.starts.retain(|source, _| !batch.dropped_sources.contains(source));
+        head.positions = batch.positions;
+        head.pending = batch.uploads;
+        head.state_ptr = batch.state_ptr;
+        head.spec_hash = batch.spec_hash;
+        let committed = unless_cancelled(cancel, self.write(published, head)).await??;
+        steps::reached(Step::K5, Edge::After).await;
+        Ok(CommitOutcome::Committed(committed))
+    }
+
+    /// k6: completes every upload of the batch, for as long as it takes.
+    ///
+    /// # Errors
+    /// MR4005 when an upload is lost; the others are complete then.
+    pub async fn publish(
+        &self,
+        committed: Committed,
+        cancel: &CancellationToken,
+    ) -> Result<Published, CommitError> {
+        steps::reached(Step::K6, Edge::Before).await;
+        let Committed { head, num_chunks, obsolete } = committed;
+        unless_cancelled(cancel, async {
+            let pending = self.complete_pending(&head, Completer::Publisher);
+            let (completed, ()) = tokio::join!(pending, self.heads.delete_chunks(&obsolete));
+            completed
+        })
+        .await??;
+        steps::reached(Step::K6, Edge::After).await;
+        Ok(Published { head, num_chunks })
+    }
+
+    /// Writes `head` as the batch after `before`'s.
+    async fn write(&self, before: Published, head: Head) -> Result<Committed, CommitError> {
+        let packed = head::encode_body(&Body::of(&head));
+        let body = head::place_body(&packed);
+        let num_chunks = match &body {
+            StoredBody::Chunked { count, .. } => *count,
+            StoredBody::None | StoredBody::Inline(_) => 0,
+        };
+        if num_chunks > 0 {
+            for (name, bytes) in Heads::chunks_of(head.batch, &head.commit_id, &packed) {
+                self.until_stored(|| self.heads.store.put_chunk(&name, bytes)).await?;
+            }
+        }
+        let write = CommitWrite {
+            epoch: head.epoch,
+            batch: head.batch,
+            commit_id: head.commit_id.clone(),
+            spec_hash: head.spec_hash.clone(),
+            body,
+            starts: (head.starts != before.head.starts).then(|| head::encode_starts(&head.starts)),
+            clears_reset: before.head.reset.is_some() && head.reset.is_none(),
+        };
+        self.until_decided(&write).await?;
+        self.status().add(Count::Commits);
+        let obsolete = (0..before.num_chunks)
+            .map(|index| ChunkName {
+                batch: before.head.batch,
+                commit_id: before.head.commit_id.clone(),
+                index,
+            })
+            .collect();
+        Ok(Committed { head, num_chunks, obsolete })
+    }
+
+    /// Sends k5 until it is known to be applied, or never to be.
+    async fn until_decided(&self, write: &CommitWrite) -> Result<(), CommitError> {
+        let sent = self.until_stored(|| async {
+            match self.heads.store.commit(write).await {
+                Ok(()) => Ok(None),
+                Err(WriteFailure::Refused(found)) => Ok(Some(found)),
+                Err(WriteFailure::Store(failure)) => Err(failure),
+            }
+        });
+        let Some(found) = sent.await? else { return Ok(()) };
+        match core::commit_refused(write.epoch, &write.commit_id, found.as_deref()) {
+            CommitRefusal::Mine => {
+                tracing::info!(batch = write.batch, "the answer was lost, the commit was not");
+                self.status().add(Count::CommitsReadBack);
+                Ok(())
+            }
+            CommitRefusal::Fenced { found } => {
+                Err(CommitError::Fenced { mine: write.epoch, found })
+            }
+            CommitRefusal::Missing => Err(self.head_missing().into()),
+            CommitRefusal::Impossible { batch } => Err(Error::internal(format!(
+                "the head of {} is at batch {batch} where batch {} was to be written, and its \
+                 epoch is still {}",
+                self.launch.application, write.batch, write.epoch
+            ))
+            .into()),
+        }
+    }
+
+    /// Sends the same bytes until there is an answer, however long that takes.
+    async fn until_stored<T, F, Fut>(&self, mut call: F) -> Result<T, Error>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, StoreFailure>>,
+    {
+        let mut failures = 0;
+        loop {
+            let (pause, error): (Duration, Error) = match in_time(call()).await {
+                Ok(value) => {
+                    self.status().goes_on(Heads::WHAT);
+                    return Ok(value);
+                }
+                Err(StoreFailure::Again(error)) => {
+                    (Backoff::CALL.random_delay(failures + 1), error)
+                }
+                Err(StoreFailure::Denied(error)) => (DEGRADED_PAUSE, error),
+                Err(StoreFailure::Broken(error)) => return Err(error),
+            };
+            failures += 1;
+            if failures == 1 {
+                self.status().add(Count::CommitsRepeated);
+            }
+            self.status().waits(Heads::WHAT, &error);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn complete_pending(&self, head: &Head, completer: Completer) -> Result<(), CommitError> {
+        let lost = self.publisher.complete_all(&head.pending, completer).await;
+        let Some(first) = lost.first() else { return Ok(()) };
+        // A newer driver may have completed them: then nothing is lost, but we are fenced.
+        match self.heads.read().await? {
+            Some((now, _)) if now.epoch != head.epoch => {
+                Err(CommitError::Fenced { mine: head.epoch, found: now.epoch })
+            }
+            Some(_) => Err(self.upload_lost(head.batch, first, lost.len()).into()),
+            None => Err(self.head_missing().into()),
+        }
+    }
+
+    fn upload_lost(&self, batch: u64, first: &LostUpload, count: usize) -> Error {
+        Error::new(
+            Code::UploadLost,
+            format!(
+                "{count} uploads of committed batch {batch} of {} are lost; the first is {} with \
+                 {} rows: {}",
+                self.launch.application, first.object, first.rows, first.why
+            ),
+            "see docs/errors/MR4005.md: the batch's records have to be read again",
+        )
+    }
+
+    fn head_missing(&self) -> Error {
+        Error::new(
+            Code::HeadMissing,
+            format!("the head of {} is gone although it has run before", self.launch.application),
+            "restore the table from a backup; only when its positions may be given up, remove the \
+             application from the cluster and submit it again",
+        )
+    }
+
+    fn head_foreign(&self, cluster: &str, owner: &str, epoch: u64) -> Error {
+        Error::new(
+            Code::HeadForeign,
+            format!(
+                "the name {} belongs to cluster {cluster:?} in this table (epoch {epoch}, driver \
+                 {owner})",
+                self.launch.application
+            ),
+            "choose another name, or stop the application there for good and delete its head",
+        )
+    }
+}
+
+/// The head that comes after `before`, with nothing pending and an id of its own.
+fn next_head(before: &Head) -> Head {
+    Head {
+        batch: before.batch + 1,
+        commit_id: Uuid::new_v4().to_string(),
+        pending: Vec::new(),
+        ..before.clone()
+    }
+}
+
+async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    step: impl Future<Output = T>,
+) -> Result<T, CommitError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(CommitError::Cancelled),
+        result = step => Ok(result),
+    }
+}

@@ -1,0 +1,179 @@
+//! The two calls to S3 that publishing needs, behind a trait.
+//!
+//! Promises: a Complete carries no condition and names every part as it was recorded; every answer
+//! is sorted into what it says about the upload. Owned by the committer.
+//! Never does: retry, abort, list or delete.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use millrace_common::aws::{self, Clients, Kind, ServerDate};
+use millrace_common::error::Error;
+
+use super::core::CompleteAnswer;
+use crate::driver::head::PendingUpload;
+
+/// Key of an object's metadata under which its upload's token stands.
+pub const TOKEN_METADATA: &str = "millrace-token";
+
+/// An answer to Complete.
+#[derive(Debug)]
+pub struct Completed {
+    /// What it says about the upload.
+    pub answer: CompleteAnswer,
+    /// The Date of the answer, Unix time in milliseconds; none without an answer.
+    pub server_ms: Option<i64>,
+    /// The error, for people; none when it is done.
+    pub error: Option<Error>,
+}
+
+/// An answer to a look at a key.
+#[derive(Debug)]
+pub enum Seen {
+    /// An object, with its token if it has one.
+    Object {
+        /// Value of [`TOKEN_METADATA`].
+        token: Option<String>,
+    },
+    /// There is none.
+    Missing,
+    /// 403: we may not look, or (without the right to list) there is none.
+    Forbidden,
+    /// No answer this time.
+    Unknown(Error),
+}
+
+/// S3 as far as publishing needs it.
+#[async_trait]
+pub trait UploadStore: Send + Sync + 'static {
+    /// One CompleteMultipartUpload.
+    async fn complete(&self, upload: &PendingUpload) -> Completed;
+
+    /// One HeadObject on the upload's key.
+    async fn look(&self, bucket: &str, region: &str, key: &str) -> Seen;
+}
+
+/// S3 itself.
+#[derive(Debug)]
+pub struct S3Uploads {
+    clients: Clients,
+    /// One client per region that a pending upload named; an application has one or two.
+    by_region: Mutex<HashMap<String, Client>>,
+}
+
+impl S3Uploads {
+    /// Through these clients; connects to nothing yet.
+    #[must_use]
+    pub fn new(clients: Clients) -> Self {
+        Self { clients, by_region: Mutex::new(HashMap::new()) }
+    }
+
+    fn client(&self, region: &str) -> Client {
+        let mut by_region = self.by_region.lock().unwrap_or_else(PoisonError::into_inner);
+        by_region.entry(region.to_owned()).or_insert_with(|| self.clients.s3_in(region)).clone()
+    }
+}
+
+#[async_trait]
+impl UploadStore for S3Uploads {
+    async fn complete(&self, upload: &PendingUpload) -> Completed {
+        let parts = upload.parts.iter().map(|part| {
+            let checksum = (!part.crc32c.is_empty()).then(|| part.crc32c.clone());
+            CompletedPart::builder()
+                .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
+                .e_tag(&part.etag)
+                .set_checksum_crc32_c(checksum)
+                .build()
+        });
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
+        let date = ServerDate::new();
+        let sent = self
+            .client(&upload.region)
+            .complete_multipart_upload()
+            .bucket(&upload.bucket)
+            .key(&upload.key)
+            .upload_id(&upload.upload_id)
+            .multipart_upload(parts)
+            .customize()
+            .interceptor(date.clone())
+            .send()
+            .await;
+        let server_ms = date.get_ms();
+        let Err(error) = sent else {
+            return Completed { answer: CompleteAnswer::Done, server_ms, error: None };
+        };
+        let answer = sort_answer(aws::error_code(&error).unwrap_or_default(), aws::kind(&error));
+        let resource = format!("s3://{}/{}", upload.bucket, upload.key);
+        let error = aws::explain("s3", "CompleteMultipartUpload", &resource, &error);
+        Completed { answer, server_ms, error: Some(error) }
+    }
+
+    async fn look(&self, bucket: &str, region: &str, key: &str) -> Seen {
+        let sent = self.client(region).head_object().bucket(bucket).key(key).send().await;
+        let error = match sent {
+            Ok(object) => {
+                let token = object.metadata().and_then(|all| all.get(TOKEN_METADATA)).cloned();
+                return Seen::Object { token };
+            }
+            Err(error) => error,
+        };
+        match aws::kind(&error) {
+            Kind::Missing => Seen::Missing,
+            Kind::Forbidden => Seen::Forbidden,
+            _ => {
+                let resource = format!("s3://{bucket}/{key}");
+                Seen::Unknown(aws::explain("s3", "HeadObject", &resource, &error))
+            }
+        }
+    }
+}
+
+/// Sorts a failed Complete by the error's name, then by its kind.
+fn sort_answer(code: &str, kind: Kind) -> CompleteAnswer {
+    match code {
+        "NoSuchUpload" => return CompleteAnswer::NoSuchUpload,
+        "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" | "EntityTooLarge" | "BadDigest"
+        | "MalformedXML" => return CompleteAnswer::Refused,
+        "OperationAborted" => return CompleteAnswer::NotNow,
+        "RequestTimeout" => return CompleteAnswer::Open,
+        _ => {}
+    }
+    match kind {
+        // SlowDown is a 503, and a 5xx leaves open whether the call was applied.
+        Kind::Throttled | Kind::Timeout | Kind::Unreachable | Kind::ServerFault => {
+            CompleteAnswer::Open
+        }
+        // Complete carries no condition, so this is S3's own conflict with another call.
+        Kind::Conditional => CompleteAnswer::NotNow,
+        Kind::Missing
+        | Kind::Forbidden
+        | Kind::Credentials
+        | Kind::ClockSkew
+        | Kind::Region
+        | Kind::ExpiredIterator
+        | Kind::Other => CompleteAnswer::Denied,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_decide_before_kinds() {
+        assert_eq!(sort_answer("NoSuchUpload", Kind::Missing), CompleteAnswer::NoSuchUpload);
+        assert_eq!(sort_answer("NoSuchBucket", Kind::Missing), CompleteAnswer::Denied);
+        assert_eq!(sort_answer("InvalidPart", Kind::Other), CompleteAnswer::Refused);
+        assert_eq!(sort_answer("InternalError", Kind::ServerFault), CompleteAnswer::Open);
+        assert_eq!(sort_answer("SlowDown", Kind::Throttled), CompleteAnswer::Open);
+        assert_eq!(sort_answer("", Kind::Timeout), CompleteAnswer::Open);
+        assert_eq!(sort_answer("AccessDenied", Kind::Forbidden), CompleteAnswer::Denied);
+        assert_eq!(
+            sort_answer("ConditionalRequestConflict", Kind::Conditional),
+            CompleteAnswer::NotNow
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! Where heads are kept: one trait, one function per call.
+//!
+//! Promises: a write that answers `Ok` was applied, one that answers [`WriteFailure::Refused`] was
+//! not applied by this call, and everything else leaves that open: the same write may be sent again
+//! and means the same. Owned by the driver's commit.
+//! Never does: retry, decide, or touch another application's items.
+
+use async_trait::async_trait;
+use millrace_common::error::Error;
+
+use super::codec::{self, INLINE_LIMIT};
+
+/// A head as it is stored: what conditions speak of in the open, the rest packed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadItem {
+    /// The attempt that owns the head.
+    pub epoch: u64,
+    /// The process of that attempt.
+    pub owner: String,
+    /// The cluster whose master may start drivers for it.
+    pub cluster: String,
+    /// The last committed batch; 0 before the first.
+    pub batch: u64,
+    /// Id of the commit that wrote the batch; empty before the first.
+    pub commit_id: String,
+    /// Version of the packing; 0 before the first commit.
+    pub version: u32,
+    /// Hash of the specification that computed the batch; empty before the first.
+    pub spec_hash: String,
+    /// Positions, pending uploads and state.
+    pub body: StoredBody,
+    /// Packed starts of the sources; empty when none was fixed.
+    pub starts: Vec<u8>,
+    /// The master's wish to begin elsewhere: an encoded `StartPosition`.
+    pub reset: Option<Vec<u8>>,
+}
+
+/// Where the packed body is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredBody {
+    /// Nothing was committed yet.
+    None,
+    /// In the head's own item.
+    Inline(Vec<u8>),
+    /// In chunks of their own.
+    Chunked {
+        /// How many.
+        count: u32,
+        /// SHA-256 of all of them, one after the other.
+        hash: [u8; 32],
+    },
+}
+
+/// k0: take the head over, or make it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcquireWrite {
+    /// The epoch granted by the master.
+    pub epoch: u64,
+    /// The process that takes it.
+    pub owner: String,
+    /// The cluster that it belongs to.
+    pub cluster: String,
+    /// True while the master has no record of a head.
+    pub may_create: bool,
+    /// Packed starts, stored only where the head has none; empty when there is nothing to fix.
+    pub starts: Vec<u8>,
+}
+
+/// k5: the one conditional write that makes a batch true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitWrite {
+    /// Condition: the head is of this epoch.
+    pub epoch: u64,
+    /// The new batch. Condition: the head holds the one before.
+    pub batch: u64,
+    /// Id of this commit, the same in every repetition of this write.
+    pub commit_id: String,
+    /// Hash of the specification that computed the batch.
+    pub spec_hash: String,
+    /// The new body.
+    pub body: StoredBody,
+    /// New packed starts, when they change.
+    pub starts: Option<Vec<u8>>,
+    /// True when this commit grants the wish to begin elsewhere.
+    pub clears_reset: bool,
+}
+
+impl CommitWrite {
+    /// The item as it is once this write is applied to `before`.
+    #[must_use]
+    pub fn applied_to(&self, before: &HeadItem) -> HeadItem {
+        HeadItem {
+            epoch: before.epoch,
+            owner: before.owner.clone(),
+            cluster: before.cluster.clone(),
+            batch: self.batch,
+            commit_id: self.commit_id.clone(),
+            version: codec::HEAD_VERSION,
+            spec_hash: self.spec_hash.clone(),
+            body: self.body.clone(),
+            starts: self.starts.clone().unwrap_or_else(|| before.starts.clone()),
+            reset: if self.clears_reset { None } else { before.reset.clone() },
+        }
+    }
+}
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreFailure {
+    /// No answer, throttled, or a fault of the service: ask again. A write may have been applied.
+    #[error(transparent)]
+    Again(Error),
+    /// Denied, or the table is gone: somebody has to do something first.
+    #[error(transparent)]
+    Denied(Error),
+    /// The call is wrong or its answer makes no sense: asking again is of no use.
+    #[error(transparent)]
+    Broken(Error),
+}
+
+impl StoreFailure {
+    /// The error for people.
+    #[must_use]
+    pub fn into_error(self) -> Error {
+        match self {
+            Self::Again(error) | Self::Denied(error) | Self::Broken(error) => error,
+        }
+    }
+}
+
+/// Why a conditional write was not seen to be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteFailure {
+    /// Its condition does not hold; the item as it is, none when there is no item.
+    #[error("the condition of the write does not hold")]
+    Refused(Option<Box<HeadItem>>),
+    /// Anything else.
+    #[error(transparent)]
+    Store(#[from] StoreFailure),
+}
+
+/// A chunk's place: which commit wrote it, and its index.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChunkName {
+    /// Batch of the commit that wrote it.
+    pub batch: u64,
+    /// Id of that commit.
+    pub commit_id: String,
+    /// From 0.
+    pub index: u32,
+}
+
+/// The head of one application and its chunks.
+#[async_trait]
+pub trait HeadStore: Send + Sync + 'static {
+    /// The head as of now (a consistent read); none when there is no item.
+    async fn read(&self) -> Result<Option<HeadItem>, StoreFailure>;
+
+    /// k0. The head after the write.
+    async fn acquire(&self, write: &AcquireWrite) -> Result<HeadItem, WriteFailure>;
+
+    /// k5.
+    async fn commit(&self, write: &CommitWrite) -> Result<(), WriteFailure>;
+
+    /// Stores a chunk. Its name is unique to one commit, so writing it twice changes nothing.
+    async fn put_chunk(&self, name: &ChunkName, bytes: &[u8]) -> Result<(), StoreFailure>;
+
+    /// A chunk (a consistent read); none when it is not there.
+    async fn read_chunk(&self, name: &ChunkName) -> Result<Option<Vec<u8>>, StoreFailure>;
+
+    /// Deletes a chunk; one that is not there counts as deleted.
+    async fn delete_chunk(&self, name: &ChunkName) -> Result<(), StoreFailure>;
+
+    /// Every chunk of this application.
+    async fn list_chunks(&self) -> Result<Vec<ChunkName>, StoreFailure>;
+}
+
+/// How a packed body is to be stored.
+#[must_use]
+pub fn place_body(packed: &[u8]) -> StoredBody {
+    if packed.len() <= INLINE_LIMIT {
+        return StoredBody::Inline(packed.to_vec());
+    }
+    let count = packed.len().div_ceil(codec::CHUNK_BYTES);
+    StoredBody::Chunked {
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        hash: codec::hash_of(packed),
+    }
+}
+
+/// Bytes that the item occupies in DynamoDB: names and values, as its capacity is charged.
+#[must_use]
+pub fn item_bytes(pk: &str, item: &HeadItem) -> usize {
+    // A number takes a byte for two digits and one more; a map three, and one per entry.
+    let number = |n: u64| n.to_string().len().div_ceil(2) + 1;
+    let body = match &item.body {
+        StoredBody::None => 0,
+        StoredBody::Inline(bytes) => "body".len() + bytes.len(),
+        StoredBody::Chunked { count, hash } => {
+            "chunk_count".len() + number(u64::from(*count)) + "chunk_hash".len() + hash.len()
+        }
+    };
+    let texts = [
+        ("pk", pk),
+        ("sk", "head"),
+        ("owner", &item.owner),
+        ("cluster", &item.cluster),
+        ("commit_id", &item.commit_id),
+        ("spec_hash", &item.spec_hash),
+    ];
+    let numbers =
+        [("epoch", item.epoch), ("batch", item.batch), ("version", u64::from(item.version))];
+    texts.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>()
+        + numbers.iter().map(|(name, n)| name.len() + number(*n)).sum::<usize>()
+        + body
+        + if item.starts.is_empty() { 0 } else { "starts".len() + item.starts.len() }
+        + item.reset.as_ref().map_or(0, |reset| "reset".len() + reset.len())
+}
+
+/// Write units of a write that leaves this item behind: one per KiB, rounded up.
+#[must_use]
+pub fn write_units(pk: &str, item: &HeadItem) -> usize {
+    item_bytes(pk, item).div_ceil(1024)
+}
