@@ -32,7 +32,7 @@ async fn a_good_file_is_explained_without_a_cluster() {
 async fn a_file_that_does_not_parse_is_refused_with_line_and_column() {
     let text = File::default().toml().replace("[batch]", "[batch");
     let line = text.lines().position(|line| line == "[batch").unwrap() + 1;
-    explain(&text).await.assert_refused("MR1001", &[&format!("line {line}"), "column"]);
+    explain(&text).await.assert_refused("MR1001", &[&format!("application.toml:{line}:")]);
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn an_unknown_key_is_refused_with_the_nearest_one() {
     let text = File::default().toml().replace("interval =", "intervall =");
     explain(&text).await.assert_refused("MR1002", &["intervall"]);
     let output = explain(&text).await;
-    assert!(output.stderr.contains("interval "), "the nearest key: {output}");
+    assert!(output.stderr.contains("`interval`"), "the nearest key: {output}");
 }
 
 #[tokio::test]
