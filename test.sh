@@ -10,6 +10,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 PYTHON_PACKAGES="boto3 ministack==1.5.33"
+# The commit steps as points at which a test can make a driver die.
+FEATURES=(--features millrace-worker/failpoints,millrace-integration-tests/failpoints)
 quick=false
 for argument in "$@"; do
   case "$argument" in
@@ -56,14 +58,14 @@ prepare_python() {
 }
 
 step "format" cargo fmt --all -- --check
-step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+step "lints" cargo clippy --workspace --all-targets --locked "${FEATURES[@]}" -- -D warnings
 if $quick; then
-  step "unit tests" cargo test --workspace --locked --lib --bins
-  step "tidy rules" cargo test --workspace --locked --test tidy
+  step "unit tests" cargo test --workspace --locked "${FEATURES[@]}" --lib --bins
+  step "tidy rules" cargo test --workspace --locked "${FEATURES[@]}" --test tidy
 else
   step "python" prepare_python
-  step "build" cargo build --workspace --all-targets --locked
-  step "tests" cargo test --workspace --locked --no-fail-fast --lib --bins --tests
+  step "build" cargo build --workspace --all-targets --locked "${FEATURES[@]}"
+  step "tests" cargo test --workspace --locked "${FEATURES[@]}" --no-fail-fast --lib --bins --tests
 fi
 
 if [ -s "$MILLRACE_SKIPPED" ]; then

@@ -19,7 +19,7 @@ pub struct File {
     /// Memory of each executor.
     pub executor_memory: &'static str,
     /// `[env]`.
-    pub env: Vec<(&'static str, &'static str)>,
+    pub env: Vec<(&'static str, String)>,
     /// Arguments of driver and executors.
     pub args: Vec<&'static str>,
     /// Batch interval.
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn the_file_says_what_its_fields_say() {
         let file = File {
-            env: vec![("GREETING", "a \"b\"\n= c")],
+            env: vec![("GREETING", "a \"b\"\n= c".to_owned())],
             args: vec!["--x=1", " \t'"],
             ..File::default()
         };

@@ -77,7 +77,8 @@ impl Cluster {
         let directory = tempfile::tempdir().expect("the temporary directory can be written to");
         let (aws, caller) = start_judge(judge, directory.path()).await;
         init_table(&aws.endpoint).await;
-        let (master, address) = start_master("test", &caller, directory.path()).await;
+        let (master, address) =
+            start_master("test", "127.0.0.1:0", &caller, directory.path()).await;
         let workers = Vec::new();
         let mut cluster = Self { aws, caller, master, workers, address, directory, _turn: turn };
         for node in nodes {
@@ -146,9 +147,15 @@ impl Cluster {
         client_of(self.address)
     }
 
+    /// Starts the master again, under its old address, after it was ended.
+    pub async fn restart_master(&mut self) {
+        let listen = self.address.to_string();
+        (self.master, _) = start_master("test", &listen, &self.caller, self.path()).await;
+    }
+
     /// Starts the master of another cluster on the same table and waits until it answers.
     pub async fn start_master_of(&self, cluster: &str) -> Process {
-        start_master(cluster, &self.caller, self.path()).await.0
+        start_master(cluster, "127.0.0.1:0", &self.caller, self.path()).await.0
     }
 
     /// Runs the `millrace` command against this cluster.
@@ -398,19 +405,21 @@ async fn init_table(root: &Endpoint) {
 }
 
 /// Starts a master of the named cluster and waits until it answers.
-async fn start_master(cluster: &str, caller: &Endpoint, directory: &Path) -> (Process, SocketAddr) {
+async fn start_master(
+    cluster: &str,
+    listen: &str,
+    caller: &Endpoint,
+    directory: &Path,
+) -> (Process, SocketAddr) {
     let name = format!("master-{cluster}");
     let port_file = directory.join(format!("{name}.port"));
-    let arguments: Vec<String> = [
-        "--listen",
-        "127.0.0.1:0",
-        "--cluster",
-        cluster,
-        "--port-file",
-        &port_file.display().to_string(),
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    if port_file.exists() {
+        std::fs::remove_file(&port_file).expect("the test's directory can be written to");
+    }
+    let arguments: Vec<String> =
+        ["--listen", listen, "--cluster", cluster, "--port-file", &port_file.display().to_string()]
+            .map(str::to_owned)
+            .to_vec();
     let environment = caller.environment();
     let master = binary("millrace-master");
     let mut process = Process::spawn(&name, &master, &arguments, &environment, directory);

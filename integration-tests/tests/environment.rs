@@ -35,8 +35,8 @@ async fn environment_and_arguments_arrive_in_every_container() {
     cluster.wait_for_nodes(2).await;
     cluster.aws.create_stream("lines", 2).await;
     cluster.aws.create_bucket("results").await;
-    let application =
-        File { executors: 2, env: ENV.to_vec(), args: ARGUMENTS.to_vec(), ..File::default() };
+    let env = ENV.map(|(name, value)| (name, value.to_owned())).to_vec();
+    let application = File { executors: 2, env, args: ARGUMENTS.to_vec(), ..File::default() };
     cluster.submit(&application).await;
     cluster.wait_for_state("word-count", ApplicationState::Running).await;
     let both = |report: &millrace_proto::v1::DriverReport| report.executors.len() == 2;

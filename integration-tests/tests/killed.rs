@@ -1,0 +1,187 @@
+//! Processes are killed under a running application, each kind in turn: what was counted is counted
+//! once, what was not is counted later, and no process is left behind.
+
+use std::time::Duration;
+
+use millrace_integration_tests::application::File;
+use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
+use millrace_integration_tests::eventually::{PATIENCE, within};
+use millrace_integration_tests::words::{Counts, assert_equal};
+use millrace_integration_tests::{objects, processes};
+use millrace_proto::v1::{ApplicationState, ContainerKind, ContainerState};
+
+const LINES: u16 = 300;
+
+/// A running word count over two nodes that has counted its first lines.
+struct Counting {
+    cluster: Cluster,
+    application: File,
+    num_lines: u16,
+}
+
+impl Counting {
+    async fn start() -> Self {
+        let nodes = [NodeSize { cores: 4, memory: "4GiB" }; 2];
+        let cluster = Cluster::start(&Judge::Emulator, &nodes).await;
+        cluster.aws.create_stream("lines", 4).await;
+        cluster.aws.create_bucket("results").await;
+        let mut counting = Self { cluster, application: File::default(), num_lines: 0 };
+        counting.put().await;
+        counting.cluster.submit(&counting.application).await;
+        counting.is_counted().await;
+        counting
+    }
+
+    /// Puts some more lines.
+    async fn put(&mut self) {
+        let range = self.num_lines..self.num_lines + LINES;
+        let lines: Vec<String> = range.map(|i| format!("line {}", i % 10)).collect();
+        self.cluster.aws.put_lines("lines", &lines).await;
+        self.num_lines += LINES;
+    }
+
+    /// Waits until everything that was put is visible.
+    async fn is_counted(&self) {
+        let total = i64::from(self.num_lines) * 2;
+        let name = self.application.name;
+        self.cluster.wait_for_words(name, "results", "word-count/", total).await;
+    }
+
+    /// Puts more, waits until it is counted, stops, and checks that everything stands once.
+    async fn ends_exactly(mut self) {
+        self.put().await;
+        self.is_counted().await;
+        self.cluster.stop(self.application.name, &[]).await;
+        let aws = &self.cluster.aws.endpoint;
+        let found = objects::json_lines(aws, "results", "word-count/").await;
+        let mut expected = Counts::from([("line".to_owned(), i64::from(self.num_lines))]);
+        expected.extend((0..10).map(|i| (i.to_string(), i64::from(self.num_lines / 10))));
+        assert_equal(&objects::word_counts(&found), &expected);
+        objects::assert_each_batch_once(&found);
+        self.cluster.wait_for_no_containers().await;
+    }
+
+    /// Process ids and node of the running containers of one kind.
+    async fn running(&self, kind: ContainerKind) -> Vec<(u32, String)> {
+        let containers = self.cluster.containers(self.application.name).await;
+        let of_kind = containers.into_iter().filter_map(|container| {
+            let status = container.status?;
+            let runs = status.state() == ContainerState::Running && status.kind() == kind;
+            runs.then_some((status.pid, container.node_id))
+        });
+        of_kind.collect()
+    }
+
+    async fn attempts(&self) -> usize {
+        let application = self.cluster.application(self.application.name).await;
+        application.expect("the master knows the application").attempts.len()
+    }
+}
+
+async fn is_gone(pid: u32) {
+    within(PATIENCE, &format!("process {pid} is gone"), async || {
+        match processes::resident_bytes(pid) {
+            Err(_) => Ok(()),
+            Ok(bytes) => Err(format!("it holds {bytes} bytes")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_killed_executor_loses_nothing() {
+    let counting = Counting::start().await;
+    let (pid, _) = counting.running(ContainerKind::Executor).await[0].clone();
+    processes::kill_by_id(pid);
+    is_gone(pid).await;
+    counting.ends_exactly().await;
+}
+
+#[tokio::test]
+async fn a_killed_driver_is_started_again_and_goes_on() {
+    let counting = Counting::start().await;
+    let (pid, _) = counting.running(ContainerKind::Driver).await[0].clone();
+    processes::kill_by_id(pid);
+    is_gone(pid).await;
+    within(PATIENCE, "a second attempt", async || match counting.attempts().await {
+        2.. => Ok(()),
+        num => Err(format!("{num} attempt")),
+    })
+    .await;
+    counting.ends_exactly().await;
+}
+
+#[tokio::test]
+async fn a_killed_worker_leaves_no_container_and_its_work_goes_elsewhere() {
+    let mut counting = Counting::start().await;
+    // Both nodes have containers; the one without the driver is the smaller loss, so take the other.
+    let (_, node) = counting.running(ContainerKind::Driver).await[0].clone();
+    let index = usize::from(node == "node-2");
+    let mut below = counting.running(ContainerKind::Executor).await;
+    below.extend(counting.running(ContainerKind::Driver).await);
+    counting.cluster.workers[index].kill();
+    for (pid, at) in below {
+        if at == node {
+            is_gone(pid).await;
+        }
+    }
+    counting.ends_exactly().await;
+}
+
+#[tokio::test]
+async fn without_a_master_batches_go_on_and_afterwards_the_containers_are_the_same() {
+    let mut counting = Counting::start().await;
+    let before = [
+        counting.running(ContainerKind::Driver).await,
+        counting.running(ContainerKind::Executor).await,
+    ];
+    counting.cluster.master.kill();
+    counting.put().await;
+    let total = i64::from(counting.num_lines) * 2;
+    within(PATIENCE, "lines are counted without a master", async || {
+        let aws = &counting.cluster.aws.endpoint;
+        let found = objects::json_lines(aws, "results", "word-count/").await;
+        let visible: i64 = objects::word_counts(&found).values().sum();
+        if visible == total { Ok(()) } else { Err(format!("{visible} words of {total}")) }
+    })
+    .await;
+
+    counting.cluster.restart_master().await;
+    counting.cluster.wait_for_nodes(2).await;
+    within(PATIENCE, "the same containers run under the new master", async || {
+        let after = [
+            counting.running(ContainerKind::Driver).await,
+            counting.running(ContainerKind::Executor).await,
+        ];
+        if after == before { Ok(()) } else { Err(format!("{after:?} for {before:?}")) }
+    })
+    .await;
+    assert_eq!(counting.attempts().await, 1);
+    counting.ends_exactly().await;
+}
+
+#[tokio::test]
+async fn a_killed_application_ends_at_once_and_the_next_submit_goes_on() {
+    let mut counting = Counting::start().await;
+    let name = counting.application.name;
+    counting.put().await;
+    let killed = counting.cluster.millrace(&["kill", name]).await.success();
+    assert!(killed.took < Duration::from_secs(30), "{killed}");
+    counting.cluster.wait_for_state(name, ApplicationState::Killed).await;
+    counting.cluster.wait_for_no_containers().await;
+    counting.cluster.submit(&counting.application).await;
+    counting.ends_exactly().await;
+}
+
+#[tokio::test]
+async fn a_worker_asked_to_end_ends_its_containers_first() {
+    let mut counting = Counting::start().await;
+    let (_, node) = counting.running(ContainerKind::Driver).await[0].clone();
+    let other = usize::from(node == "node-1");
+    let ended = counting.cluster.workers[other].terminate(PATIENCE).await;
+    assert!(ended.success(), "{ended}");
+    let left = format!("node-{}", other + 1);
+    let directory = counting.cluster.path().join(&left);
+    assert_eq!(processes::naming(&directory), Vec::<u32>::new(), "containers of {left}");
+    counting.ends_exactly().await;
+}
