@@ -34,7 +34,7 @@ pub struct File {
     pub sql: &'static str,
     /// `s3://bucket/prefix/`.
     pub path: &'static str,
-    /// Lines for the sink's table, as `compression = "gzip"`.
+    /// Lines for the sink's table, as `compression = "gzip"`; JSON lines is the default format.
     pub sink: &'static str,
 }
 
@@ -77,7 +77,7 @@ impl File {
              [source.logs]\ntype = \"kinesis\"\nstream = {stream}\nstart = {start}\n\
              receivers = {receivers}\nformat = \"text\"\n\n\
              [query]\nsql = {sql}\n\n\
-             [sink]\ntype = \"s3\"\npath = {path}\nformat = \"json\"\n{sink}\n",
+             [sink]\ntype = \"s3\"\npath = {path}\n{sink}\n",
             name = quoted(self.name),
             args = args.join(", "),
             executors = self.executors,

@@ -17,4 +17,5 @@ pub mod ministack;
 pub mod objects;
 pub mod processes;
 pub mod skip;
+pub mod truth;
 pub mod words;

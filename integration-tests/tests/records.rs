@@ -1,0 +1,136 @@
+//! Record by record: the application writes shard, sequence number and data of every record, and the
+//! whole of its output equals the stream as the SDK reads it. Also when shards split and merge under
+//! it, and when it is stopped meanwhile.
+
+use millrace_integration_tests::application::File;
+use millrace_integration_tests::aws::Aws;
+use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
+use millrace_integration_tests::eventually::{PATIENCE, within};
+use millrace_integration_tests::{ministack, objects, truth};
+use millrace_proto::v1::ApplicationState;
+
+const PREFIX: &str = "records/";
+
+fn application() -> File {
+    File { name: "records", sql: truth::RECORDS, path: "s3://results/records/", ..File::default() }
+}
+
+async fn start(judge: &Judge) -> Cluster {
+    let cluster = Cluster::start(judge, &[NodeSize { cores: 3, memory: "2GiB" }]).await;
+    cluster.aws.create_stream("lines", 4).await;
+    cluster.aws.create_bucket("results").await;
+    cluster
+}
+
+/// Lines that differ, so that a changed one would show.
+async fn put(cluster: &Cluster, what: &str) {
+    let lines: Vec<String> = (0..250).map(|i| format!("{what} {i} \u{fc}")).collect();
+    cluster.aws.put_lines("lines", &lines).await;
+}
+
+async fn all_records_stand_once(cluster: &Cluster) {
+    let truth = truth::records(&cluster.aws.endpoint, "lines").await;
+    let name = application().name;
+    within(PATIENCE, "every record is visible", async || {
+        let keys = objects::keys(&cluster.aws.endpoint, "results", PREFIX).await;
+        let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
+        let (rows, records) = (truth::num_rows(&objects), truth.len());
+        let state =
+            cluster.application(name).await.map(|a| format!("{:?} {}", a.state(), a.reason));
+        if rows >= records {
+            Ok(())
+        } else {
+            Err(format!("{rows} rows of {records} in {} objects; {state:?}", keys.len()))
+        }
+    })
+    .await;
+    cluster.stop(name, &["--drain"]).await;
+    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
+    truth::assert_each_record_once(&objects, &truth);
+    objects::assert_each_batch_once(&objects);
+}
+
+async fn counts_each_record_once(judge: &Judge) {
+    let cluster = start(judge).await;
+    put(&cluster, "before").await;
+    cluster.submit(&application()).await;
+    cluster.wait_for_state("records", ApplicationState::Running).await;
+    put(&cluster, "while running").await;
+    all_records_stand_once(&cluster).await;
+}
+
+#[tokio::test]
+async fn every_record_stands_once_on_the_emulator() {
+    counts_each_record_once(&Judge::Emulator).await;
+}
+
+#[tokio::test]
+async fn every_record_stands_once_on_ministack() {
+    let Some(python) = ministack::python("record by record on ministack") else { return };
+    counts_each_record_once(&Judge::Ministack(python)).await;
+}
+
+#[tokio::test]
+async fn shards_that_split_and_merge_lose_and_double_nothing() {
+    let cluster = start(&Judge::Emulator).await;
+    put(&cluster, "before").await;
+    cluster.submit(&application()).await;
+    cluster.wait_for_state("records", ApplicationState::Running).await;
+
+    split(&cluster.aws, 0).await;
+    put(&cluster, "after a split").await;
+    merge(&cluster.aws).await;
+    put(&cluster, "after a merge").await;
+
+    // Once more while nothing runs.
+    cluster.stop("records", &[]).await;
+    put(&cluster, "while stopped").await;
+    split(&cluster.aws, 1).await;
+    put(&cluster, "after a split while stopped").await;
+    cluster.submit(&application()).await;
+    all_records_stand_once(&cluster).await;
+}
+
+/// Open shards with their hash ranges, in the order of the ranges.
+async fn open_shards(aws: &Aws) -> Vec<(String, u128, u128)> {
+    let answer = aws.endpoint.kinesis().list_shards().stream_name("lines").send().await;
+    let answer = answer.expect("shards are listed");
+    let open = answer.shards().iter().filter(|shard| {
+        let range = shard.sequence_number_range();
+        range.is_some_and(|range| range.ending_sequence_number().is_none())
+    });
+    let mut shards: Vec<_> = open
+        .filter_map(|shard| {
+            let range = shard.hash_key_range()?;
+            let (start, end) = (range.starting_hash_key(), range.ending_hash_key());
+            Some((shard.shard_id().to_owned(), start.parse().ok()?, end.parse().ok()?))
+        })
+        .collect();
+    shards.sort_by_key(|shard| shard.1);
+    shards
+}
+
+async fn split(aws: &Aws, index: usize) {
+    let before = open_shards(aws).await;
+    let (shard, start, end) = before[index].clone();
+    let split = aws.endpoint.kinesis().split_shard().stream_name("lines").shard_to_split(shard);
+    let middle = start + (end - start) / 2;
+    split.new_starting_hash_key(middle.to_string()).send().await.expect("a shard can be split");
+    num_open_shards_is(aws, before.len() + 1).await;
+}
+
+async fn merge(aws: &Aws) {
+    let before = open_shards(aws).await;
+    let merge = aws.endpoint.kinesis().merge_shards().stream_name("lines");
+    let merge = merge.shard_to_merge(&before[1].0).adjacent_shard_to_merge(&before[2].0);
+    merge.send().await.expect("neighbours can be merged");
+    num_open_shards_is(aws, before.len() - 1).await;
+}
+
+async fn num_open_shards_is(aws: &Aws, num: usize) {
+    within(PATIENCE, &format!("{num} open shards"), async || match open_shards(aws).await.len() {
+        found if found == num => Ok(()),
+        found => Err(format!("{found}")),
+    })
+    .await;
+}
