@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
 
 pub use self::explain::{Kind, error_code, explain, kind};
 pub use self::server_date::ServerDate;
@@ -53,6 +54,24 @@ impl Clients {
     /// # Errors
     /// [`Code::Credentials`] when no region is set anywhere.
     pub async fn load(settings: &AwsSettings) -> Result<Self, Error> {
+        Self::load_with(settings, None).await
+    }
+
+    /// As [`Clients::load`], with these keys instead of the environment's: for a local cluster,
+    /// which a user's real account must not reach.
+    ///
+    /// # Errors
+    /// As [`Clients::load`].
+    pub async fn with_keys(
+        settings: &AwsSettings,
+        access_key: &str,
+        secret_key: &str,
+    ) -> Result<Self, Error> {
+        let keys = Credentials::new(access_key, secret_key, None, None, "given");
+        Self::load_with(settings, Some(keys)).await
+    }
+
+    async fn load_with(settings: &AwsSettings, keys: Option<Credentials>) -> Result<Self, Error> {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .retry_config(RetryConfig::disabled())
             .timeout_config(
@@ -67,6 +86,9 @@ impl Clients {
         }
         if let Some(endpoint) = &settings.endpoint {
             loader = loader.endpoint_url(endpoint);
+        }
+        if let Some(keys) = keys {
+            loader = loader.credentials_provider(keys);
         }
         let shared = loader.load().await;
         let Some(region) = shared.region().map(ToString::to_string) else {

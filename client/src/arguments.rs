@@ -1,0 +1,320 @@
+//! The command line: every command, its flags and their help.
+//!
+//! Promises: what can be checked without reading a file is checked here, so that a wrong command
+//! line ends with exit code 2 before anything is done. The shell completions come from this.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use millrace_common::application::StartPosition;
+use millrace_common::resources::ByteSize;
+use millrace_common::table::DEFAULT_TABLE;
+
+use crate::times::{parse_duration, parse_start};
+
+/// Runs SQL over Kinesis streams and writes the results to S3, each record's effect exactly once.
+#[derive(Debug, Parser)]
+#[command(name = "millrace", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Address of the master, as host:port or http://host:port.
+    #[arg(
+        long,
+        global = true,
+        env = "MILLRACE_MASTER",
+        default_value = "http://127.0.0.1:7070",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) master: String,
+    /// Print JSON for programs: data on standard output, errors as one object on standard error.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check an application file and hand it to the master.
+    Submit(Submit),
+    /// List the applications.
+    List,
+    /// Show an application: state, driver, executors, receivers, progress.
+    Status(Named),
+    /// List the committed batches of an application.
+    Batches(Batches),
+    /// Stop an application after its current batch, or drained.
+    Stop(Stop),
+    /// End an application now; its open batch is given up and read again by the next start.
+    Kill(Named),
+    /// Print the logs of an application's containers.
+    Logs(Logs),
+    /// List the nodes of the cluster.
+    Nodes,
+    /// Make the cluster's DynamoDB table.
+    Init(Init),
+    /// Make the next start of a stopped application begin somewhere else.
+    Reset(Reset),
+    /// Run a cluster on this machine.
+    #[command(subcommand)]
+    Local(Local),
+    /// Put records into a Kinesis stream.
+    Produce(Produce),
+    /// List the objects below an S3 path.
+    Ls(ObjectPath),
+    /// Print an S3 object, or all objects below a path that ends with /.
+    Cat(ObjectPath),
+    /// Print the completion script of a shell.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// An application by name.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Name of the application.
+    #[arg(value_name = "APP")]
+    pub(crate) name: String,
+}
+
+/// An application file and changes to it.
+#[derive(Debug, Args)]
+pub(crate) struct FileAndSettings {
+    /// The application file.
+    pub(crate) file: PathBuf,
+    /// Change a key of the file, as batch.interval=1s; may be given again.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) settings: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    #[command(flatten)]
+    pub(crate) source: FileAndSettings,
+    /// Wait until the application runs, or with `ended` until it has ended.
+    #[arg(
+        long,
+        value_name = "UNTIL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "running"
+    )]
+    pub(crate) wait: Option<WaitUntil>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WaitUntil {
+    /// Its driver and executors are at work.
+    Running,
+    /// It has stopped, failed or been killed.
+    Ended,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Batches {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Go on with each batch as it is committed, until the application ends.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Show the newest N batches.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Read everything that is in the streams now before stopping.
+    #[arg(long)]
+    pub(crate) drain: bool,
+    /// Give up draining after this long and stop at a batch edge (exit code 5).
+    #[arg(long, value_name = "D", requires = "drain", value_parser = parse_duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// Return at once instead of waiting until the application has stopped.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Only this container.
+    #[arg(long, value_name = "ID")]
+    pub(crate) container: Option<String>,
+    /// Go on as lines come, until the containers end.
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Name of the table.
+    #[arg(long, default_value = DEFAULT_TABLE)]
+    pub(crate) table: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reset {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Where to begin: earliest, latest, or a time as 2026-11-22T10:00:00Z.
+    #[arg(long, value_parser = parse_start)]
+    pub(crate) to: StartPosition,
+    /// Do not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Local {
+    /// Start emulator, master and workers, and leave them running.
+    Up(LocalUp),
+    /// Print the environment that other commands and programs need, as export lines.
+    Env(LocalDirectory),
+    /// End every process of the local cluster.
+    Down(LocalDirectory),
+    /// Show the processes of the local cluster.
+    Status(LocalDirectory),
+}
+
+/// The directory of a local cluster.
+#[derive(Debug, Args)]
+pub(crate) struct LocalDirectory {
+    /// Directory of the cluster's data, logs and process ids.
+    #[arg(long, value_name = "D", default_value = ".millrace")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LocalUp {
+    #[command(flatten)]
+    pub(crate) directory: LocalDirectory,
+    /// Number of workers.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) workers: u32,
+    /// Cores that each worker offers.
+    #[arg(long, value_name = "C", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) cores: u32,
+    /// Memory that each worker offers.
+    #[arg(long, value_name = "M", default_value = "2GiB", value_parser = parse_size)]
+    pub(crate) memory: ByteSize,
+    /// Bucket to make; may be given again.
+    #[arg(long = "bucket", value_name = "NAME", default_value = "results")]
+    pub(crate) buckets: Vec<String>,
+    /// Switch the emulator's Kinesis limits off, as benchmarks need it.
+    #[arg(long)]
+    pub(crate) no_limits: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("records").required(true).args(["files", "generate"]))]
+pub(crate) struct Produce {
+    /// Name of the stream.
+    #[arg(long, value_name = "S")]
+    pub(crate) stream: String,
+    /// Files whose lines become records, without the line ends; - is standard input.
+    #[arg(long = "file", value_name = "F", num_args = 1..)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Make records up instead.
+    #[arg(long, value_name = "KIND")]
+    pub(crate) generate: Option<Generated>,
+    /// Records per second; as fast as the stream takes them when not given.
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// Stop after this many records.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Make the stream with this many shards if it does not exist.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) create_shards: Option<u32>,
+    /// Partition key: line (its hash), random, or the name of a field of JSON records.
+    #[arg(long, default_value = "random", value_name = "line|random|FIELD")]
+    pub(crate) key: String,
+    /// Seed of the made-up records; the same seed gives the same records but for their times.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Generated {
+    /// Application logs as JSON of about 235 bytes: ts, level, host, service, request_id, status,
+    /// latency_ms, message.
+    AppLogs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ObjectPath {
+    /// Path as s3://bucket/prefix/ or s3://bucket/key.
+    #[arg(value_name = "S3_PATH")]
+    pub(crate) path: String,
+}
+
+fn parse_size(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|error: millrace_common::error::Error| {
+        format!("{}; {}", error.message(), error.next_move())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace()).map(|arguments| arguments.command)
+    }
+
+    #[test]
+    fn wait_takes_an_optional_state() {
+        let wait = |line| match parse(line) {
+            Ok(Command::Submit(submit)) => submit.wait,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wait("millrace submit app.toml"), None);
+        assert_eq!(wait("millrace submit --wait app.toml"), Some(WaitUntil::Running));
+        assert_eq!(wait("millrace submit app.toml --wait=ended"), Some(WaitUntil::Ended));
+    }
+
+    #[test]
+    fn wrong_lines_are_refused() {
+        for line in [
+            "millrace produce --stream s",
+            "millrace produce --stream s --file a --generate app-logs",
+            "millrace stop a --deadline 5s",
+            "millrace stop a --drain --deadline 5",
+            "millrace reset a",
+            "millrace reset a --to noon",
+            "millrace local up --workers 0",
+            "millrace local up --memory 2",
+        ] {
+            assert!(parse(line).is_err(), "{line} was taken");
+        }
+    }
+
+    #[test]
+    fn flags_of_every_command_stand_anywhere() {
+        let arguments =
+            Arguments::try_parse_from(["millrace", "list", "--json", "--master", "h:1"]).unwrap();
+        assert!(arguments.global.json);
+        assert_eq!(arguments.global.master, "h:1");
+    }
+}

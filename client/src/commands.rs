@@ -1,0 +1,55 @@
+//! The commands, one module each, and what several of them share.
+
+mod applications;
+mod batches;
+mod completion;
+mod end;
+mod init;
+mod local;
+mod logs;
+mod nodes;
+mod objects;
+mod produce;
+mod reset;
+mod status;
+mod submit;
+mod wait;
+
+use millrace_client::Client;
+use millrace_common::aws::{AwsSettings, Clients};
+
+use crate::arguments::{Arguments, Command, Global};
+use crate::ended::Outcome;
+use crate::output::Output;
+
+/// Runs the command that was asked for.
+pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
+    let global = &arguments.global;
+    match arguments.command {
+        Command::Submit(command) => submit::run(global, output, command).await,
+        Command::List => applications::run(global, output).await,
+        Command::Status(command) => status::run(global, output, &command.name).await,
+        Command::Batches(command) => batches::run(global, output, &command).await,
+        Command::Stop(command) => end::stop(global, output, &command).await,
+        Command::Kill(command) => end::kill(global, output, &command.name).await,
+        Command::Logs(command) => logs::run(global, output, &command).await,
+        Command::Nodes => nodes::run(global, output).await,
+        Command::Init(command) => init::run(output, &command).await,
+        Command::Reset(command) => reset::run(global, output, &command).await,
+        Command::Local(command) => local::run(output, command).await,
+        Command::Produce(command) => produce::run(output, command).await,
+        Command::Ls(command) => objects::ls(output, &command.path).await,
+        Command::Cat(command) => objects::cat(output, &command.path).await,
+        Command::Completion { shell } => completion::run(output, shell),
+    }
+}
+
+/// The master that the command line or the environment names.
+async fn master(global: &Global) -> Outcome<Client> {
+    Ok(Client::connect(&global.master).await?)
+}
+
+/// AWS as the environment has it.
+async fn aws() -> Outcome<Clients> {
+    Ok(Clients::load(&AwsSettings::default()).await?)
+}

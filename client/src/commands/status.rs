@@ -1,0 +1,227 @@
+//! `millrace status APP`: everything about one application on one screen.
+
+use std::fmt::Write as _;
+
+use millrace_client::view::{ApplicationView, ExecutorView, ReceiverView};
+use millrace_common::resources::ByteSize;
+
+use super::master;
+use crate::arguments::Global;
+use crate::ended::Outcome;
+use crate::output::{Align, Output, fields, table};
+use crate::times::{show_span, show_time};
+
+/// Shards named per receiver before the rest is only counted.
+const SHARDS_SHOWN: usize = 4;
+
+pub(super) async fn run(global: &Global, output: &Output, name: &str) -> Outcome {
+    let (application, containers) = master(global).await?.application(name).await?;
+    let view = ApplicationView::new(&application, &containers);
+    output.result(&view, || show(&view))
+}
+
+/// The screen for people.
+fn show(view: &ApplicationView) -> String {
+    let mut rows = vec![("application", view.name.clone()), ("state", state(view))];
+    if let Some(failure) = &view.failure {
+        rows.push(("failure", format!("{} {}", failure.code, failure.message)));
+        rows.push(("next", failure.next.clone()));
+    }
+    rows.push(("attempt", attempt(view)));
+    rows.push(("driver", driver(view)));
+    rows.push(("executors", view.num_executors.to_string()));
+    rows.push((
+        "receivers",
+        format!("{} reading {} shards", view.receivers.len(), view.num_shards),
+    ));
+    rows.push((
+        "task cores",
+        format!("cores free for tasks: {} of {}", view.task_cores_free, view.task_cores_total),
+    ));
+    rows.push((
+        "lag",
+        view.millis_behind_latest.map_or_else(|| "not known yet".to_owned(), show_span),
+    ));
+    rows.push(("batch", batch(view)));
+    rows.push((
+        "totals",
+        format!(
+            "{} records, {} rows, {} bad records",
+            view.records_total, view.rows_total, view.bad_records_total
+        ),
+    ));
+    if let Some(degraded) = &view.degraded {
+        rows.push(("degraded", degraded.clone()));
+    }
+    let mut text = fields(&rows);
+    if !view.executors.is_empty() {
+        write!(text, "\n{}\n", executors(&view.executors)).ok();
+    }
+    if !view.receivers.is_empty() {
+        write!(text, "\n{}\n", receivers(&view.receivers)).ok();
+    }
+    text
+}
+
+fn state(view: &ApplicationView) -> String {
+    let since = view.changed_ms.map(|at| format!(" since {}", show_time(at))).unwrap_or_default();
+    if view.reason.is_empty() {
+        format!("{}{since}", view.state)
+    } else {
+        format!("{}{since}: {}", view.state, view.reason)
+    }
+}
+
+fn attempt(view: &ApplicationView) -> String {
+    let Some(last) = view.attempts.iter().max_by_key(|attempt| attempt.number) else {
+        return "none yet".to_owned();
+    };
+    let mut text = format!("{} (epoch {})", last.number, last.epoch);
+    if let Some(reason) = &last.end_reason {
+        write!(text, ", ended: {reason}").ok();
+    }
+    let before = view.attempts.iter().filter(|attempt| attempt.number < last.number);
+    if let Some(previous) = before.max_by_key(|attempt| attempt.number) {
+        let reason = previous.end_reason.as_deref().unwrap_or("not known");
+        write!(text, "; attempt {} ended: {reason}", previous.number).ok();
+    }
+    text
+}
+
+fn driver(view: &ApplicationView) -> String {
+    let node = view
+        .attempts
+        .iter()
+        .max_by_key(|attempt| attempt.number)
+        .and_then(|attempt| attempt.node_id.as_deref());
+    match (&view.driver, node) {
+        (Some(driver), node) => {
+            let node = node.map(|node| format!(" on {node}")).unwrap_or_default();
+            let pid = driver.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+            format!("{} {}{node}{pid}", driver.container_id, driver.state)
+        }
+        (None, Some(node)) => format!("on {node}"),
+        (None, None) => "not placed".to_owned(),
+    }
+}
+
+fn batch(view: &ApplicationView) -> String {
+    let Some(batch) = view.batch else { return "none yet".to_owned() };
+    let mut text = batch.to_string();
+    if let Some(at) = view.last_commit_ms {
+        write!(text, ", committed {}", show_time(at)).ok();
+    }
+    if view.num_batches_in_flight > 0 {
+        text.push_str(", another in flight");
+    }
+    text
+}
+
+fn executors(executors: &[ExecutorView]) -> String {
+    const COLUMNS: [(&str, Align); 6] = [
+        ("EXECUTOR", Align::Left),
+        ("NODE", Align::Left),
+        ("CORES BUSY", Align::Right),
+        ("RECEIVERS", Align::Right),
+        ("BLOCKS", Align::Right),
+        ("MEMORY", Align::Right),
+    ];
+    table(
+        &COLUMNS,
+        executors.iter().map(|executor| {
+            vec![
+                executor.container_id.clone(),
+                executor.node_id.clone(),
+                format!("{}/{}", executor.cores_busy, executor.cores),
+                executor.num_receivers.to_string(),
+                format!(
+                    "{}/{}",
+                    whole_mib(executor.block_bytes),
+                    whole_mib(executor.block_bytes_budget)
+                ),
+                whole_mib(executor.rss_bytes).to_string(),
+            ]
+        }),
+    )
+}
+
+fn receivers(receivers: &[ReceiverView]) -> String {
+    const COLUMNS: [(&str, Align); 5] = [
+        ("RECEIVER", Align::Left),
+        ("SOURCE", Align::Left),
+        ("EXECUTOR", Align::Left),
+        ("SHARDS", Align::Right),
+        ("WHICH", Align::Left),
+    ];
+    table(
+        &COLUMNS,
+        receivers.iter().map(|receiver| {
+            let mut which = receiver.shards.iter().take(SHARDS_SHOWN).cloned().collect::<Vec<_>>();
+            if receiver.shards.len() > SHARDS_SHOWN {
+                which.push(format!("and {} more", receiver.shards.len() - SHARDS_SHOWN));
+            }
+            vec![
+                receiver.receiver_id.clone(),
+                receiver.source.clone(),
+                receiver.container_id.clone(),
+                receiver.num_shards.to_string(),
+                which.join(" "),
+            ]
+        }),
+    )
+}
+
+/// A size rounded up to whole MiB: exact bytes are in the JSON.
+fn whole_mib(bytes: u64) -> ByteSize {
+    ByteSize::mib(bytes.div_ceil(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_proto::v1;
+
+    use super::*;
+
+    #[test]
+    fn the_screen_names_reason_cores_and_shards() {
+        let application = v1::Application {
+            name: "word-count".to_owned(),
+            state: v1::ApplicationState::Running.into(),
+            num_executors: 16,
+            attempts: vec![
+                v1::Attempt {
+                    number: 1,
+                    end_reason: "node-2 was lost".to_owned(),
+                    ..Default::default()
+                },
+                v1::Attempt {
+                    number: 2,
+                    epoch: 3,
+                    node_id: "node-1".to_owned(),
+                    ..Default::default()
+                },
+            ],
+            report: Some(v1::DriverReport {
+                batch: 12,
+                task_cores_total: 32,
+                millis_behind_latest: 400,
+                num_shards: 36,
+                receivers: vec![v1::ReceiverReport {
+                    receiver_id: "logs/0".to_owned(),
+                    source: "logs".to_owned(),
+                    shards: (0..6).map(|i| format!("shard-{i}")).collect(),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let text = show(&ApplicationView::new(&application, &[]));
+        assert!(text.contains("cores free for tasks: 32 of 32"), "{text}");
+        assert!(text.contains("2 (epoch 3); attempt 1 ended: node-2 was lost"), "{text}");
+        assert!(text.contains("1 reading 36 shards"), "{text}");
+        assert!(text.contains("shard-3 and 2 more"), "{text}");
+        assert!(text.contains("400 ms"), "{text}");
+        assert!(text.contains("on node-1"), "{text}");
+    }
+}

@@ -1,0 +1,98 @@
+//! Waiting for an application to reach a state.
+//!
+//! Promises: the master is asked a few times a second; a master that is away is waited for (a
+//! restart takes seconds) and said so, and given up after [`PATIENCE`].
+
+use std::time::{Duration, Instant};
+
+use millrace_client::Client;
+use millrace_common::error::{Code, Error};
+use millrace_proto::v1;
+
+use crate::ended::Outcome;
+use crate::output::Output;
+
+/// How often the master is asked.
+pub(super) const POLL: Duration = Duration::from_millis(200);
+/// How long a master may be away while a command waits: a new leader takes 15 s to be sure of its
+/// nodes, a restart by a service manager somewhat longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks until `wanted` gives an answer.
+pub(super) async fn until<T>(
+    client: &Client,
+    output: &Output,
+    name: &str,
+    what: &str,
+    wanted: impl Fn(&v1::Application) -> Option<T>,
+) -> Outcome<T> {
+    let spinner = output.spinner(what);
+    let mut away = Away::default();
+    loop {
+        if let Some(application) = away.notice(client.application(name).await, output)? {
+            let (application, _) = application;
+            if let Some(answer) = wanted(&application) {
+                spinner.finish_and_clear();
+                return Ok(answer);
+            }
+            if application.reason.is_empty() {
+                spinner.set_message(what.to_owned());
+            } else {
+                spinner.set_message(format!("{what}: {}", application.reason));
+            }
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Since when the master does not answer.
+#[derive(Debug, Default)]
+pub(super) struct Away {
+    since: Option<Instant>,
+}
+
+impl Away {
+    /// Passes an answer on; none while the master is away for less than [`PATIENCE`].
+    pub(super) fn notice<T>(
+        &mut self,
+        answer: Result<T, Error>,
+        output: &Output,
+    ) -> Result<Option<T>, Error> {
+        match answer {
+            Ok(answer) => {
+                if self.since.take().is_some() {
+                    output.say("the master is back");
+                }
+                Ok(Some(answer))
+            }
+            Err(error) if error.code() == Code::MasterUnreachable => {
+                let since = match self.since {
+                    Some(since) => since,
+                    None => {
+                        output.warn(&format!("{}; waiting for it", error.message()));
+                        *self.since.insert(Instant::now())
+                    }
+                };
+                if since.elapsed() > PATIENCE { Err(error) } else { Ok(None) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The failure of an application that has ended badly, as an error to end with.
+pub(super) fn failure_of(application: &v1::Application) -> Error {
+    match &application.failure {
+        Some(failure) => Error::from_failure(failure.clone()),
+        None => Error::new(
+            Code::WrongState,
+            format!(
+                "application {} is {}: {}",
+                application.name,
+                millrace_client::view::state_name(application.state()),
+                if application.reason.is_empty() { "no reason given" } else { &application.reason }
+            ),
+            format!("read `millrace logs {}`", application.name),
+        ),
+    }
+}
