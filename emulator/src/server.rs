@@ -1,0 +1,375 @@
+//! The one listener: takes connections, tells the three services apart, and stops cleanly.
+//!
+//! A request belongs to Kinesis or DynamoDB if `X-Amz-Target` says so, to the control endpoint if
+//! its path starts with `/-/` (no bucket can be named `-`), and else to S3. Owns the connections;
+//! holds no rule of any service.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use s3s::Body;
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, SystemClock};
+use crate::dynamodb::{self, DynamoDb};
+use crate::files::write_atomic;
+use crate::kinesis::{self, Kinesis};
+use crate::s3;
+
+/// The largest body of a Kinesis or DynamoDB request: 10 MiB of records as base64, their keys, and
+/// some room. DynamoDB itself takes at most 16 MiB.
+const MAX_BODY: usize = 24 << 20;
+/// How long a stop waits for requests that are being answered.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+/// How long to wait after a connection could not be taken, as when files run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// What an emulator is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Directory that keeps the state; a temporary one if there is none.
+    pub data_dir: Option<PathBuf>,
+    /// Whether the rate limits of the real services hold.
+    pub limited: bool,
+    /// Region that ARNs and bucket locations name.
+    pub region: String,
+    /// Account that ARNs name.
+    pub account_id: String,
+    /// Access keys and their secrets that S3 accepts.
+    pub credentials: Vec<(String, String)>,
+    /// How long a stream stays CREATING or UPDATING, in milliseconds.
+    pub transition_ms: u64,
+    /// File that gets the port once it is open.
+    pub port_file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    /// A free port on 127.0.0.1, nothing kept, limits on, `us-east-1`, credentials `test:test`.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            data_dir: None,
+            limited: true,
+            region: "us-east-1".to_owned(),
+            account_id: "000000000000".to_owned(),
+            credentials: vec![("test".to_owned(), "test".to_owned())],
+            transition_ms: 0,
+            port_file: None,
+        }
+    }
+}
+
+/// Why an emulator did not start, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {addr}: {source}; end the process that has the port, or choose another with --listen (port 0 takes a free one)"
+    )]
+    Listen {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The state cannot be read or written.
+    #[error("cannot use the data directory {dir}: {source}; check its rights, or name another with --data-dir", dir = dir.display())]
+    DataDir {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The port file cannot be written.
+    #[error("cannot write the port file {path}: {source}", path = path.display())]
+    PortFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Starts emulators.
+#[derive(Debug)]
+pub struct Emulator;
+
+/// A running emulator. It stops when this is dropped; [`Handle::stop`] waits for the end.
+#[derive(Debug)]
+pub struct Handle {
+    addr: SocketAddr,
+    stop: CancellationToken,
+    served: Option<JoinHandle<()>>,
+    /// Keeps the temporary state until the end.
+    _temporary: Option<TempDir>,
+}
+
+impl Emulator {
+    /// Opens the state, listens and serves until the handle is stopped or dropped.
+    ///
+    /// # Errors
+    /// When the address or the data directory cannot be used.
+    pub async fn start(config: Config) -> Result<Handle, StartError> {
+        Self::start_with_clock(config, Arc::new(SystemClock::default())).await
+    }
+
+    /// Like [`Emulator::start`], on a clock that a test turns.
+    ///
+    /// # Errors
+    /// As [`Emulator::start`].
+    pub async fn start_with_clock(
+        config: Config,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Handle, StartError> {
+        let listen_error = |source| StartError::Listen {
+            addr: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(listen_error)?;
+        let addr = listener.local_addr().map_err(listen_error)?;
+        let (dir, temporary) = state_dir(&config)?;
+        let services =
+            Services::open(&config, &dir, clock).map_err(|source| StartError::DataDir {
+                dir: dir.clone(),
+                source,
+            })?;
+        if let Some(path) = &config.port_file {
+            write_atomic(path, format!("{}\n", addr.port()).as_bytes()).map_err(|source| {
+                StartError::PortFile {
+                    path: path.clone(),
+                    source,
+                }
+            })?;
+        }
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, Arc::new(services), stop.clone()));
+        Ok(Handle {
+            addr,
+            stop,
+            served: Some(served),
+            _temporary: temporary,
+        })
+    }
+}
+
+impl Handle {
+    /// The address that is served.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The endpoint URL for SDKs.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Stops taking requests, lets those in hand end (2 s at most) and closes the state.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if let Some(served) = self.served.take()
+            && let Err(error) = served.await
+        {
+            tracing::error!(%error, "the listener ended badly");
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn state_dir(config: &Config) -> Result<(PathBuf, Option<TempDir>), StartError> {
+    match &config.data_dir {
+        Some(dir) => {
+            std::fs::create_dir_all(dir).map_err(|source| StartError::DataDir {
+                dir: dir.clone(),
+                source,
+            })?;
+            Ok((dir.clone(), None))
+        }
+        None => {
+            let temporary = tempfile::Builder::new()
+                .prefix("millrace-emulator-")
+                .tempdir();
+            let temporary = temporary.map_err(|source| StartError::DataDir {
+                dir: std::env::temp_dir(),
+                source,
+            })?;
+            Ok((temporary.path().to_owned(), Some(temporary)))
+        }
+    }
+}
+
+struct Services {
+    kinesis: Kinesis,
+    dynamodb: DynamoDb,
+    s3: s3s::service::S3Service,
+}
+
+impl Services {
+    fn open(config: &Config, dir: &Path, clock: Arc<dyn Clock>) -> io::Result<Self> {
+        let kinesis = Kinesis::open(
+            kinesis::Options {
+                dir: dir.join("kinesis"),
+                region: config.region.clone(),
+                account_id: config.account_id.clone(),
+                limited: config.limited,
+                transition_ms: config.transition_ms,
+            },
+            clock.clone(),
+        )?;
+        let dynamodb = DynamoDb::open(&dir.join("dynamodb"))?;
+        let s3 = s3::open(&dir.join("s3"), &config.region, &config.credentials, clock)?;
+        Ok(Self {
+            kinesis,
+            dynamodb,
+            s3,
+        })
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let target = request
+            .headers()
+            .get("x-amz-target")
+            .and_then(|v| v.to_str().ok());
+        let Some((service, operation)) = target.and_then(|t| t.split_once('.')) else {
+            if request.uri().path().starts_with("/-/") {
+                return Ok(control(request.uri().path()));
+            }
+            return Ok(self.answer_s3(request).await);
+        };
+        let (service, operation) = (service.to_owned(), operation.to_owned());
+        let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => {
+                let body = dynamodb::refusal("SerializationException", &error.to_string());
+                return Ok(json(413, dynamodb::CONTENT_TYPE, body.into()));
+            }
+        };
+        Ok(match service.as_str() {
+            "Kinesis_20131202" => {
+                let (status, body) = self.kinesis.call(&operation, &body);
+                json(status, kinesis::CONTENT_TYPE, body.into())
+            }
+            "DynamoDB_20120810" => {
+                let (status, body) = self.dynamodb.call(&operation, body).await;
+                json(status, dynamodb::CONTENT_TYPE, body.into())
+            }
+            _ => {
+                let message = format!("The emulator has no service {service}.");
+                let body = dynamodb::refusal("UnknownOperationException", &message);
+                json(400, dynamodb::CONTENT_TYPE, body.into())
+            }
+        })
+    }
+
+    async fn answer_s3(&self, request: Request<Incoming>) -> Response<Body> {
+        match self.s3.call(request.map(Body::from)).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::error!(?error, "S3 could not answer");
+                let mut answer = Response::new(Body::empty());
+                *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                answer
+            }
+        }
+    }
+}
+
+fn json(status: u16, content_type: &'static str, body: Bytes) -> Response<Body> {
+    let mut answer = Response::new(Body::from(body));
+    *answer.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let id = uuid::Uuid::new_v4().to_string();
+    headers.insert(
+        "x-amzn-requestid",
+        HeaderValue::try_from(id).expect("a UUID is ASCII"),
+    );
+    answer
+}
+
+fn control(path: &str) -> Response<Body> {
+    match path {
+        "/-/healthz" => json(200, "text/plain", Bytes::from_static(b"ok\n")),
+        _ => json(
+            404,
+            "text/plain",
+            Bytes::from_static(b"no such path; see docs/emulator.md\n"),
+        ),
+    }
+}
+
+/// Takes connections until told to stop, then lets the requests in hand end.
+async fn serve(listener: TcpListener, services: Arc<Services>, stop: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match stream {
+            Ok((stream, _)) => {
+                let connection = connection(stream, services.clone());
+                let watched = graceful.watch(connection);
+                // Owned by `graceful`, which waits for it below; it ends with its client or the stop.
+                tokio::spawn(async move {
+                    if let Err(error) = watched.await {
+                        tracing::debug!(%error, "a connection ended early");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(STOP_DEADLINE, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!("stopped with requests still in hand");
+    }
+}
+
+/// Serves one connection.
+fn connection(
+    stream: TcpStream,
+    services: Arc<Services>,
+) -> hyper::server::conn::http1::Connection<
+    TokioIo<TcpStream>,
+    impl hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send>,
+> {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY refused");
+    }
+    let service = hyper::service::service_fn(move |request| {
+        let services = services.clone();
+        async move { services.answer(request).await }
+    });
+    hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service)
+}
