@@ -66,6 +66,7 @@ codes! {
     UnknownContainer = "MR2008", NotFound, "No container of this id is known";
     StaleTerm = "MR2009", FailedPrecondition, "A message carries an older leadership term";
     Protocol = "MR2010", InvalidArgument, "A peer speaks the protocol wrongly";
+    DriverUnreachable = "MR2011", Unavailable, "The driver of an executor can not be reached";
     TableMissing = "MR3001", FailedPrecondition, "The DynamoDB table does not exist";
     StreamMissing = "MR3002", FailedPrecondition, "The Kinesis stream does not exist";
     BucketMissing = "MR3003", FailedPrecondition, "The S3 bucket does not exist";

@@ -1,0 +1,280 @@
+//! Tests of the shard's core: whatever the answers, each record once, in order, in an unbroken
+//! chain.
+
+use std::time::Duration;
+
+use millrace_common::position::{Position, SequenceNumber};
+use proptest::prelude::*;
+
+use super::core::{Brought, End, Limits, Lost, ShardCore, Start, Step};
+use super::kinesis::fake::{FakeShard, SERVER_MS, record, seq};
+use super::kinesis::liar::Mood;
+use super::kinesis::{ChildShard, FailureKind, IteratorAt};
+
+const HOUR_MS: i64 = 3_600_000;
+const RETENTION_MS: i64 = 24 * HOUR_MS;
+
+fn after(value: u64) -> Start {
+    after_empty_until(value, 0)
+}
+
+fn after_empty_until(value: u64, empty_until_ms: i64) -> Start {
+    Start::Position(Position { sequence_number: Some(seq(value)), empty_until_ms, ended: false })
+}
+
+/// What a whole reading brought.
+#[derive(Debug, Default)]
+struct Seen {
+    records: Vec<u64>,
+    /// The tail as the runs chain.
+    tail: Option<SequenceNumber>,
+    end: Option<End>,
+    lost: Option<Lost>,
+    empty_at_tip: bool,
+    num_throttles: u32,
+}
+
+impl Seen {
+    fn add(&mut self, brought: Brought) -> Result<(), TestCaseError> {
+        if let Some(run) = brought.run {
+            prop_assert_eq!(run.after_seq, self.tail, "the chain is broken");
+            prop_assert!(!run.records.is_empty());
+            for record in run.records {
+                self.records.push(record.arrival_ms as u64);
+                self.tail = Some(record.sequence_number);
+            }
+        }
+        if let Some(empty) = brought.empty {
+            prop_assert_eq!(empty.after_seq, self.tail);
+            self.empty_at_tip |= empty.millis_behind_latest == 0;
+        }
+        self.end = self.end.take().or(brought.end);
+        self.lost = self.lost.or(brought.lost);
+        Ok(())
+    }
+}
+
+/// Reads until the end, a loss, or an empty answer at the tip.
+fn read_all(
+    shard: &FakeShard,
+    core: &mut ShardCore,
+    moods: impl IntoIterator<Item = Mood>,
+) -> Result<Seen, TestCaseError> {
+    let mut seen = Seen { tail: core.tail(), ..Seen::default() };
+    let mut moods = moods.into_iter();
+    let mut now = Duration::ZERO;
+    for _ in 0..10_000 {
+        match core.step(now) {
+            Step::WaitUntil(time) => {
+                prop_assert!(time > now, "a wait that does not wait");
+                now = time;
+            }
+            Step::Rest => return Ok(seen),
+            Step::Iterator(at) => {
+                let mood = moods.next().unwrap_or(Mood::Truth);
+                match mood.make_iterator(shard, at) {
+                    Ok(iterator) => core.iterator(now, iterator),
+                    Err(kind) => core.failed(now, kind, 0.5),
+                }
+            }
+            Step::Records { iterator, limit } => {
+                let mood = moods.next().unwrap_or(Mood::Truth);
+                match mood.read(shard, &iterator, limit) {
+                    Ok(answer) => seen.add(core.answer(now, answer))?,
+                    Err(kind) => {
+                        seen.num_throttles += u32::from(kind == FailureKind::Throttled);
+                        core.failed(now, kind, 0.5);
+                    }
+                }
+                if seen.empty_at_tip {
+                    return Ok(seen);
+                }
+            }
+        }
+    }
+    Err(TestCaseError::fail("the reading does not come to an end"))
+}
+
+fn read(shard: &FakeShard, start: Start) -> Seen {
+    let mut core = ShardCore::new(start, RETENTION_MS, Limits::KINESIS);
+    read_all(shard, &mut core, []).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn each_record_once_in_order_whatever_the_answers(
+        gaps in prop::collection::vec(1u64..5, 0..40),
+        from in 0usize..45,
+        is_closed: bool,
+        moods in prop::collection::vec(Mood::any(), 0..120),
+    ) {
+        let values: Vec<u64> = gaps
+            .iter()
+            .scan(0, |last, gap| { *last += gap; Some(*last) })
+            .collect();
+        let mut shard = FakeShard::of(values.iter().copied());
+        shard.children = is_closed.then(Vec::new);
+        // From the oldest on, or after one of the records.
+        let start = match from.checked_sub(1).and_then(|index| values.get(index)) {
+            Some(value) => after(*value),
+            None => Start::TrimHorizon,
+        };
+        let expected: Vec<u64> = match start {
+            Start::Position(_) => values[from..].to_vec(),
+            _ => values.clone(),
+        };
+        let mut core = ShardCore::new(start, RETENTION_MS, Limits::KINESIS);
+        let seen = read_all(&shard, &mut core, moods)?;
+        prop_assert_eq!(seen.lost, None);
+        prop_assert_eq!(seen.records, expected);
+        prop_assert_eq!(seen.end.is_some(), is_closed);
+        prop_assert_eq!(core.tail(), seen.tail);
+    }
+
+    #[test]
+    fn a_trimmed_tail_is_a_loss_unless_known_to_be_empty(
+        num_records in 1usize..30,
+        position in 0usize..30,
+        trimmed in 0usize..30,
+        is_recently_empty: bool,
+        moods in prop::collection::vec(Mood::any(), 0..40),
+    ) {
+        let mut shard = FakeShard::of((1..=num_records as u64).map(|value| value * 10));
+        let position = position.min(num_records - 1);
+        shard.num_trimmed = trimmed.min(num_records);
+        let empty_until = SERVER_MS - if is_recently_empty { HOUR_MS } else { 2 * RETENTION_MS };
+        let start = after_empty_until((position as u64 + 1) * 10, empty_until);
+        let mut core = ShardCore::new(start, RETENTION_MS, Limits::KINESIS);
+        let seen = read_all(&shard, &mut core, moods)?;
+        let is_trimmed = shard.num_trimmed > position;
+        prop_assert_eq!(seen.lost.is_some(), is_trimmed && !is_recently_empty);
+        if seen.lost.is_none() {
+            let from = (position + 1).max(shard.num_trimmed);
+            let expected: Vec<u64> =
+                (from..num_records).map(|index| (index as u64 + 1) * 10).collect();
+            prop_assert_eq!(seen.records, expected);
+        }
+    }
+}
+
+#[test]
+fn the_committed_record_comes_first_and_is_dropped() {
+    let seen = read(&FakeShard::of([10, 20, 30]), after(20));
+    assert_eq!(seen.records, [30]);
+}
+
+#[test]
+fn a_loss_names_both_ends_of_the_gap() {
+    let mut shard = FakeShard::of([10, 20, 30]);
+    shard.num_trimmed = 2;
+    let lost = read(&shard, after(10)).lost.unwrap();
+    assert_eq!(lost, Lost { after_seq: Some(seq(10)), before_seq: Some(seq(30)) });
+}
+
+#[test]
+fn a_shard_that_lost_everything_and_ended_is_a_loss() {
+    let mut shard = FakeShard::of([10, 20]);
+    shard.num_trimmed = 2;
+    shard.children = Some(Vec::new());
+    let seen = read(&shard, after(10));
+    assert_eq!(seen.lost, Some(Lost { after_seq: Some(seq(10)), before_seq: None }));
+    assert_eq!(seen.end, None);
+}
+
+#[test]
+fn an_ended_shard_names_its_children_with_its_last_records() {
+    let mut shard = FakeShard::of([10, 20]);
+    let child = ChildShard { shard_id: "c".to_owned(), parents: vec!["p".to_owned()] };
+    shard.children = Some(vec![child.clone()]);
+    let seen = read(&shard, Start::TrimHorizon);
+    assert_eq!(seen.records, [10, 20]);
+    assert_eq!(seen.end, Some(End { after_seq: Some(seq(20)), children: vec![child] }));
+}
+
+#[test]
+fn a_position_that_has_ended_is_not_read() {
+    let start = Start::Position(Position { ended: true, ..Position::default() });
+    let mut core = ShardCore::new(start, 0, Limits::KINESIS);
+    assert_eq!(core.step(Duration::ZERO), Step::Rest);
+}
+
+#[test]
+fn a_throttle_before_the_first_record_changes_nothing() {
+    let shard = FakeShard::of([10, 20]);
+    let mut core = ShardCore::new(Start::Timestamp(15), RETENTION_MS, Limits::KINESIS);
+    let moods = [Mood::Throttle, Mood::Throttle, Mood::Truth, Mood::Throttle, Mood::Expire];
+    let seen = read_all(&shard, &mut core, moods).unwrap();
+    assert_eq!(seen.records, [20]);
+}
+
+#[test]
+fn throttles_back_off_and_grow() {
+    let mut core = ShardCore::new(Start::TrimHorizon, 0, Limits::KINESIS);
+    let mut now = Duration::ZERO;
+    let mut last_pause = Duration::ZERO;
+    for _ in 0..5 {
+        assert!(matches!(core.step(now), Step::Iterator(_)));
+        core.failed(now, FailureKind::Throttled, 0.0);
+        let Step::WaitUntil(time) = core.step(now) else { panic!("a throttle does not wait") };
+        assert!(time - now > last_pause);
+        (last_pause, now) = (time - now, time);
+    }
+}
+
+#[test]
+fn an_old_iterator_is_not_used() {
+    let mut core = ShardCore::new(after(10), 0, Limits::KINESIS);
+    assert_eq!(core.step(Duration::ZERO), Step::Iterator(IteratorAt::Record(seq(10))));
+    core.iterator(Duration::ZERO, "0".to_owned());
+    assert!(matches!(core.step(Duration::from_secs(200)), Step::Records { .. }));
+    let step = core.step(Duration::from_secs(300));
+    assert_eq!(step, Step::Iterator(IteratorAt::Record(seq(10))));
+}
+
+#[test]
+fn answers_keep_below_the_byte_limit() {
+    let mut core = ShardCore::new(Start::TrimHorizon, 0, Limits::KINESIS);
+    let mut shard = FakeShard::default();
+    for value in 1..=3_000 {
+        let mut big = record(value);
+        big.data = vec![b'x'; 10 << 10].into();
+        shard.records.push(big);
+    }
+    let (mut now, mut num_bytes) = (Duration::ZERO, 0);
+    core.iterator(now, "0".to_owned());
+    while now < Duration::from_secs(10) {
+        match core.step(now) {
+            Step::WaitUntil(time) => now = time,
+            Step::Records { iterator, limit } => {
+                let answer = shard.read(&iterator, limit);
+                num_bytes += answer.num_bytes();
+                assert!(answer.num_bytes() <= 10 << 20);
+                core.answer(now, answer);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let limit = 2 * 1024 * 1024;
+    assert!(num_bytes / now.as_secs() <= limit + limit / 10, "{num_bytes} bytes in {now:?}");
+    assert!(num_bytes / now.as_secs() >= limit / 2, "{num_bytes} bytes in {now:?}");
+}
+
+#[test]
+fn an_empty_start_resumes_at_the_time_it_was_empty() {
+    let start = Start::Position(Position {
+        sequence_number: None,
+        empty_until_ms: SERVER_MS - HOUR_MS,
+        ended: false,
+    });
+    let mut core = ShardCore::new(start, RETENTION_MS, Limits::KINESIS);
+    let step = core.step(Duration::ZERO);
+    assert_eq!(step, Step::Iterator(IteratorAt::Timestamp(SERVER_MS - HOUR_MS)));
+    let long_ago = Start::Position(Position {
+        sequence_number: None,
+        empty_until_ms: SERVER_MS - 2 * RETENTION_MS,
+        ended: false,
+    });
+    assert!(read(&FakeShard::of([10]), long_ago).lost.is_some());
+}

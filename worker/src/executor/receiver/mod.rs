@@ -1,0 +1,19 @@
+//! Receivers: long-lived readers of shards that fill the executor's block store.
+//!
+//! Promises: a receiver holds no core, and a block it announces is in the store. Owned by the
+//! executor's main. Never does: decide which shard is read where, or what belongs to a batch.
+
+pub mod actor;
+pub mod assignment;
+pub mod block_builder;
+pub mod book;
+pub mod core;
+#[cfg(test)]
+mod core_tests;
+pub mod host;
+pub mod kinesis;
+pub mod kpl;
+pub mod pace;
+pub mod reread;
+pub mod shard_reader;
+pub mod shared;
