@@ -3,7 +3,13 @@
 //! Promises: what this crate accepts at submit time is what the driver plans for every batch.
 //! Linked by the client and by the worker; the master never links it.
 
+pub mod explain;
 pub mod fault;
 pub mod plan;
 pub mod scan;
-pub mod sequence;
+pub mod schema;
+pub mod session;
+pub mod validate;
+
+pub use explain::explain;
+pub use validate::{QueryError, QueryErrorKind, validate};

@@ -12,35 +12,12 @@ use arrow::array::{
 };
 use async_trait::async_trait;
 
-/// Bytes of a packed sequence number: 56 decimal digits need 186 bits.
-pub const SEQUENCE_NUMBER_BYTES: usize = 24;
+pub use millrace_common::id::BlockId;
+
+pub use millrace_common::position::SEQUENCE_NUMBER_BYTES;
 
 /// A sequence number as a 192-bit big-endian integer, so that byte order is numeric order.
 pub type PackedSequenceNumber = [u8; SEQUENCE_NUMBER_BYTES];
-
-/// The name of a block: unique within its application, made by the executor that first read it.
-/// A block that is read again on another executor keeps its name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BlockId(Arc<str>);
-
-impl BlockId {
-    /// Takes the text as it is.
-    pub fn new(text: impl Into<Arc<str>>) -> Self {
-        Self(text.into())
-    }
-
-    /// The id as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for BlockId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Records of one shard, in the order of their sequence numbers, as they came from Kinesis
 /// (KPL aggregates are already taken apart).

@@ -4,3 +4,12 @@
 //! Never does: fetch from Kinesis, or decide what belongs to a batch.
 
 pub mod block;
+mod decode;
+mod exec;
+mod metadata;
+mod runtime;
+mod stream;
+
+pub use exec::{BlockScanExec, PartitionBlocks, ScanError, ScanSpec};
+pub use metadata::BatchConstants;
+pub use runtime::{BlockRead, RejectedRecord, ScanObserver, ScanRuntime};
