@@ -6,3 +6,4 @@
 pub mod driver;
 pub mod executor;
 pub mod node;
+pub mod peers;

@@ -75,8 +75,6 @@ pub struct SinkSpec {
     pub partition_by: Vec<String>,
     /// How many files a task may have open at once.
     pub max_open_partitions: usize,
-    /// `bucket/prefix` of the dead letters; empty when no source has any.
-    pub dead_letters: String,
 }
 
 /// What a task wrote.

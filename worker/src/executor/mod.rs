@@ -10,6 +10,8 @@ pub mod compute;
 mod process;
 pub mod receiver;
 pub mod session;
+pub mod sink;
+pub mod task;
 
 use std::process::ExitCode;
 

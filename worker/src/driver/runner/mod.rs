@@ -5,9 +5,12 @@
 //! Owned by the driver's batch actor, which decides what to do with either.
 //! Never does: commit, complete or abort uploads, choose positions, or run a batch twice.
 
+mod core;
+mod distributed;
 mod plan;
 mod result;
 
+pub use distributed::{DistributedRunner, RunnerOptions, SinkSettings};
 pub use plan::{BatchPlan, BlockInput, ExecutorTarget, SourceInput};
 pub use result::{BatchOutput, RecordPlace, RunError, SourceCounts};
 
