@@ -5,14 +5,14 @@
 use datafusion::physical_plan::displayable;
 
 use crate::schema::SourceDef;
-use crate::validate::{QueryError, validate};
+use crate::validate::{QueryError, validate_query};
 
 /// The logical and the physical plan of a query, as text.
 ///
 /// # Errors
-/// [`QueryError`], as [`validate`].
-pub async fn explain(sources: &[SourceDef], sql: &str) -> Result<String, QueryError> {
-    let query = validate(sources, sql).await?;
+/// [`QueryError`], as [`validate_query`].
+pub async fn explain_query(sources: &[SourceDef], sql: &str) -> Result<String, QueryError> {
+    let query = validate_query(sources, sql).await?;
     let refuse = |error| QueryError::from_engine(&error, sources);
     let logical = query.state().optimize(query.logical_plan()).map_err(refuse)?;
     let physical = query.state().create_physical_plan(query.logical_plan()).await;
@@ -43,7 +43,7 @@ mod tests {
         };
         let sql = "SELECT word, count(*) AS n FROM \
                    (SELECT unnest(string_to_array(line, ' ')) AS word FROM logs) GROUP BY word";
-        let text = explain(&[logs], sql).await.unwrap();
+        let text = explain_query(&[logs], sql).await.unwrap();
         assert!(text.contains("BlockScanExec: source=logs, columns=[line]"), "{text}");
         assert!(text.contains("Unnest"), "{text}");
     }

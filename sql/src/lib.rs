@@ -3,6 +3,7 @@
 //! Promises: what this crate accepts at submit time is what the driver plans for every batch.
 //! Linked by the client and by the worker; the master never links it.
 
+pub mod application;
 pub mod explain;
 pub mod fault;
 pub mod plan;
@@ -11,5 +12,5 @@ pub mod schema;
 pub mod session;
 pub mod validate;
 
-pub use explain::explain;
-pub use validate::{QueryError, QueryErrorKind, validate};
+pub use application::{explain, validate};
+pub use validate::{QueryError, QueryErrorKind};

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
-use millrace_proto::v1;
+use millrace_common::application;
 use serde::{Deserialize, Serialize};
 
 mod type_name;
@@ -136,32 +136,33 @@ pub(crate) fn timestamp(unit: TimeUnit) -> DataType {
 }
 
 impl SourceDef {
-    /// The source of an application's message.
-    ///
-    /// # Errors
-    /// [`SchemaError`] for a type name that is none and for columns that contradict the format.
-    pub fn from_proto(spec: &v1::SourceSpec) -> Result<Self, SchemaError> {
-        let format = match spec.format() {
-            v1::RecordFormat::Text => RecordFormat::Text,
-            v1::RecordFormat::Bytes => RecordFormat::Bytes,
-            v1::RecordFormat::Json | v1::RecordFormat::Unspecified => RecordFormat::Json,
+    /// A source of an application.
+    #[must_use]
+    pub fn from_spec(name: &str, spec: &application::SourceSpec) -> Self {
+        let column = |column: &application::Column| ColumnDef {
+            name: column.name.clone(),
+            data_type: column.data_type.clone(),
         };
-        let on_bad_record = match spec.on_bad_record() {
-            v1::BadRecordPolicy::Skip => BadRecordPolicy::Skip,
-            v1::BadRecordPolicy::DeadLetter => BadRecordPolicy::DeadLetter,
-            v1::BadRecordPolicy::Fail | v1::BadRecordPolicy::Unspecified => BadRecordPolicy::Fail,
-        };
-        let columns = spec
-            .columns
-            .iter()
-            .map(|column| ColumnDef {
-                name: column.name.clone(),
-                data_type: column.data_type.clone(),
-            })
-            .collect();
-        let source = Self { name: spec.name.clone(), format, columns, on_bad_record };
-        source.declared_fields()?;
-        Ok(source)
+        Self {
+            name: name.to_owned(),
+            format: match spec.format {
+                application::RecordFormat::Json => RecordFormat::Json,
+                application::RecordFormat::Text => RecordFormat::Text,
+                application::RecordFormat::Bytes => RecordFormat::Bytes,
+            },
+            columns: spec.columns.iter().map(column).collect(),
+            on_bad_record: match spec.on_bad_record {
+                application::BadRecordPolicy::Fail => BadRecordPolicy::Fail,
+                application::BadRecordPolicy::Skip => BadRecordPolicy::Skip,
+                application::BadRecordPolicy::DeadLetter => BadRecordPolicy::DeadLetter,
+            },
+        }
+    }
+
+    /// All sources of an application.
+    #[must_use]
+    pub fn all(spec: &application::ApplicationSpec) -> Vec<Self> {
+        spec.sources.iter().map(|(name, source)| Self::from_spec(name, source)).collect()
     }
 
     /// The declared columns as fields, all nullable.

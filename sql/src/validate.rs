@@ -131,7 +131,7 @@ impl QueryError {
 ///
 /// # Errors
 /// [`QueryError`].
-pub async fn validate(sources: &[SourceDef], sql: &str) -> Result<PreparedQuery, QueryError> {
+pub async fn validate_query(sources: &[SourceDef], sql: &str) -> Result<PreparedQuery, QueryError> {
     let query = PreparedQuery::prepare(session::local(1), sources, sql).await?;
     let schema = query.output_schema();
     let mut names = std::collections::BTreeSet::new();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     async fn refused(sql: &str) -> QueryError {
-        validate(&sources(), sql).await.unwrap_err()
+        validate_query(&sources(), sql).await.unwrap_err()
     }
 
     #[tokio::test]
@@ -318,7 +318,7 @@ mod tests {
             ("SELECT *, _shard_id FROM logs", &["host", "message", "status", "_shard_id"]),
             ("SELECT * FROM (SELECT host, _batch_id FROM logs)", &["host", "_batch_id"]),
         ] {
-            let query = validate(&sources(), sql).await.unwrap();
+            let query = validate_query(&sources(), sql).await.unwrap();
             let schema = query.output_schema();
             let found: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
             assert_eq!(found, names, "{sql}");

@@ -60,9 +60,11 @@ pub(super) fn classify(error: &str, executors: &[ExecutorTarget]) -> RunError {
         Some(Fault::Peer { url, detail }) => {
             RunError::ExecutorSuspected { executor: container(&url), detail }
         }
-        Some(Fault::BlockLost { block, executor, detail }) => {
-            RunError::BlockLost { block: BlockId::new(block), executor: container(&executor), detail }
-        }
+        Some(Fault::BlockLost { block, executor, detail }) => RunError::BlockLost {
+            block: BlockId::new(block),
+            executor: container(&executor),
+            detail,
+        },
         Some(Fault::BadRecord { source, shard, sequence_number, detail }) => RunError::Query {
             place: Some(RecordPlace {
                 source: source.into(),
@@ -161,7 +163,9 @@ fn counts(
         by_source.insert(Arc::clone(&source.source), counts);
     }
     match reads.keys().next() {
-        Some((scan, block)) => incomplete(format!("scan {scan} read block {block} of another batch")),
+        Some((scan, block)) => {
+            incomplete(format!("scan {scan} read block {block} of another batch"))
+        }
         None => Ok(by_source),
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion_distributed::DistributedExt;
 use futures::TryStreamExt;
 use futures::future::join_all;
@@ -19,19 +20,16 @@ use millrace_proto::v1::{
 };
 use millrace_sql::plan::upload::{Upload, UploadPart};
 use millrace_sql::plan::{
-    BatchInputs, Compression, PlannedBatch, PreparedQuery, SinkFormat, SinkResult, SinkSpec,
-    TaskTarget,
+    BatchInputs, PlannedBatch, PreparedQuery, SinkResult, SinkSpec, TaskTarget,
 };
 use millrace_sql::scan::BatchConstants;
-use millrace_sql::schema::SourceDef;
 use millrace_sql::{QueryError, session};
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use url::Url;
 
 use super::core::{self, Expectation};
-use super::{BatchOutput, BatchPlan, BatchRunner, ExecutorTarget, RunError};
+use super::{BatchOutput, BatchPlan, BatchRunner, ExecutorTarget, RunError, RunnerOptions};
 use crate::peers::PeerChannels;
 
 /// How long an executor may take to tell of a run's end.
@@ -40,42 +38,6 @@ const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 const REPORT_WITH_UPLOAD_DEADLINE: Duration = Duration::from_secs(180);
 /// How long the runner waits for executors to take a cancellation.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(1);
-
-/// Where the results of an application go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SinkSettings {
-    /// Bucket of the results.
-    pub bucket: String,
-    /// Prefix of the results, without a slash at either end; may be empty.
-    pub prefix: String,
-    /// Region of the bucket; empty for the process's own.
-    pub region: String,
-    /// File format.
-    pub format: SinkFormat,
-    /// Compression of the text formats.
-    pub compression: Compression,
-    /// Columns that become directories.
-    pub partition_by: Vec<String>,
-    /// How many files a task may have open at once.
-    pub max_open_partitions: usize,
-    /// Bucket and prefix of the dead letters; none when no source has any.
-    pub dead_letters: Option<(String, String)>,
-}
-
-/// What a runner is made for.
-#[derive(Debug, Clone)]
-pub struct RunnerOptions {
-    /// The application's name.
-    pub application: String,
-    /// Its sources.
-    pub sources: Vec<SourceDef>,
-    /// Its query.
-    pub sql: String,
-    /// Where its results go.
-    pub sink: SinkSettings,
-    /// The runtime of connections.
-    pub io: Handle,
-}
 
 /// Runs the batches of one application.
 pub struct DistributedRunner {
@@ -95,16 +57,14 @@ impl DistributedRunner {
     pub async fn prepare(options: RunnerOptions) -> Result<Self, QueryError> {
         // The number of partitions is set anew for every batch.
         let mut state = session::driver(1);
-        state
-            .config_mut()
-            .set_distributed_channel_resolver(PeerChannels::new(options.io.clone()));
+        state.config_mut().set_distributed_channel_resolver(PeerChannels::new(options.io.clone()));
         let query = PreparedQuery::prepare(state, &options.sources, &options.sql).await?;
         Ok(Self { query, options, controls: Mutex::default() })
     }
 
     /// Schema of the result.
     #[must_use]
-    pub fn output_schema(&self) -> datafusion::arrow::datatypes::SchemaRef {
+    pub fn output_schema(&self) -> SchemaRef {
         self.query.output_schema()
     }
 
@@ -191,8 +151,7 @@ impl DistributedRunner {
 
     async fn reports(&self, plan: &BatchPlan) -> Result<Vec<RunReport>, RunError> {
         let target = self.options.sink.dead_letters.as_ref();
-        let deadline =
-            if target.is_some() { REPORT_WITH_UPLOAD_DEADLINE } else { REPORT_DEADLINE };
+        let deadline = if target.is_some() { REPORT_WITH_UPLOAD_DEADLINE } else { REPORT_DEADLINE };
         let asked = (0_u32..).zip(&plan.executors).map(|(number, executor)| {
             let dead_letters = target.map(|(bucket, prefix)| DeadLetterTarget {
                 bucket: bucket.clone(),

@@ -7,10 +7,12 @@
 
 mod core;
 mod distributed;
+mod options;
 mod plan;
 mod result;
 
-pub use distributed::{DistributedRunner, RunnerOptions, SinkSettings};
+pub use distributed::DistributedRunner;
+pub use options::{RunnerOptions, SinkSettings};
 pub use plan::{BatchPlan, BlockInput, ExecutorTarget, SourceInput};
 pub use result::{BatchOutput, RecordPlace, RunError, SourceCounts};
 

@@ -77,7 +77,8 @@ impl Partitioner {
                     },
                 }
             }
-            let row = u32::try_from(row).map_err(|error| ArrowError::ComputeError(error.to_string()))?;
+            let row =
+                u32::try_from(row).map_err(|error| ArrowError::ComputeError(error.to_string()))?;
             match rows.get_mut(&directory) {
                 Some(rows) => rows.push(row),
                 None => {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::ChecksumAlgorithm;
 use bytes::Bytes;
 use millrace_common::aws::{self, Clients};
@@ -133,17 +134,10 @@ impl UploadStore for S3Store {
 }
 
 /// The error of a call, with its code and whether to try again.
-fn store_error<E, R>(
-    call: &str,
-    target: &ObjectTarget,
-    error: &aws_sdk_s3::error::SdkError<E, R>,
-) -> StoreError
+fn store_error<E>(call: &str, target: &ObjectTarget, error: &SdkError<E>) -> StoreError
 where
-    E: aws_sdk_s3::error::ProvideErrorMetadata + std::error::Error + 'static,
-    R: fmt::Debug,
+    E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    use aws_sdk_s3::error::SdkError;
-
     let code = match error {
         SdkError::TimeoutError(_) => "timeout".to_owned(),
         SdkError::DispatchFailure(_) => "connect".to_owned(),
@@ -162,7 +156,7 @@ where
     ];
     let retryable = !refused.contains(&code.as_str());
     let message = error.as_service_error().map_or_else(
-        || format!("{}", aws_sdk_s3::error::DisplayErrorContext(error)),
+        || DisplayErrorContext(error).to_string(),
         |service| service.meta().message().unwrap_or("no message").to_owned(),
     );
     let detail = format!("{call} of s3://{}/{}: {message}", target.bucket, target.key);

@@ -72,8 +72,9 @@ impl TaskHandle {
         partitions: usize,
         cancel: CancellationToken,
     ) -> Self {
-        let address =
-            TaskActor::start_in_arbiter(arbiter, move |_| TaskActor { core: TaskCore::new(partitions) });
+        let address = TaskActor::start_in_arbiter(arbiter, move |_| TaskActor {
+            core: TaskCore::new(partitions),
+        });
         Self { address, lost_events: Arc::default(), cancel }
     }
 

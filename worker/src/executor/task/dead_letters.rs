@@ -37,8 +37,7 @@ pub(super) async fn write(
     }
     let slash = if target.prefix.is_empty() { "" } else { "/" };
     let DeadLetterTarget { bucket, prefix, region, application, epoch, batch, executor } = target;
-    let key =
-        format!("{prefix}{slash}{application}-e{epoch}-b{batch}-x{executor}-{run}.json");
+    let key = format!("{prefix}{slash}{application}-e{epoch}-b{batch}-x{executor}-{run}.json");
     let object = ObjectTarget {
         bucket,
         region,
@@ -66,7 +65,11 @@ pub(super) async fn write(
         parts: upload
             .parts
             .into_iter()
-            .map(|part| TaskUploadPart { number: part.number, etag: part.etag, crc32c: part.crc32c })
+            .map(|part| TaskUploadPart {
+                number: part.number,
+                etag: part.etag,
+                crc32c: part.crc32c,
+            })
             .collect(),
         rows: upload.rows,
         bytes: upload.bytes,

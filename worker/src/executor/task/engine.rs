@@ -11,7 +11,9 @@ use std::task::{Context, Poll};
 use async_trait::async_trait;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
-use datafusion::physical_plan::ExecutionPlanProperties;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
+};
 use datafusion_distributed::{
     DistributedExt, DistributedTaskContext, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse,
     WorkerQueryContext, WorkerSessionBuilder,
@@ -19,9 +21,7 @@ use datafusion_distributed::{
 use futures::future::BoxFuture;
 use millrace_sql::fault::Fault;
 use millrace_sql::plan::SinkRuntime;
-use millrace_sql::scan::{
-    BlockRead, RejectedRecord, ScanObserver, ScanRuntime,
-};
+use millrace_sql::scan::{BlockRead, RejectedRecord, ScanObserver, ScanRuntime};
 use millrace_sql::session::{self, RunOptions};
 use tonic::server::NamedService;
 use tower::Service;
@@ -52,7 +52,8 @@ impl WorkerSessionBuilder for TaskSessions {
             return Err(Fault::Cancelled.into_error());
         }
         config.set_extension(Arc::new(SinkRuntime(Arc::clone(&executor.sink))));
-        let slot = Arc::new(TaskSlot { run, executor: Arc::clone(&executor), task: Default::default() });
+        let slot =
+            Arc::new(TaskSlot { run, executor: Arc::clone(&executor), task: Default::default() });
         let observer: Arc<dyn ScanObserver> = Arc::clone(&slot) as _;
         let blocks = Arc::clone(&executor.blocks);
         config.set_extension(Arc::new(ScanRuntime { blocks, observer }));
@@ -98,7 +99,7 @@ impl TaskSlot {
     }
 }
 
-type Plan = Arc<dyn datafusion::physical_plan::ExecutionPlan>;
+type Plan = Arc<dyn ExecutionPlan>;
 
 /// The plan without the head that the engine takes off again before it runs the task.
 fn head_input(plan: &Plan) -> &Plan {
@@ -120,7 +121,8 @@ fn put_root(plan: Plan, task: super::actor::TaskHandle) -> Plan {
         return root;
     }
     // The head only repeats the engine's request and comes back with it; see `ProducerHead`.
-    Arc::clone(&plan).with_new_children(vec![Arc::clone(&root)]).unwrap_or(root)
+    let recompute = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    plan.replace_children(vec![Arc::clone(&root)], recompute).unwrap_or(root)
 }
 
 impl ScanObserver for TaskSlot {

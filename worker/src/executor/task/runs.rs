@@ -111,9 +111,7 @@ impl Runs {
 
     /// Runs and tasks that are remembered.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        self.with(|state| {
-            (state.runs.len(), state.runs.values().map(|run| run.tasks.len()).sum())
-        })
+        self.with(|state| (state.runs.len(), state.runs.values().map(|run| run.tasks.len()).sum()))
     }
 
     fn with<T>(&self, use_it: impl FnOnce(&mut State) -> T) -> T {

@@ -1,0 +1,82 @@
+//! What a runner is made for: an application's sources, query and sink.
+//!
+//! Promises: plain values. Never does: check them; the query is checked when it is prepared.
+
+use millrace_common::application::{self, ApplicationSpec, S3Location};
+use millrace_sql::plan::{Compression, SinkFormat};
+use millrace_sql::schema::SourceDef;
+use tokio::runtime::Handle;
+
+/// Where the results of an application go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkSettings {
+    /// Bucket of the results.
+    pub bucket: String,
+    /// Prefix of the results, without a slash at either end; may be empty.
+    pub prefix: String,
+    /// Region of the bucket; empty for the process's own.
+    pub region: String,
+    /// File format.
+    pub format: SinkFormat,
+    /// Compression of the text formats.
+    pub compression: Compression,
+    /// Columns that become directories.
+    pub partition_by: Vec<String>,
+    /// How many files a task may have open at once.
+    pub max_open_partitions: usize,
+    /// Bucket and prefix of the dead letters; none when no source has any.
+    pub dead_letters: Option<(String, String)>,
+}
+
+/// What a runner is made for.
+#[derive(Debug, Clone)]
+pub struct RunnerOptions {
+    /// The application's name.
+    pub application: String,
+    /// Its sources.
+    pub sources: Vec<SourceDef>,
+    /// Its query.
+    pub sql: String,
+    /// Where its results go.
+    pub sink: SinkSettings,
+    /// The runtime of connections.
+    pub io: Handle,
+}
+
+impl RunnerOptions {
+    /// As the application says. `region` is that of the process's clients, and is recorded with
+    /// every upload.
+    #[must_use]
+    pub fn from_spec(spec: &ApplicationSpec, region: &str, io: Handle) -> Self {
+        let sink = &spec.sink;
+        let place = |location: &S3Location| {
+            (location.bucket.clone(), location.prefix.trim_end_matches('/').to_owned())
+        };
+        let (bucket, prefix) = place(&sink.path);
+        let settings = SinkSettings {
+            bucket,
+            prefix,
+            region: region.to_owned(),
+            format: match sink.format {
+                application::SinkFormat::Json => SinkFormat::Json,
+                application::SinkFormat::Csv => SinkFormat::Csv,
+                application::SinkFormat::Parquet => SinkFormat::Parquet,
+            },
+            compression: match sink.compression {
+                application::Compression::None => Compression::None,
+                application::Compression::Gzip => Compression::Gzip,
+                application::Compression::Zstd => Compression::Zstd,
+            },
+            partition_by: sink.partition_by.clone(),
+            max_open_partitions: usize::try_from(sink.max_open_partitions).unwrap_or(usize::MAX),
+            dead_letters: sink.dead_letter_path.as_ref().map(place),
+        };
+        Self {
+            application: spec.name.as_str().to_owned(),
+            sources: SourceDef::all(spec),
+            sql: spec.query.sql.clone(),
+            sink: settings,
+            io,
+        }
+    }
+}
