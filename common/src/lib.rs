@@ -4,6 +4,7 @@
 pub mod application;
 pub mod aws;
 pub mod clock;
+pub mod config;
 pub mod error;
 pub mod id;
 pub mod position;
