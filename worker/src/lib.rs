@@ -3,7 +3,9 @@
 //!
 //! The three roles never import one another; they speak only the protocol, even on one host.
 
+pub mod config;
 pub mod driver;
 pub mod executor;
+pub mod launch;
 pub mod node;
 pub mod peers;

@@ -1,0 +1,397 @@
+//! The life of an application: submitted, queued, started, running, stopped, and started again
+//! when its driver fails.
+//!
+//! An end is reached only when every container of the application has ended: stopped means stopped.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use millrace_common::error::{Code, Error};
+use millrace_common::id::{ApplicationName, ContainerId, NodeId};
+use millrace_common::resources::Resources;
+use millrace_common::retry::Backoff;
+use millrace_proto::v1::{self, ApplicationState, driver_command};
+
+use super::attempts::{Failures, Verdict};
+use super::driver::Driver;
+use super::history::History;
+use super::record::ApplicationRecord;
+use super::state::{is_terminal, may_become, name as state_name};
+use crate::cluster::Ended;
+use crate::config::Timing;
+use crate::control::SessionId;
+use crate::moment::{Moment, format_ms};
+
+/// An executor that lived this long did not fail at its start.
+const EXECUTOR_SETTLED_MS: i64 = 30_000;
+/// Pause after executors that fail at their start.
+const EXECUTOR_BACKOFF: Backoff =
+    Backoff { base: Duration::from_millis(500), max: Duration::from_secs(30) };
+
+/// What the control actor does for an application.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Write the record to the store.
+    Save,
+    /// Write the record, and tell the driver once it is written.
+    SaveThenTell(driver_command::Body),
+    /// End a container: at once, or after the grace time.
+    Kill {
+        /// Which one.
+        container: ContainerId,
+        /// True to let it end by itself first.
+        is_graceful: bool,
+        /// Why, in one sentence.
+        reason: String,
+    },
+    /// Tell the driver.
+    Tell(driver_command::Body),
+    /// Close a stream of a driver.
+    Close(SessionId),
+}
+
+/// One application and all its attempts.
+#[derive(Debug)]
+pub struct Application {
+    /// What it is called.
+    pub name: ApplicationName,
+    pub(super) timing: Timing,
+    pub(super) record: ApplicationRecord,
+    /// The driver of the current attempt.
+    pub driver: Option<Driver>,
+    /// Live executors of the current attempt and their nodes.
+    pub executors: BTreeMap<ContainerId, NodeId>,
+    pub(super) last_executor: u32,
+    pub(super) target: Option<(u32, Resources)>,
+    failures: Failures,
+    pub(super) retry_at: Duration,
+    executor_failures: u32,
+    pub(super) executor_retry_at: Duration,
+    /// How it ends as soon as nothing of it runs any more.
+    outcome: Option<(ApplicationState, String, Option<v1::Failure>)>,
+    /// Last report of the driver.
+    pub report: Option<v1::DriverReport>,
+    /// The last batches.
+    pub history: History,
+    /// What the driver was last told about missing executors.
+    pub told_unmet: Option<(u32, String)>,
+}
+
+impl Application {
+    /// An application that was just submitted under a name that was never used.
+    pub fn submit(
+        now: Moment,
+        timing: Timing,
+        name: ApplicationName,
+        spec: v1::ApplicationSpec,
+        sequence: u64,
+    ) -> Self {
+        let application = v1::Application { name: name.to_string(), ..Default::default() };
+        let record = ApplicationRecord {
+            application,
+            max_epoch: 0,
+            last_attempt: 0,
+            is_head_expected: false,
+            sequence: 0,
+            stop: None,
+        };
+        let mut made = Self::restore(now, timing, name, record);
+        made.accept(now, spec, sequence);
+        made
+    }
+
+    /// An application as the store holds it, after a restart of the master. A driver that was
+    /// placed is taken for alive until its node says otherwise.
+    pub fn restore(
+        now: Moment,
+        timing: Timing,
+        name: ApplicationName,
+        record: ApplicationRecord,
+    ) -> Self {
+        let is_over = is_terminal(record.application.state());
+        let placed = record.application.attempts.last().filter(|last| last.ended_ms == 0);
+        let driver = placed.filter(|_| !is_over).map(|attempt| {
+            let container = ContainerId::new(attempt.container_id.clone());
+            Driver::new(now, container, NodeId::new(attempt.node_id.clone()))
+        });
+        Self {
+            name,
+            timing,
+            record,
+            driver,
+            executors: BTreeMap::new(),
+            last_executor: 0,
+            target: None,
+            failures: Failures::default(),
+            retry_at: Duration::ZERO,
+            executor_failures: 0,
+            executor_retry_at: Duration::ZERO,
+            outcome: None,
+            report: None,
+            history: History::default(),
+            told_unmet: None,
+        }
+    }
+
+    /// Its state.
+    pub fn state(&self) -> ApplicationState {
+        self.record.application.state()
+    }
+
+    /// The number of its current or last attempt; 0 before the first.
+    pub fn attempt(&self) -> u32 {
+        self.record.last_attempt
+    }
+
+    /// Place in the order of submission.
+    pub fn sequence(&self) -> u64 {
+        self.record.sequence
+    }
+
+    /// True while it may start or hold containers.
+    pub fn is_live(&self) -> bool {
+        !is_terminal(self.state())
+    }
+
+    /// What the store keeps.
+    pub fn record(&self) -> &ApplicationRecord {
+        &self.record
+    }
+
+    /// The application as clients see it.
+    pub fn to_proto(&self) -> v1::Application {
+        let mut shown = self.record.application.clone();
+        shown.report = self.report.clone();
+        shown.num_executors = u32::try_from(self.executors.len()).unwrap_or(u32::MAX);
+        shown
+    }
+
+    /// Submitted again under the same name, with whatever specification.
+    ///
+    /// # Errors
+    /// [`Code::NameInUse`] while it is live.
+    pub fn resubmit(
+        &mut self,
+        now: Moment,
+        spec: v1::ApplicationSpec,
+        sequence: u64,
+    ) -> Result<(), Error> {
+        if self.is_live() {
+            return Err(Error::new(
+                Code::NameInUse,
+                format!(
+                    "application {} is {} since {}, in attempt {}",
+                    self.name,
+                    state_name(self.state()),
+                    format_ms(self.record.application.changed_ms),
+                    self.record.last_attempt,
+                ),
+                format!("wait for it, end it with `millrace stop {}`, or use another name", self.name),
+            ));
+        }
+        self.accept(now, spec, sequence);
+        Ok(())
+    }
+
+    fn accept(&mut self, now: Moment, spec: v1::ApplicationSpec, sequence: u64) {
+        self.record.application.spec = Some(spec);
+        self.record.application.submitted_ms = now.wall_ms;
+        self.record.application.failure = None;
+        self.record.sequence = sequence;
+        self.record.stop = None;
+        self.failures = Failures::default();
+        self.retry_at = Duration::ZERO;
+        self.executor_failures = 0;
+        self.executor_retry_at = Duration::ZERO;
+        self.target = None;
+        self.report = None;
+        self.outcome = None;
+        self.enter(now, ApplicationState::Queued, "waits for a place for its driver".to_owned());
+    }
+
+    /// Changes state; a transition that is not legal is a defect and leaves everything as it is.
+    pub(super) fn enter(&mut self, now: Moment, state: ApplicationState, reason: String) {
+        let from = self.state();
+        if from != state && !may_become(from, state) {
+            tracing::error!(
+                application = %self.name,
+                "defect: {} may not become {}",
+                state_name(from),
+                state_name(state)
+            );
+            return;
+        }
+        let application = &mut self.record.application;
+        application.set_state(state);
+        application.reason = reason;
+        application.changed_ms = now.wall_ms;
+    }
+
+    /// Says why it waits, without a change of state.
+    pub fn set_reason(&mut self, reason: &str) {
+        self.record.application.reason = reason.to_owned();
+    }
+
+    /// Why it is in this state.
+    pub fn reason(&self) -> &str {
+        &self.record.application.reason
+    }
+
+    /// One of its containers has ended.
+    pub fn container_ended(&mut self, now: Moment, ended: &Ended) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.driver.as_ref().is_some_and(|driver| driver.container == ended.container) {
+            self.driver_ended(now, ended, &mut actions);
+        } else if self.executors.remove(&ended.container).is_some() {
+            self.executor_ended(now, ended, &mut actions);
+        }
+        self.settle(now, &mut actions);
+        actions
+    }
+
+    fn executor_ended(&mut self, now: Moment, ended: &Ended, actions: &mut Vec<Action>) {
+        if let Some(driver) = &mut self.driver {
+            driver.known_executors.remove(&ended.container);
+        }
+        let lived_ms = now.wall_ms - ended.started_ms;
+        if ended.was_started && !ended.exit.requested && lived_ms < EXECUTOR_SETTLED_MS {
+            self.executor_failures += 1;
+            self.executor_retry_at =
+                now.monotonic + EXECUTOR_BACKOFF.delay(self.executor_failures, 0.0);
+        } else {
+            self.executor_failures = 0;
+        }
+        actions.push(Action::Tell(driver_command::Body::Ended(v1::ContainerEnded {
+            container_id: ended.container.to_string(),
+            node_id: ended.node.to_string(),
+            exit: Some(ended.exit.clone()),
+        })));
+    }
+
+    fn driver_ended(&mut self, now: Moment, ended: &Ended, actions: &mut Vec<Action>) {
+        let Some(driver) = self.driver.take() else { return };
+        actions.extend(driver.session.map(Action::Close));
+        self.target = None;
+        let why = match &driver.failure {
+            Some(failure) => format!("{}: {}", failure.code, failure.message),
+            None => describe(&ended.exit),
+        };
+        self.close_attempt(now, &why);
+        for executor in self.executors.keys() {
+            actions.push(Action::Kill {
+                container: executor.clone(),
+                is_graceful: false,
+                reason: "the driver has ended".to_owned(),
+            });
+        }
+        actions.push(Action::Save);
+        if self.outcome.is_some() {
+            return;
+        }
+        if !ended.was_started {
+            // No process, no failure: the grant goes elsewhere.
+            return self.requeue(now, format!("waits for another place: {why}"));
+        }
+        match self.failures.record(now.monotonic, &self.timing) {
+            Verdict::RetryAfter(delay, count) => {
+                self.retry_at = now.monotonic + delay;
+                let limit = self.timing.attempt_failures_max;
+                self.requeue(
+                    now,
+                    format!(
+                        "the driver failed ({why}); failure {count} of {limit} without a commit, \
+                         next attempt in {delay:?}"
+                    ),
+                );
+            }
+            Verdict::Exhausted(count) => {
+                let failure = Error::new(
+                    Code::AttemptsExhausted,
+                    format!(
+                        "the driver of {} failed {count} times without a commit, the last time: \
+                         {why}{}",
+                        self.name,
+                        tail(&ended.exit),
+                    ),
+                    format!("see `millrace logs {}`, mend the cause and submit again", self.name),
+                )
+                .to_failure();
+                let reason = format!("{}: {}", failure.code, failure.message);
+                self.outcome = Some((ApplicationState::Failed, reason, Some(failure)));
+            }
+        }
+    }
+
+    fn requeue(&mut self, now: Moment, reason: String) {
+        if self.state() == ApplicationState::Stopping {
+            self.set_reason(&reason);
+        } else {
+            self.enter(now, ApplicationState::Queued, reason);
+        }
+    }
+
+    fn close_attempt(&mut self, now: Moment, why: &str) {
+        if let Some(attempt) = self.record.application.attempts.last_mut()
+            && attempt.ended_ms == 0
+        {
+            attempt.ended_ms = now.wall_ms;
+            why.clone_into(&mut attempt.end_reason);
+        }
+    }
+
+    /// Sets how it ends. The end itself comes when nothing of it runs any more.
+    pub(super) fn conclude(
+        &mut self,
+        state: ApplicationState,
+        reason: String,
+        failure: Option<v1::Failure>,
+    ) {
+        self.outcome = Some((state, reason, failure));
+    }
+
+    /// Enters the end that was concluded, when nothing of it runs any more.
+    pub(super) fn settle(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        if self.driver.is_some() || !self.executors.is_empty() {
+            return;
+        }
+        if let Some((state, reason, failure)) = self.outcome.take() {
+            self.record.application.failure = failure;
+            self.record.stop = None;
+            self.enter(now, state, reason);
+            actions.push(Action::Save);
+        }
+    }
+
+    /// True when it is decided how it ends.
+    pub(super) fn is_concluded(&self) -> bool {
+        self.outcome.is_some()
+    }
+
+    /// A batch was committed.
+    pub(super) fn committed(&mut self, batch: v1::Batch) {
+        if batch.committed_ms > 0 {
+            self.failures.forgive();
+        }
+        self.history.record(batch);
+    }
+}
+
+/// How a container ended, in a few words.
+pub(super) fn describe(exit: &v1::ContainerExit) -> String {
+    if !exit.reason.is_empty() {
+        return exit.reason.clone();
+    }
+    match (exit.code, exit.signal) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("ended by signal {signal}"),
+        (None, None) => "ended for a reason that nobody saw".to_owned(),
+    }
+}
+
+/// The last line of standard error, for the reason of a failure.
+fn tail(exit: &v1::ContainerExit) -> String {
+    match exit.stderr_tail.lines().rev().find(|line| !line.trim().is_empty()) {
+        Some(line) => format!("; its last line was: {}", line.trim()),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,168 @@
+//! What an application needs from the scheduler, and what becomes of it once there is a place.
+
+use std::collections::BTreeMap;
+
+use millrace_common::id::{ContainerId, NodeId};
+use millrace_common::resources::Resources;
+use millrace_proto::v1::{self, ApplicationState};
+
+use super::core::Application;
+use super::driver::Driver;
+use crate::moment::Moment;
+use crate::scheduler::Claim;
+
+/// Attempts that stay listed.
+const ATTEMPTS_MAX: usize = 50;
+
+/// A container that is to be started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Its id.
+    pub container: ContainerId,
+    /// What its process is told; the control actor adds what it knows of the cluster.
+    pub context: v1::LaunchContext,
+}
+
+impl Application {
+    pub(super) fn spec_resources(&self) -> (Resources, Resources, u32) {
+        let resources =
+            self.record.application.spec.as_ref().and_then(|spec| spec.resources).unwrap_or_default();
+        let cost = |cost: Option<v1::resources_spec::Cost>| {
+            let cost = cost.unwrap_or_default();
+            Resources::from_proto(&v1::Resources {
+                cores: cost.cores,
+                memory_bytes: cost.memory_bytes,
+            })
+        };
+        (cost(resources.driver), cost(resources.executor), resources.min_executors)
+    }
+
+    /// What it needs from the scheduler now, if anything.
+    pub fn claim(&self, now: Moment) -> Option<Claim> {
+        if !self.is_live() || self.is_concluded() {
+            return None;
+        }
+        let (driver_cost, executor_cost, num_minimum) = self.spec_resources();
+        let mut held: BTreeMap<NodeId, u32> = BTreeMap::new();
+        for node in self.executors.values() {
+            *held.entry(node.clone()).or_default() += 1;
+        }
+        let mut claim = Claim {
+            application: self.name.clone(),
+            driver: None,
+            executor: executor_cost,
+            num_minimum,
+            num_wanted: 0,
+            held,
+        };
+        match &self.driver {
+            // Executors of a failed driver end before the next one starts.
+            None if now.monotonic < self.retry_at || !self.executors.is_empty() => return None,
+            None => claim.driver = Some(driver_cost),
+            Some(_) => {
+                if let Some((count, resources)) = self.target {
+                    claim.executor = resources;
+                    claim.num_minimum = num_minimum.min(count);
+                    claim.num_wanted = count;
+                }
+                if now.monotonic < self.executor_retry_at {
+                    claim.num_wanted = 0;
+                }
+            }
+        }
+        Some(claim)
+    }
+
+    /// Its driver got a place: a new attempt with an epoch above all before. The context is
+    /// completed by the control actor and sent once the record is written.
+    pub fn place_driver(&mut self, now: Moment, node: NodeId) -> Launch {
+        self.record.last_attempt += 1;
+        self.record.max_epoch += 1;
+        let attempt = self.record.last_attempt;
+        let container = self.name.driver_id(attempt);
+        let attempts = &mut self.record.application.attempts;
+        attempts.push(v1::Attempt {
+            number: attempt,
+            epoch: self.record.max_epoch,
+            container_id: container.to_string(),
+            node_id: node.to_string(),
+            started_ms: now.wall_ms,
+            ..Default::default()
+        });
+        if attempts.len() > ATTEMPTS_MAX {
+            attempts.remove(0);
+        }
+        self.last_executor = 0;
+        self.target = None;
+        self.told_unmet = None;
+        let reason = format!("attempt {attempt} of the driver starts on node {node}");
+        if self.state() != ApplicationState::Stopping {
+            self.enter(now, ApplicationState::Starting, reason);
+        }
+        self.driver = Some(Driver::new(now, container.clone(), node));
+        let (driver_cost, ..) = self.spec_resources();
+        Launch { context: self.context(&container, v1::ContainerKind::Driver, driver_cost), container }
+    }
+
+    /// An executor got a place.
+    pub fn place_executor(&mut self, node: NodeId, resources: Resources) -> Launch {
+        self.last_executor += 1;
+        let container = self.name.executor_id(self.record.last_attempt, self.last_executor);
+        self.executors.insert(container.clone(), node);
+        let mut context = self.context(&container, v1::ContainerKind::Executor, resources);
+        if let Some(driver) = &self.driver {
+            context.driver_address.clone_from(&driver.address);
+        }
+        Launch { context, container }
+    }
+
+    fn context(
+        &self,
+        container: &ContainerId,
+        kind: v1::ContainerKind,
+        resources: Resources,
+    ) -> v1::LaunchContext {
+        let spec = self.record.application.spec.clone().unwrap_or_default();
+        v1::LaunchContext {
+            container_id: container.to_string(),
+            application: self.name.to_string(),
+            attempt: self.record.last_attempt,
+            epoch: self.record.max_epoch,
+            kind: kind.into(),
+            resources: Some(resources.to_proto()),
+            env: spec.env.clone(),
+            args: spec.args.clone(),
+            spec: Some(spec),
+            head_expected: self.record.is_head_expected,
+            ..Default::default()
+        }
+    }
+
+    /// What its driver costs.
+    pub fn driver_cost(&self) -> Resources {
+        self.spec_resources().0
+    }
+
+    /// How many of the executors that the driver asked for it does not have.
+    pub fn num_missing(&self) -> u32 {
+        let held = u32::try_from(self.executors.len()).unwrap_or(u32::MAX);
+        self.target.map_or(0, |(count, _)| count.saturating_sub(held))
+    }
+
+    /// What the submitter of this specification should know about its start positions: a head that
+    /// exists wins over them.
+    pub fn unused_start(&self, spec: &v1::ApplicationSpec) -> Option<String> {
+        let starts = |spec: &v1::ApplicationSpec| -> Vec<_> {
+            spec.sources.iter().map(|source| (source.name.clone(), source.start)).collect()
+        };
+        let before = self.record.application.spec.as_ref().map(starts);
+        let differs = before.is_some_and(|before| before != starts(spec));
+        (self.record.is_head_expected && differs).then(|| {
+            format!(
+                "the head of {} holds positions: it goes on from there, and `start` is not used; \
+                 `millrace reset {}` gives them up",
+                self.name, self.name
+            )
+        })
+    }
+}

@@ -1,0 +1,20 @@
+//! What of an application outlives the master.
+
+use millrace_proto::v1;
+
+/// The durable part: everything needed to go on after a restart of the master.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApplicationRecord {
+    /// Specification, state and attempts.
+    pub application: v1::Application,
+    /// Highest epoch ever granted; the next one is above it.
+    pub max_epoch: u64,
+    /// Highest attempt number ever given.
+    pub last_attempt: u32,
+    /// True once a driver has acquired the head: from then on one must exist.
+    pub is_head_expected: bool,
+    /// Place in the order of submission.
+    pub sequence: u64,
+    /// What the driver was asked to do when it was asked to stop.
+    pub stop: Option<v1::StopDriver>,
+}

@@ -1,0 +1,13 @@
+//! The nodes and what runs on them, as the master knows it.
+//!
+//! Pure: messages of nodes and the passing of time go in, changes come out. It owns nobody's life:
+//! what a lost container means for its application is the application's business.
+
+mod containers;
+mod core;
+
+pub use self::containers::{ContainerEntry, Containers, Ended};
+pub use self::core::{Cluster, NodeEntry, Registered, Usage};
+
+#[cfg(test)]
+mod tests;

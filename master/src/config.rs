@@ -1,0 +1,93 @@
+//! What the master reads at its start.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use millrace_common::settings;
+
+settings! {
+    /// Configuration of `millrace-master`.
+    pub struct MasterConfig for "millrace-master" {
+        /// Address of the one port for gRPC, REST, metrics and logs. Port 0 takes any free one.
+        listen: String = "127.0.0.1:7070";
+        /// `host:port` under which workers and drivers reach this master; the address it listens on
+        /// when not set.
+        advertise: Option<String> = "";
+        /// Name of the cluster. Two clusters may share a table.
+        cluster: String = "local";
+        /// DynamoDB table that holds the applications' heads and the master's state.
+        table: String = "millrace";
+        /// AWS region; the SDK's usual chain when not set.
+        region: Option<String> = "";
+        /// AWS endpoint, as http://127.0.0.1:4566; the SDK's usual chain when not set.
+        endpoint: Option<String> = "";
+        /// File to write the address to once the master listens, for scripts that asked for port 0.
+        port_file: Option<PathBuf> = "";
+        /// How often nodes and drivers say that they live.
+        heartbeat_interval: Duration = "1s";
+        /// A node that was silent for this long gets no new containers.
+        suspect_after: Duration = "5s";
+        /// A node or a driver that was silent for this long is lost, with all that runs on it.
+        lost_after: Duration = "15s";
+        /// How long a new leader waits for the nodes it knows of before it grants anything.
+        adopt_timeout: Duration = "15s";
+        /// How long a container has between the request to end and its kill.
+        kill_grace: Duration = "10s";
+        /// How often the leader renews its leadership.
+        leader_renew_interval: Duration = "2s";
+        /// A leader whose last renewal is older than this stops serving.
+        leader_step_down_after: Duration = "6s";
+        /// A standby that saw no renewal for this long takes over.
+        leader_take_over_after: Duration = "10s";
+        /// First delay before a failed driver is started again; it doubles up to
+        /// attempt_backoff_max.
+        attempt_backoff: Duration = "1s";
+        /// Longest delay before a failed driver is started again.
+        attempt_backoff_max: Duration = "60s";
+        /// This many driver failures within attempt_window without a commit end the application.
+        attempt_failures_max: u32 = "5";
+        /// Driver failures older than this are forgiven.
+        attempt_window: Duration = "10m";
+    }
+}
+
+/// The intervals and limits that the cores decide by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// See [`MasterConfig::heartbeat_interval`].
+    pub heartbeat_interval: Duration,
+    /// See [`MasterConfig::suspect_after`].
+    pub suspect_after: Duration,
+    /// See [`MasterConfig::lost_after`].
+    pub lost_after: Duration,
+    /// See [`MasterConfig::adopt_timeout`].
+    pub adopt_timeout: Duration,
+    /// See [`MasterConfig::kill_grace`].
+    pub kill_grace: Duration,
+    /// See [`MasterConfig::attempt_backoff`].
+    pub attempt_backoff: millrace_common::retry::Backoff,
+    /// See [`MasterConfig::attempt_failures_max`].
+    pub attempt_failures_max: u32,
+    /// See [`MasterConfig::attempt_window`].
+    pub attempt_window: Duration,
+}
+
+impl MasterConfig {
+    /// The part that the cores decide by.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        Timing {
+            heartbeat_interval: self.heartbeat_interval,
+            suspect_after: self.suspect_after,
+            lost_after: self.lost_after,
+            adopt_timeout: self.adopt_timeout,
+            kill_grace: self.kill_grace,
+            attempt_backoff: millrace_common::retry::Backoff {
+                base: self.attempt_backoff,
+                max: self.attempt_backoff_max,
+            },
+            attempt_failures_max: self.attempt_failures_max,
+            attempt_window: self.attempt_window,
+        }
+    }
+}

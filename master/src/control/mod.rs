@@ -1,0 +1,26 @@
+//! The master's one actor: every event of nodes, drivers and clients passes through it in order, so
+//! that no two parts of the master ever disagree.
+//!
+//! `core` composes the pure parts (cluster, applications, scheduler) and turns events into effects;
+//! `actor` performs the effects: messages on streams, records to the store, answers to clients.
+
+mod actor;
+mod core;
+mod drivers;
+mod effect;
+mod nodes;
+mod placing;
+pub mod view;
+
+pub use self::actor::{
+    Control, DriverClosed, DriverOpened, DriverSaid, Kill, NodeClosed, NodeOpened, NodeSaid, Read,
+    ReadLog, Stop, StreamTo, Submit,
+};
+pub use self::core::{Core, Identity};
+pub use self::effect::Effect;
+
+/// One stream to a node or a driver; never used twice in a master's life.
+pub type SessionId = u64;
+
+#[cfg(test)]
+mod tests;

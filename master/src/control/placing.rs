@@ -1,0 +1,137 @@
+//! Giving out places: the time of adoption, rounds of the scheduler, grants, and why who waits.
+
+use millrace_common::id::{ApplicationName, ContainerId, NodeId};
+use millrace_proto::v1::{self, ContainerState, driver_command, node_command};
+
+use super::core::Core;
+use super::effect::Effect;
+use crate::application::{Application, Launch};
+use crate::moment::Moment;
+use crate::scheduler::{Claim, Placed, schedule};
+use crate::store::Record;
+
+impl Core {
+    /// Ends the time of adoption when it is over, and gives out what can be given out.
+    pub(super) fn step(&mut self, now: Moment) {
+        for (id, reason) in std::mem::take(&mut self.withdrawn) {
+            let state = ContainerState::Exited;
+            let end = self.cluster.containers.end(&id, state, &reason, now.wall_ms);
+            self.end_all(now, end);
+        }
+        if self.is_adopting {
+            let is_late = now.since(self.led_since) >= self.timing.adopt_timeout;
+            if !is_late && !self.awaited.is_empty() {
+                return self.explain_adoption();
+            }
+            self.end_adoption(now);
+        }
+        let claims = self.claims(now);
+        if claims.is_empty() {
+            return;
+        }
+        let plan = schedule(self.cluster.rooms(now), &claims);
+        for placed in plan.placed {
+            self.grant(now, placed);
+        }
+        for claim in &claims {
+            self.explain(&claim.application, plan.waiting.get(&claim.application));
+        }
+    }
+
+    fn claims(&self, now: Moment) -> Vec<Claim> {
+        let mut applications: Vec<&Application> = self.applications.values().collect();
+        applications.sort_by_key(|application| application.sequence());
+        applications.into_iter().filter_map(|application| application.claim(now)).collect()
+    }
+
+    fn explain_adoption(&mut self) {
+        let Some(reason) = self.adoption() else { return };
+        for application in self.applications.values_mut() {
+            if application.state() == v1::ApplicationState::Queued {
+                application.set_reason(&reason);
+            }
+        }
+    }
+
+    fn end_adoption(&mut self, now: Moment) {
+        self.is_adopting = false;
+        let absent = std::mem::take(&mut self.awaited);
+        for node in &absent {
+            tracing::warn!(%node, "node did not report to the new leader: taken for lost");
+            self.write(Record::NodeGone(node.clone()));
+        }
+        let lost: Vec<(ContainerId, NodeId)> = self
+            .cluster
+            .containers
+            .iter()
+            .filter(|entry| entry.is_live() && self.cluster.node(&entry.node).is_none())
+            .map(|entry| (entry.id(), entry.node.clone()))
+            .collect();
+        for (id, node) in lost {
+            let reason = format!("node {node} did not report to the new leader");
+            let end = self.cluster.containers.end(&id, ContainerState::Lost, &reason, now.wall_ms);
+            self.end_all(now, end);
+        }
+        let drivers: Vec<_> = self.drivers.iter().map(|(id, name)| (*id, name.clone())).collect();
+        for (session, name) in drivers {
+            self.tell_executors(&name, session);
+        }
+    }
+
+    fn explain(&mut self, name: &ApplicationName, waiting: Option<&String>) {
+        let Some(application) = self.applications.get_mut(name) else { return };
+        let session = application.driver.as_ref().and_then(|driver| driver.session);
+        match (waiting, session) {
+            (Some(reason), None) if application.driver.is_none() => application.set_reason(reason),
+            (Some(reason), Some(session)) => {
+                let missing = application.num_missing();
+                let unmet = Some((missing, reason.clone()));
+                if application.told_unmet != unmet {
+                    application.told_unmet = unmet;
+                    let body = v1::TargetUnmet { missing, reason: reason.clone() };
+                    self.effects
+                        .push(Effect::ToDriver(session, driver_command::Body::Unmet(body)));
+                }
+            }
+            _ => application.told_unmet = None,
+        }
+    }
+
+    /// Hands a place to its application and the container to its node.
+    fn grant(&mut self, now: Moment, placed: Placed) {
+        let Some(application) = self.applications.get_mut(&placed.application) else { return };
+        let launch = if placed.is_driver {
+            application.place_driver(now, placed.node.clone())
+        } else {
+            application.place_executor(placed.node.clone(), placed.resources)
+        };
+        let Some(session) = self.cluster.node(&placed.node).and_then(|node| node.session) else {
+            return;
+        };
+        let Launch { container, mut context } = launch;
+        context.cluster.clone_from(&self.identity.cluster);
+        context.master_address.clone_from(&self.identity.address);
+        context.table.clone_from(&self.identity.table);
+        let mut status = v1::ContainerStatus {
+            container_id: container.to_string(),
+            application: placed.application.to_string(),
+            attempt: context.attempt,
+            kind: context.kind,
+            resources: Some(placed.resources.to_proto()),
+            ..Default::default()
+        };
+        status.set_state(ContainerState::Granted);
+        self.cluster.containers.insert(placed.node, status);
+        let start = Effect::ToNode(session, node_command::Body::Start(context));
+        if placed.is_driver {
+            if let Some(ticket) = self.save(&placed.application) {
+                self.after_write.entry(ticket).or_default().push(start);
+            }
+            return;
+        }
+        self.effects.push(start);
+        if let Some(session) = self.driver_session(&placed.application) {
+            self.tell_started(&placed.application, session, &container);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! `ClientService`: what people and programs ask of a cluster.
+
+use millrace_common::error::{Code, Error};
+use millrace_common::id::ApplicationName;
+use millrace_proto::v1;
+use millrace_proto::v1::client_service_server::ClientService;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{Shared, logs};
+use crate::application::{is_terminal, state_name};
+use crate::control::{Kill, Stop, Submit, view};
+use crate::store::StoreError;
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Service {
+    shared: Shared,
+}
+
+impl Service {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self { shared }
+    }
+}
+
+fn answer<T>(outcome: Result<T, Error>) -> Result<Response<T>, Status> {
+    outcome.map(Response::new).map_err(|error| error.to_status())
+}
+
+#[tonic::async_trait]
+impl ClientService for Service {
+    async fn get_cluster(
+        &self,
+        _: Request<v1::GetClusterRequest>,
+    ) -> Result<Response<v1::GetClusterResponse>, Status> {
+        answer(self.shared.leader.read(view::cluster).await)
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let nodes = self.shared.leader.read(view::nodes).await;
+        answer(nodes.map(|nodes| v1::ListNodesResponse { nodes }))
+    }
+
+    async fn submit_application(
+        &self,
+        request: Request<v1::SubmitApplicationRequest>,
+    ) -> Result<Response<v1::SubmitApplicationResponse>, Status> {
+        let outcome = self.shared.leader.ask(Submit(request.into_inner().spec)).await;
+        answer(outcome.and_then(|inner| inner))
+    }
+
+    async fn list_applications(
+        &self,
+        _: Request<v1::ListApplicationsRequest>,
+    ) -> Result<Response<v1::ListApplicationsResponse>, Status> {
+        let applications = self.shared.leader.read(view::applications).await;
+        answer(applications.map(|applications| v1::ListApplicationsResponse { applications }))
+    }
+
+    async fn get_application(
+        &self,
+        request: Request<v1::GetApplicationRequest>,
+    ) -> Result<Response<v1::GetApplicationResponse>, Status> {
+        let name = request.into_inner().name;
+        let outcome = self.shared.leader.read(move |core| view::application(core, &name)).await;
+        answer(outcome.and_then(|inner| inner))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<v1::ListContainersRequest>,
+    ) -> Result<Response<v1::ListContainersResponse>, Status> {
+        let application = request.into_inner().application;
+        let containers =
+            self.shared.leader.read(move |core| view::containers(core, &application)).await;
+        answer(containers.map(|containers| v1::ListContainersResponse { containers }))
+    }
+
+    async fn list_batches(
+        &self,
+        request: Request<v1::ListBatchesRequest>,
+    ) -> Result<Response<v1::ListBatchesResponse>, Status> {
+        let v1::ListBatchesRequest { name, limit } = request.into_inner();
+        let outcome = self.shared.leader.read(move |core| view::batches(core, &name, limit)).await;
+        answer(outcome.and_then(|inner| inner).map(|batches| v1::ListBatchesResponse { batches }))
+    }
+
+    async fn stop_application(
+        &self,
+        request: Request<v1::StopApplicationRequest>,
+    ) -> Result<Response<v1::StopApplicationResponse>, Status> {
+        let outcome = self.shared.leader.ask(Stop(request.into_inner())).await;
+        let state = outcome.and_then(|inner| inner);
+        answer(state.map(|state| v1::StopApplicationResponse { state: state.into() }))
+    }
+
+    async fn kill_application(
+        &self,
+        request: Request<v1::KillApplicationRequest>,
+    ) -> Result<Response<v1::KillApplicationResponse>, Status> {
+        let outcome = self.shared.leader.ask(Kill(request.into_inner())).await;
+        let state = outcome.and_then(|inner| inner);
+        answer(state.map(|state| v1::KillApplicationResponse { state: state.into() }))
+    }
+
+    async fn reset_application(
+        &self,
+        request: Request<v1::ResetApplicationRequest>,
+    ) -> Result<Response<v1::ResetApplicationResponse>, Status> {
+        answer(reset(&self.shared, request.into_inner()).await)
+    }
+
+    type ReadLogsStream = ReceiverStream<Result<v1::LogLines, Status>>;
+
+    async fn read_logs(
+        &self,
+        request: Request<v1::ReadLogsRequest>,
+    ) -> Result<Response<Self::ReadLogsStream>, Status> {
+        answer(logs::open(&self.shared, request.into_inner()).await)
+    }
+}
+
+/// Leaves the wish in the head that the next start gives its positions up.
+async fn reset(
+    shared: &Shared,
+    request: v1::ResetApplicationRequest,
+) -> Result<v1::ResetApplicationResponse, Error> {
+    let name: ApplicationName = request.name.parse()?;
+    let to = request.to.filter(|to| to.at.is_some()).ok_or_else(|| {
+        Error::new(
+            Code::InvalidValue,
+            format!("the reset of {name} does not say where to"),
+            "give earliest, latest or a time",
+        )
+    })?;
+    let asked = name.clone();
+    let state = shared
+        .leader
+        .read(move |core| core.applications.get(&asked).map(|application| application.state()))
+        .await?;
+    if let Some(state) = state.filter(|state| !is_terminal(*state)) {
+        return Err(Error::new(
+            Code::WrongState,
+            format!("the head of {name} can not be reset: the application is {}", state_name(state)),
+            format!("end it first with `millrace stop {name}`"),
+        ));
+    }
+    match shared.store.reset_head(&name, &to).await {
+        Ok(batch) => Ok(v1::ResetApplicationResponse { batch }),
+        Err(StoreError::Passing(error) | StoreError::Lasting(error)) => Err(error),
+        Err(StoreError::Refused) if state.is_none() => Err(Error::new(
+            Code::UnknownApplication,
+            format!("no application is called {name}, and this cluster has no head of that name"),
+            "see `millrace list` for the names",
+        )),
+        Err(StoreError::Refused) => Err(Error::new(
+            Code::HeadMissing,
+            format!("application {name} has no head in this cluster: there is nothing to reset"),
+            "submit it: without a head it begins at `start` of its sources",
+        )),
+    }
+}

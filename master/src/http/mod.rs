@@ -1,0 +1,25 @@
+//! The HTTP side of the master's one port: `/healthz`, `/metrics` and the read-only `/api/v1`.
+
+mod api;
+mod json;
+mod metrics;
+
+use axum::Router;
+use axum::routing::get;
+
+use crate::grpc::Leader;
+
+/// Every HTTP route.
+#[must_use]
+pub fn routes(leader: Leader) -> Router {
+    Router::new()
+        .route("/healthz", get(api::health))
+        .route("/metrics", get(metrics::metrics))
+        .route("/api/v1/cluster", get(api::cluster))
+        .route("/api/v1/nodes", get(api::nodes))
+        .route("/api/v1/applications", get(api::applications))
+        .route("/api/v1/applications/{name}", get(api::application))
+        .route("/api/v1/applications/{name}/batches", get(api::batches))
+        .route("/api/v1/containers", get(api::containers))
+        .with_state(leader)
+}

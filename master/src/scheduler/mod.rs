@@ -1,0 +1,14 @@
+//! Who gets a place where. Pure: rooms and claims in, placements and reasons out.
+//!
+//! It owns no state: every round is computed from what the cluster and the applications are at that
+//! moment, so that there is nothing to repair after a restart. It never places past what a node has
+//! free, neither in cores nor in memory.
+
+mod core;
+mod placement;
+
+pub use self::core::{Claim, Plan, Placed, schedule};
+pub use self::placement::Room;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,30 @@
+//! What the worker reads at its start, in its role as node. Containers read nothing but their launch
+//! context.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use millrace_common::resources::ByteSize;
+use millrace_common::settings;
+
+settings! {
+    /// Configuration of `millrace-worker`.
+    pub struct WorkerConfig for "millrace-worker" {
+        /// `host:port` of the master.
+        master: String = "127.0.0.1:7070";
+        /// Name of this node in the cluster, the same after a restart; the host's name when not set.
+        node_id: Option<String> = "";
+        /// Name or address under which other nodes reach the containers of this one.
+        host: String = "127.0.0.1";
+        /// Cores to offer; all that this process may use when not set.
+        cores: Option<u32> = "";
+        /// Memory to offer; all that the machine or the process's cgroup has when not set.
+        memory: Option<ByteSize> = "";
+        /// Directory for the containers' files and logs.
+        work_dir: PathBuf = "millrace-work";
+        /// Containers that have ended and whose files are kept, so that their logs stay readable.
+        kept_containers: u32 = "100";
+        /// How long containers have to end by themselves when this worker is told to end.
+        shutdown_grace: Duration = "10s";
+    }
+}

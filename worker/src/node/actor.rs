@@ -1,0 +1,350 @@
+//! The node's shell: one loop that owns the core, the stream to the master and the processes.
+//!
+//! Each process has a task of its own that tells the loop how it ended. The loop ends only when it
+//! is told to, and then not before every process has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, OptionFuture};
+use millrace_common::clock::SharedClock;
+use millrace_common::error::{Code, Error};
+use millrace_common::id::ContainerId;
+use millrace_common::retry::Backoff;
+use millrace_proto::v1::{
+    ContainerExit, ContainerStatus, LaunchContext, LogChunk, NodeCommand, NodeHeartbeat,
+    NodeMessage, NodeRegister, ReadLogChunk, node_command, node_message,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::core::{Core, Effect};
+use super::session::Session;
+use super::work_dir::WorkDir;
+use super::{launcher, logs, resources};
+use crate::config::WorkerConfig;
+
+/// Ends and pieces of logs that may wait for the loop; their tasks wait when it is full.
+const EVENTS_CAPACITY: usize = 256;
+/// Heartbeats before the master has said how often it wants them.
+const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(1);
+/// Between tries to reach the master: short, for the node has nothing else to do.
+const RECONNECT: Backoff =
+    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2) };
+/// How long the master may take to end its side of the stream when the node leaves.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+/// How long the loop waits beyond the grace time for processes that were killed.
+const KILLED_DEADLINE: Duration = Duration::from_secs(5);
+
+enum Event {
+    Ended(ContainerId, ContainerExit),
+    Log(LogChunk),
+}
+
+/// Runs the node until `shutdown`; `program` is what containers are started from.
+///
+/// # Errors
+/// [`Code::DirectoryUnusable`], [`Code::ConfigurationValue`], or [`Code::NodeRefused`] when the
+/// master says that this node can not be.
+pub async fn run(
+    config: WorkerConfig,
+    program: PathBuf,
+    clock: SharedClock,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let offered = resources::offer(&config)?;
+    let work_dir = Arc::new(WorkDir::open(&config.work_dir)?);
+    let mut core = Core::new(offered, config.kept_containers.try_into().unwrap_or(usize::MAX));
+    for status in work_dir.ended() {
+        core.keep(status);
+    }
+    let node_id = config.node_id.clone().unwrap_or_else(host_name);
+    tracing::info!(node = node_id, %offered, master = config.master, "node starts");
+    let (tell, events) = mpsc::channel(EVENTS_CAPACITY);
+    let node = Node {
+        node_id,
+        instance_id: uuid::Uuid::new_v4().to_string(),
+        config,
+        program,
+        clock,
+        core,
+        work_dir,
+        tell,
+        kill_switches: BTreeMap::new(),
+        session: None,
+        unsent: BTreeSet::new(),
+        num_heartbeats: 0,
+        heartbeat_interval: HEARTBEAT_DEFAULT,
+    };
+    node.run(events, shutdown).await
+}
+
+fn host_name() -> String {
+    sysinfo::System::host_name().unwrap_or_else(|| "node".to_owned())
+}
+
+struct Node {
+    node_id: String,
+    instance_id: String,
+    config: WorkerConfig,
+    program: PathBuf,
+    clock: SharedClock,
+    core: Core,
+    work_dir: Arc<WorkDir>,
+    tell: mpsc::Sender<Event>,
+    kill_switches: BTreeMap<ContainerId, watch::Sender<Option<Duration>>>,
+    session: Option<Session>,
+    /// Containers whose news the master has not been sent.
+    unsent: BTreeSet<ContainerId>,
+    num_heartbeats: u64,
+    heartbeat_interval: Duration,
+}
+
+impl Node {
+    async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        let effects = self.core.prune();
+        self.perform(effects);
+        let mut connecting = Some(self.connect(Duration::ZERO));
+        let mut failures = 0;
+        let mut heartbeat = interval(self.heartbeat_interval);
+        loop {
+            let beat = self.heartbeat_interval;
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(event) = events.recv() => self.event(event),
+                Some(outcome) = OptionFuture::from(connecting.as_mut()) => {
+                    connecting = None;
+                    match outcome {
+                        Ok(session) => {
+                            failures = 0;
+                            self.connected(session);
+                        }
+                        Err(error) if error.code() == Code::NodeRefused => {
+                            self.end(&mut events).await;
+                            return Err(error);
+                        }
+                        Err(error) => {
+                            failures += 1;
+                            let delay = RECONNECT.random_delay(failures);
+                            tracing::warn!(%error, ?delay, "no stream to the master");
+                            connecting = Some(self.connect(delay));
+                        }
+                    }
+                }
+                command = receive(&mut self.session), if self.session.is_some() => {
+                    match command {
+                        Some(command) => self.command(command),
+                        None => self.session = None,
+                    }
+                }
+                _ = heartbeat.tick(), if self.session.is_some() => self.beat(),
+            }
+            if self.session.is_none() && connecting.is_none() {
+                failures += 1;
+                connecting = Some(self.connect(RECONNECT.random_delay(failures)));
+            }
+            if self.heartbeat_interval != beat {
+                heartbeat = interval(self.heartbeat_interval);
+            }
+        }
+        drop(connecting);
+        self.end(&mut events).await;
+        Ok(())
+    }
+
+    /// Opens a stream after a delay, with a registration that tells all there is then.
+    fn connect(&mut self, delay: Duration) -> BoxFuture<'static, Result<Session, Error>> {
+        let register = NodeRegister {
+            node_id: self.node_id.clone(),
+            instance_id: self.instance_id.clone(),
+            host: self.config.host.clone(),
+            offered: Some(self.core.offered().to_proto()),
+            containers: self.core.statuses(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+        };
+        self.unsent.clear();
+        let first = self.message(node_message::Body::Register(register));
+        let master = self.config.master.clone();
+        Box::pin(async move {
+            tokio::time::sleep(delay).await;
+            Session::open(master, first).await
+        })
+    }
+
+    fn connected(&mut self, session: Session) {
+        tracing::info!(node = self.node_id, master = self.config.master, "registered");
+        self.session = Some(session);
+        for id in std::mem::take(&mut self.unsent) {
+            if let Some(status) = self.core.status(&id) {
+                let status = status.clone();
+                self.report(status);
+            }
+        }
+    }
+
+    fn message(&self, body: node_message::Body) -> NodeMessage {
+        NodeMessage { term: self.core.term(), body: Some(body) }
+    }
+
+    /// False when there is no stream, or none that takes messages any more.
+    fn send(&mut self, body: node_message::Body) -> bool {
+        let message = self.message(body);
+        let is_sent = self.session.as_ref().is_some_and(|session| session.send(message));
+        if !is_sent {
+            self.session = None;
+        }
+        is_sent
+    }
+
+    fn report(&mut self, status: ContainerStatus) {
+        let id = ContainerId::new(status.container_id.clone());
+        if !self.send(node_message::Body::Container(status)) {
+            self.unsent.insert(id);
+        }
+    }
+
+    fn beat(&mut self) {
+        self.num_heartbeats += 1;
+        let memory_used_bytes = self.core.pids().map(resources::resident_bytes).sum();
+        let sequence = self.num_heartbeats;
+        self.send(node_message::Body::Heartbeat(NodeHeartbeat { sequence, memory_used_bytes }));
+    }
+
+    fn command(&mut self, command: NodeCommand) {
+        let Some(body) = command.body else { return };
+        if let node_command::Body::Registered(registered) = &body {
+            let wanted = Duration::from_millis(registered.heartbeat_interval_ms);
+            if !wanted.is_zero() {
+                self.heartbeat_interval = wanted;
+            }
+        }
+        let effects = self.core.command(command.term, body);
+        self.perform(effects);
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Ended(id, exit) => {
+                tracing::info!(container = %id, reason = exit.reason, "container ended");
+                self.kill_switches.remove(&id);
+                let effects = self.core.ended(&id, exit, self.clock.now_ms());
+                if let Some(status) = self.core.status(&id)
+                    && let Err(error) = self.work_dir.write_status(status)
+                {
+                    tracing::warn!(container = %id, %error, "its end can not be written down");
+                }
+                self.perform(effects);
+            }
+            Event::Log(chunk) => {
+                self.send(node_message::Body::LogChunk(chunk));
+            }
+        }
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Start(context) => self.start(*context),
+                Effect::Kill(id, grace_ms) => {
+                    if let Some(switch) = self.kill_switches.get(&id) {
+                        switch.send_replace(Some(Duration::from_millis(grace_ms)));
+                    }
+                }
+                Effect::Report(status) => self.report(status),
+                Effect::Refuse(refusal) => {
+                    tracing::warn!(container = refusal.container_id, refusal.reason, "refused");
+                    self.send(node_message::Body::Refused(refusal));
+                }
+                Effect::ReadLog(request) => self.read_log(request),
+                Effect::Remove(id) => self.work_dir.remove(&id),
+            }
+        }
+    }
+
+    fn start(&mut self, mut context: LaunchContext) {
+        let id = ContainerId::new(context.container_id.clone());
+        let directory = self.work_dir.container(&id);
+        context.node_id.clone_from(&self.node_id);
+        context.host.clone_from(&self.config.host);
+        context.work_dir = directory.display().to_string();
+        let now_ms = self.clock.now_ms();
+        let effects = match launcher::start(&self.program, &directory, &context) {
+            Ok(process) => {
+                tracing::info!(container = %id, pid = process.pid, "container started");
+                let (switch, kill) = watch::channel(None);
+                self.kill_switches.insert(id.clone(), switch);
+                let effects = self.core.started(&id, process.pid, context.work_dir, now_ms);
+                let tell = self.tell.clone();
+                tokio::spawn(async move {
+                    let exit = process.run(kill).await;
+                    if tell.send(Event::Ended(id, exit)).await.is_err() {
+                        tracing::debug!("a container ended after its node");
+                    }
+                });
+                effects
+            }
+            Err(error) => {
+                let reason = format!("could not be started: {error}");
+                tracing::error!(container = %id, reason);
+                let exit = ContainerExit { reason, ..Default::default() };
+                self.core.ended(&id, exit, now_ms)
+            }
+        };
+        self.perform(effects);
+    }
+
+    fn read_log(&self, request: ReadLogChunk) {
+        let is_live = self
+            .core
+            .status(&ContainerId::new(request.container_id.clone()))
+            .is_some_and(|status| status.exit.is_none());
+        let (work_dir, tell) = (Arc::clone(&self.work_dir), self.tell.clone());
+        tokio::task::spawn_blocking(move || {
+            let chunk = logs::read(&work_dir, &request, is_live);
+            if tell.blocking_send(Event::Log(chunk)).is_err() {
+                tracing::debug!("a log was read after the node had ended");
+            }
+        });
+    }
+
+    /// Ends every container and waits for it; then leaves the cluster in order.
+    async fn end(mut self, events: &mut mpsc::Receiver<Event>) {
+        let grace = self.config.shutdown_grace;
+        let effects = self.core.end_all(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+        self.perform(effects);
+        let all_ended = async {
+            while !self.kill_switches.is_empty() {
+                match events.recv().await {
+                    Some(event) => self.event(event),
+                    None => break,
+                }
+            }
+        };
+        if tokio::time::timeout(grace + KILLED_DEADLINE, all_ended).await.is_err() {
+            tracing::error!("containers are left that could not be killed");
+        }
+        if let Some(session) = self.session.take() {
+            session.close(CLOSE_DEADLINE).await;
+        }
+    }
+}
+
+async fn receive(session: &mut Option<Session>) -> Option<NodeCommand> {
+    match session {
+        Some(session) => session.receive().await,
+        None => None,
+    }
+}
+
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
+}
