@@ -54,7 +54,7 @@ pub struct Config {
     pub credentials: Vec<(String, String)>,
     /// How long a stream stays CREATING or UPDATING, in milliseconds.
     pub transition_ms: u64,
-    /// File that gets the port once it is open.
+    /// File that gets the address, as `127.0.0.1:4566`, once it is open.
     pub port_file: Option<PathBuf>,
 }
 
@@ -151,7 +151,7 @@ impl Emulator {
                 source,
             })?;
         if let Some(path) = &config.port_file {
-            write_atomic(path, format!("{}\n", addr.port()).as_bytes()).map_err(|source| {
+            write_atomic(path, format!("{addr}\n").as_bytes()).map_err(|source| {
                 StartError::PortFile {
                     path: path.clone(),
                     source,
