@@ -120,7 +120,7 @@ impl StoreCore {
         // The youngest blocks are needed last.
         let youngest = |wanted: &dyn Fn(&Entry) -> bool| {
             self.by_age.values().rev().find(|id| {
-                self.entries.get(id).is_some_and(|e| e.place == Place::Memory && wanted(e))
+                self.entries.get(*id).is_some_and(|e| e.place == Place::Memory && wanted(e))
             })
         };
         let disk_room = self.disk_budget.saturating_sub(self.on_disk + self.spilling);
