@@ -98,10 +98,11 @@ impl Putter<'_> {
                 batch = batches.recv() => match batch { Some(batch) => batch, None => break },
             };
             let early = (started + self.pace.due(sent)).saturating_sub(self.clock.monotonic());
-            tokio::select! {
-                () = stopped.cancelled() => break,
-                () = tokio::time::sleep(early), if !early.is_zero() => {}
-                else => {}
+            if !early.is_zero() {
+                tokio::select! {
+                    () = stopped.cancelled() => break,
+                    () = tokio::time::sleep(early) => {}
+                }
             }
             while calls.len() >= CALLS_MAX {
                 error = self.take(calls.join_next().await, &mut summary).or(error);
