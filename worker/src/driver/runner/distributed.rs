@@ -262,6 +262,8 @@ fn dead_letters(upload: TaskUpload) -> Upload {
             .into_iter()
             .map(|part| UploadPart { number: part.number, etag: part.etag, crc32c: part.crc32c })
             .collect(),
+        token: upload.token,
+        created_ms: upload.created_ms,
         rows: upload.rows,
         bytes: upload.bytes,
         dead_letters: true,

@@ -120,6 +120,13 @@ fn panicked(task: &TaskHandle, panic: &(dyn Any + Send)) -> datafusion::error::D
     Fault::Panic { detail: message }.into_error()
 }
 
+/// With the feature `failpoints`, the failpoint `task-run`: hit at every poll of a task, on a
+/// compute thread, below the place where panics are caught.
+fn failpoint() {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!("task-run");
+}
+
 /// One partition of a task.
 struct TaskStream {
     schema: SchemaRef,
@@ -140,7 +147,10 @@ impl Stream for TaskStream {
             this.task.tell(TaskEvent::Cancelled);
             return Poll::Ready(Some(Err(Fault::Cancelled.into_error())));
         }
-        let polled = catch_unwind(AssertUnwindSafe(|| input.poll_next_unpin(context)));
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            failpoint();
+            input.poll_next_unpin(context)
+        }));
         let item = match polled {
             Ok(polled) => ready!(polled),
             Err(panic) => {
