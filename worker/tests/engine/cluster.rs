@@ -244,6 +244,7 @@ pub fn options(sources: Vec<SourceDef>, sql: &str) -> RunnerOptions {
             compression: Compression::None,
             partition_by: Vec::new(),
             max_open_partitions: 10,
+            files_per_batch: 0,
             dead_letters: None,
         },
         io: tokio::runtime::Handle::current(),

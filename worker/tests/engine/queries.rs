@@ -96,6 +96,22 @@ async fn every_kind_of_query_runs_on_executors() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_files_are_written_than_wanted() {
+    let mut cluster = two_executors().await;
+    let columns = [("k", "long"), ("v", "long")];
+    for sql in ["SELECT k, v FROM logs", "SELECT k, count(*) AS n FROM logs GROUP BY k"] {
+        let logs = source("logs", &columns, BadRecordPolicy::Fail);
+        let users = source("users", &columns, BadRecordPolicy::Fail);
+        let mut options = options(vec![logs, users], sql);
+        options.sink.files_per_batch = 1;
+        let runner = DistributedRunner::prepare(options).await.unwrap();
+        let output = cluster.run(&runner).await.unwrap();
+        assert_eq!(output.uploads.len(), 1, "{sql}");
+        assert_eq!(output.sources["logs"].records, 2_000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_executor_with_one_core_runs_everything_itself() {
     let mut cluster = Cluster::start(&[1]).await;
     cluster.put(0, "logs", &records(0, 100, 3), Behaviour::Good);

@@ -101,6 +101,7 @@ impl DistributedRunner {
             compression: settings.compression,
             partition_by: settings.partition_by,
             max_open_partitions: settings.max_open_partitions,
+            files_per_batch: settings.files_per_batch,
         }
     }
 
