@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 /// What a test makes a block do when it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Behaviour {
+pub(crate) enum Behaviour {
     Good,
     Panic,
     /// Keeps its compute thread busy, without giving way.
@@ -34,9 +34,9 @@ pub enum Behaviour {
 
 /// A block store in memory.
 #[derive(Debug, Default)]
-pub struct Blocks {
+pub(crate) struct Blocks {
     blocks: Mutex<HashMap<BlockId, (Arc<RawBlock>, Behaviour)>>,
-    pub num_gets: AtomicU64,
+    pub(crate) num_gets: AtomicU64,
 }
 
 #[async_trait]
@@ -60,11 +60,11 @@ impl BlockSource for Blocks {
     }
 }
 
-pub struct Executor {
-    pub target: ExecutorTarget,
-    pub blocks: Arc<Blocks>,
-    pub tasks: Tasks,
-    pub pool: Arc<ComputePool>,
+pub(crate) struct Executor {
+    pub(crate) target: ExecutorTarget,
+    pub(crate) blocks: Arc<Blocks>,
+    pub(crate) tasks: Tasks,
+    pub(crate) pool: Arc<ComputePool>,
     server: AbortHandle,
 }
 
@@ -74,12 +74,12 @@ impl Drop for Executor {
     }
 }
 
-pub struct Cluster {
-    pub executors: Vec<Executor>,
-    pub store: Arc<MemoryStore>,
+pub(crate) struct Cluster {
+    pub(crate) executors: Vec<Executor>,
+    pub(crate) store: Arc<MemoryStore>,
     inputs: Vec<SourceInput>,
     batch: u64,
-    pub deadline: Duration,
+    pub(crate) deadline: Duration,
     _spill: tempfile::TempDir,
 }
 
@@ -95,7 +95,7 @@ fn arbiter() -> ArbiterHandle {
 }
 
 impl Cluster {
-    pub async fn start(cores: &[usize]) -> Self {
+    pub(crate) async fn start(cores: &[usize]) -> Self {
         let spill = tempfile::tempdir().unwrap();
         let store = Arc::new(MemoryStore::default());
         let arbiter = arbiter();
@@ -138,7 +138,13 @@ impl Cluster {
     }
 
     /// Puts records on an executor as one block of a source, for the batches to come.
-    pub fn put(&mut self, executor: usize, source: &str, records: &[String], behaviour: Behaviour) {
+    pub(crate) fn put(
+        &mut self,
+        executor: usize,
+        source: &str,
+        records: &[String],
+        behaviour: Behaviour,
+    ) {
         let number: usize = self.inputs.iter().map(|input| input.blocks.len()).sum();
         let block = block(source, number, records);
         let input = BlockInput {
@@ -155,11 +161,11 @@ impl Cluster {
         }
     }
 
-    pub fn forget_inputs(&mut self) {
+    pub(crate) fn forget_inputs(&mut self) {
         self.inputs.clear();
     }
 
-    pub fn plan(&mut self) -> BatchPlan {
+    pub(crate) fn plan(&mut self) -> BatchPlan {
         self.batch += 1;
         BatchPlan {
             batch: self.batch,
@@ -172,13 +178,16 @@ impl Cluster {
         }
     }
 
-    pub async fn run(&mut self, runner: &DistributedRunner) -> Result<BatchOutput, RunError> {
+    pub(crate) async fn run(
+        &mut self,
+        runner: &DistributedRunner,
+    ) -> Result<BatchOutput, RunError> {
         let plan = self.plan();
         runner.run(plan, CancellationToken::new()).await
     }
 
     /// Rows of the result objects as JSON, with the keys of their objects.
-    pub fn rows(&self, output: &BatchOutput) -> Vec<(String, serde_json::Value)> {
+    pub(crate) fn rows(&self, output: &BatchOutput) -> Vec<(String, serde_json::Value)> {
         let mut rows = Vec::new();
         for upload in &output.uploads {
             let bytes = self.store.bytes(&upload.upload_id).unwrap();
@@ -216,7 +225,7 @@ fn block(source: &str, number: usize, records: &[String]) -> RawBlock {
     }
 }
 
-pub fn source(name: &str, columns: &[(&str, &str)], policy: BadRecordPolicy) -> SourceDef {
+pub(crate) fn source(name: &str, columns: &[(&str, &str)], policy: BadRecordPolicy) -> SourceDef {
     SourceDef {
         name: name.to_owned(),
         format: RecordFormat::Json,
@@ -231,7 +240,7 @@ pub fn source(name: &str, columns: &[(&str, &str)], policy: BadRecordPolicy) -> 
     }
 }
 
-pub fn options(sources: Vec<SourceDef>, sql: &str) -> RunnerOptions {
+pub(crate) fn options(sources: Vec<SourceDef>, sql: &str) -> RunnerOptions {
     RunnerOptions {
         application: "app".to_owned(),
         sources,
@@ -251,21 +260,21 @@ pub fn options(sources: Vec<SourceDef>, sql: &str) -> RunnerOptions {
     }
 }
 
-pub async fn runner(sql: &str) -> DistributedRunner {
+pub(crate) async fn runner(sql: &str) -> DistributedRunner {
     let columns = [("k", "long"), ("v", "long"), ("s", "string")];
     let sources = ["logs", "users"].map(|name| source(name, &columns, BadRecordPolicy::Fail));
     DistributedRunner::prepare(options(sources.to_vec(), sql)).await.unwrap()
 }
 
 /// JSON records with `k` in `0..keys` and `v` counting up from `first`.
-pub fn records(first: u64, count: u64, keys: u64) -> Vec<String> {
+pub(crate) fn records(first: u64, count: u64, keys: u64) -> Vec<String> {
     (first..first + count)
         .map(|v| format!(r#"{{"k":{},"v":{v},"s":"s{}"}}"#, v % keys, v % 7))
         .collect()
 }
 
 /// Waits for a condition, at most ten seconds.
-pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(Instant::now() < deadline, "{what} did not come about");

@@ -7,14 +7,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-pub struct Proxy {
-    pub address: SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
     frozen: Arc<watch::Sender<bool>>,
     task: tokio::task::AbortHandle,
 }
 
 impl Proxy {
-    pub async fn start(to: SocketAddr) -> Self {
+    pub(crate) async fn start(to: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let frozen = Arc::new(watch::channel(false).0);
@@ -36,7 +36,7 @@ impl Proxy {
     }
 
     /// From now on no byte passes; connections stay open and new ones are taken.
-    pub fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.frozen.send_replace(true);
     }
 }
