@@ -96,33 +96,44 @@ fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
         .map(|(_, candidate)| candidate)
 }
 
+/// Applies one `KEY=VALUE`. KEY is a TOML key, so that names with dots can be quoted; VALUE is read
+/// as TOML and, when it is none, taken as a string. Values of `[env]` are always strings: an
+/// environment holds nothing else.
 fn set(table: &mut toml::Table, setting: &str) -> Result<(), Error> {
-    let refuse = |why: String| {
+    let refuse = |why: &str| {
         Error::new(
             Code::InvalidValue,
             format!("--set {setting}: {why}"),
             "write --set KEY=VALUE, as --set batch.interval=5s",
         )
     };
-    let (path, value) = setting.split_once('=').ok_or_else(|| refuse("there is no `=`".into()))?;
-    let value = format!("v = {value}")
-        .parse::<toml::Table>()
-        .ok()
-        .and_then(|mut parsed| parsed.remove("v"))
-        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
-    let mut parts: Vec<&str> = path.split('.').map(str::trim).collect();
-    let last = parts.pop().filter(|last| !last.is_empty());
-    let last = last.ok_or_else(|| refuse("the key is empty".into()))?;
-    let mut inner = table;
-    for part in parts {
-        inner = inner
-            .entry(part)
-            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
-            .as_table_mut()
-            .ok_or_else(|| refuse(format!("`{part}` holds a value and no table")))?;
+    let (key, value) = setting.split_once('=').ok_or_else(|| refuse("there is no `=`"))?;
+    let (key, value) = (key.trim(), value.trim());
+    if key.is_empty() || key.contains('\n') {
+        return Err(refuse("the key is empty or more than one line"));
     }
-    inner.insert(last.to_owned(), value);
+    let parse = |value: &str| format!("{key} = {value}").parse::<toml::Table>();
+    let is_text = key.starts_with("env.") || value.contains('\n');
+    let as_toml = if is_text { None } else { parse(value).ok() };
+    let setting = match as_toml {
+        Some(setting) => setting,
+        None => parse(&toml::Value::String(value.to_owned()).to_string())
+            .map_err(|_| refuse("the part before `=` is not a key of a TOML file"))?,
+    };
+    merge(table, setting);
     Ok(())
+}
+
+/// Tables are merged; everything else is replaced.
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(into)), toml::Value::Table(from)) => merge(into, from),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -220,11 +231,29 @@ path = "s3://results/word-count/"
         assert_eq!(spec.sources["logs"].receivers, Receivers::Count(4));
         assert_eq!(spec.env["X"], "a=b");
         assert_eq!(spec.name.as_str(), "other");
+        let names: Vec<_> = spec.sources["logs"].columns.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["ts", "level", "user.id"], "the order of the file is kept");
         let wrong = ["batch.intervall=1s".to_owned()];
         assert_eq!(
             parse_toml("app.toml", WORD_COUNT, &wrong).unwrap_err().code(),
             Code::UnknownKey
         );
+    }
+
+    #[test]
+    fn settings_are_toml_keys_and_the_environment_is_text() {
+        let overrides = ["env.PORT=8080", "env.EMPTY=", "source.logs.schema.\"a.b\"=long"]
+            .map(ToOwned::to_owned);
+        let spec = parse_toml("app.toml", WORD_COUNT, &overrides).unwrap();
+        assert_eq!((spec.env["PORT"].as_str(), spec.env["EMPTY"].as_str()), ("8080", ""));
+        assert_eq!(spec.env["APP_NAMESPACE"], "prod", "tables are merged");
+        let last = spec.sources["logs"].columns.last().map(|c| c.name.as_str());
+        assert_eq!(last, Some("a.b"));
+        for wrong in ["interval", "=1s", "a b=1", "a..b=1"] {
+            let error = parse_toml("app.toml", WORD_COUNT, &[wrong.to_owned()]).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidValue, "{error}");
+            assert!(error.message().contains(wrong), "{error}");
+        }
     }
 
     #[test]
