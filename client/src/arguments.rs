@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Logs(Logs),
     /// List the nodes of the cluster.
     Nodes,
+    /// Check an application file and print the plan of its query; needs no cluster.
+    Explain(FileAndSettings),
     /// Make the cluster's DynamoDB table.
     Init(Init),
     /// Make the next start of a stopped application begin somewhere else.

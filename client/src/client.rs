@@ -262,15 +262,15 @@ impl Client {
         }
     }
 
-    /// A status as an error: the master's own words where it sent them.
+    /// A status as an error: the master's own words where it sent them, else what the connection
+    /// met.
     fn explain(&self, status: &Status) -> Error {
+        if std::error::Error::source(status).is_some() {
+            return unreachable(&self.address, &deepest_cause(status));
+        }
         let error = Error::from_status(&format!("the master at {}", self.address), status);
         match (error.code(), status.code()) {
-            (Code::MasterUnreachable, tonic::Code::Unavailable) => {
-                unreachable(&self.address, &deepest_cause(status))
-            }
-            (Code::Protocol, tonic::Code::Internal | tonic::Code::Unimplemented)
-            | (Code::MasterUnreachable, tonic::Code::Unknown) => Error::new(
+            (Code::Protocol, tonic::Code::Internal | tonic::Code::Unimplemented) => Error::new(
                 Code::MasterUnreachable,
                 format!(
                     "what listens on {} does not answer as a Millrace master: {}",

@@ -4,6 +4,7 @@ mod applications;
 mod batches;
 mod completion;
 mod end;
+mod explain;
 mod init;
 mod local;
 mod logs;
@@ -34,6 +35,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
         Command::Kill(command) => end::kill(global, output, &command.name).await,
         Command::Logs(command) => logs::run(global, output, &command).await,
         Command::Nodes => nodes::run(global, output).await,
+        Command::Explain(command) => explain::run(output, &command).await,
         Command::Init(command) => init::run(output, &command).await,
         Command::Reset(command) => reset::run(global, output, &command).await,
         Command::Local(command) => local::run(output, command).await,

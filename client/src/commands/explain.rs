@@ -2,16 +2,15 @@
 //!
 //! Never does: talk to a master or to AWS.
 
+use millrace_common::application;
 use serde_json::json;
 
-use super::submit;
 use crate::arguments::FileAndSettings;
 use crate::ended::Outcome;
 use crate::output::Output;
 
 pub(super) async fn run(output: &Output, command: &FileAndSettings) -> Outcome {
-    let spec = submit::read(command)?;
+    let spec = application::load(&command.file, &command.settings)?;
     let plan = millrace_sql::explain(&spec).await?;
-    let value = json!({ "name": spec.name.as_str(), "plan": plan.to_string() });
-    output.result(&value, || plan.to_string())
+    output.result(&json!({ "name": spec.name, "plan": plan }), || plan.clone())
 }

@@ -32,10 +32,17 @@ use crate::output::Output;
 const BATCHES_AHEAD: usize = 4;
 
 pub(super) async fn run(output: &Output, command: Produce) -> Outcome {
+    let records = Records::open(&command)?;
     let clients = aws().await?;
     let stopped = shutdown::on_signal()
         .map_err(|error| Error::internal("signals can not be heard").caused_by(error))?;
-    stream::ready(output, &clients.kinesis, &command.stream, command.create_shards).await?;
+    tokio::select! {
+        ready = stream::ready(output, &clients.kinesis, &command.stream, command.create_shards) =>
+            ready?,
+        () = stopped.cancelled() => {
+            return report(output, &command.stream, &Summary::default(), 0, 0.0);
+        }
+    }
 
     let clock = SystemClock::shared();
     let started = clock.monotonic();
@@ -44,7 +51,7 @@ pub(super) async fn run(output: &Output, command: Produce) -> Outcome {
     let stream_name = command.stream.clone();
     let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
     let batcher = Batcher::new(pace.batch_records());
-    let reader = tokio::task::spawn_blocking(move || read(command, batcher, &sender));
+    let reader = tokio::task::spawn_blocking(move || read(&command, records, batcher, &sender));
     let bar = output.progress(total);
     let putter = put::Putter {
         kinesis: &clients.kinesis,
@@ -56,16 +63,18 @@ pub(super) async fn run(output: &Output, command: Produce) -> Outcome {
     };
     let outcome = putter.run(batches, &stopped).await;
     bar.finish_and_clear();
-    let (summary, error) = outcome;
-    let skipped = if stopped.is_cancelled() || error.is_some() {
-        // The reader may wait for standard input; nobody waits for it.
-        reader.abort();
-        0
-    } else {
-        reader
-            .await
-            .map_err(|error| Error::internal("the reader of records ended").caused_by(error))??
-    };
+    let (summary, mut error) = outcome;
+    let mut skipped = 0;
+    if !stopped.is_cancelled() && error.is_none() {
+        // Else the reader may wait for standard input, and nobody waits for it.
+        match reader.await {
+            Ok(Ok(num_skipped)) => skipped = num_skipped,
+            Ok(Err(unreadable)) => error = Some(unreadable),
+            Err(panic) => {
+                error = Some(Error::internal("the reader of records ended").caused_by(panic));
+            }
+        }
+    }
     let seconds = (clock.monotonic() - started).as_secs_f64();
     report(output, &stream_name, &summary, skipped, seconds)?;
     match error {
@@ -100,12 +109,12 @@ fn report(output: &Output, stream: &str, summary: &Summary, skipped: u64, second
 /// Reads or makes records and hands them over in batches; gives the number of empty lines left
 /// out. Runs on a thread of its own, because files and standard input block.
 fn read(
-    command: Produce,
+    command: &Produce,
+    mut records: Records,
     mut batcher: Batcher,
     batches: &mpsc::Sender<Batch>,
 ) -> Result<u64, Error> {
     let keys = KeyChoice::parse(&command.key);
-    let mut records = Records::open(&command)?;
     let limit = command.count.unwrap_or(u64::MAX);
     let mut sent = 0;
     while sent < limit {

@@ -14,6 +14,7 @@ use crate::output::Output;
 
 pub(super) async fn run(global: &Global, output: &Output, command: Submit) -> Outcome {
     let spec = application::load(&command.source.file, &command.source.settings)?;
+    millrace_sql::validate(&spec).await?;
     let client = master(global).await?;
     let answer = client.submit(spec.to_proto()).await?;
     for warning in &answer.warnings {

@@ -27,7 +27,7 @@ enum From {
 struct Lines {
     /// Still to be read, the next one last.
     files: Vec<PathBuf>,
-    open: Option<(PathBuf, Box<dyn BufRead>)>,
+    open: Option<(PathBuf, Box<dyn BufRead + Send>)>,
     line: u64,
 }
 
@@ -122,7 +122,7 @@ fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn open(path: &Path) -> Result<Box<dyn BufRead>> {
+fn open(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     if is_stdin(path) {
         return Ok(Box::new(BufReader::new(std::io::stdin())));
     }

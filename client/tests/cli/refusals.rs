@@ -1,0 +1,231 @@
+//! What is wrong ends with two lines, the cause and the next move, and an exit code that is not 0;
+//! none of it needs a cluster.
+
+use std::time::Duration;
+
+use crate::support::{Said, millrace};
+
+const GOOD: &str = r#"
+name = "word-count"
+[batch]
+interval = "1s"
+[source.logs]
+stream = "app-logs"
+schema = { host = "string", message = "string", latency_ms = "double" }
+[query]
+sql = "SELECT host, count(*) AS n FROM logs GROUP BY host"
+[sink]
+path = "s3://results/word-count/"
+"#;
+
+async fn explain(text: &str) -> Said {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("app.toml");
+    std::fs::write(&file, text).unwrap();
+    millrace(&["explain".as_ref(), file.as_os_str()]).await
+}
+
+fn with(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from));
+    GOOD.replacen(from, to, 1)
+}
+
+fn with_sql(sql: &str) -> String {
+    with("SELECT host, count(*) AS n FROM logs GROUP BY host", sql)
+}
+
+#[tokio::test]
+async fn a_good_file_has_a_plan() {
+    let said = explain(GOOD).await;
+    assert!(said.done().contains("Aggregate"), "{said:?}");
+    assert_eq!(said.err, "");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_toml_is_named_with_line_and_column() {
+    let said = explain(&with("[batch]", "[batch")).await;
+    assert!(said.refused(1, "MR1001").contains("app.toml:3:"), "{said:?}");
+}
+
+#[tokio::test]
+async fn two_sources_of_one_name_are_named_with_their_place() {
+    let said = explain(&with("[query]", "[source.logs]\nstream = \"b\"\n[query]")).await;
+    assert!(said.refused(1, "MR1001").contains("app.toml:8:"), "{said:?}");
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_named_with_the_nearest_one() {
+    let said = explain(&with("interval", "intervall")).await;
+    assert!(said.refused(1, "MR1002").contains("app.toml:4:1"), "{said:?}");
+    assert!(said.err.contains("did you mean `interval`"), "{said:?}");
+}
+
+#[tokio::test]
+async fn an_unknown_column_is_named_with_candidates() {
+    let said = explain(&with_sql("SELECT hots FROM logs")).await;
+    assert!(said.refused(1, "MR1004").contains("hots"), "{said:?}");
+    assert!(said.err.contains("host"), "{said:?}");
+}
+
+#[tokio::test]
+async fn sql_that_does_not_parse_is_refused() {
+    let said = explain(&with_sql("SELECT host FRM logs WHERE")).await;
+    said.refused(1, "MR1005");
+}
+
+#[tokio::test]
+async fn a_type_that_does_not_fit_is_refused() {
+    let said = explain(&with_sql("SELECT sum(message) AS n FROM logs")).await;
+    said.refused(1, "MR1006");
+}
+
+#[tokio::test]
+async fn intervals_that_are_none_are_refused() {
+    for interval in ["0s", "-1s", "1", "99999999999999999999s"] {
+        let said = explain(&with("\"1s\"", &format!("{interval:?}"))).await;
+        said.refused(1, "MR1003");
+    }
+}
+
+#[tokio::test]
+async fn sink_paths_that_are_none_are_refused() {
+    for path in ["s3://results/../other/", "/tmp/results/", "s3://"] {
+        let said = explain(&with("s3://results/word-count/", path)).await;
+        assert!(said.refused(1, "MR1003").contains(path), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn settings_change_the_file_before_it_is_checked() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("app.toml").display().to_string();
+    std::fs::write(&file, GOOD).unwrap();
+    millrace(&["explain", &file, "--set", "batch.interval=5s"]).await.done();
+    let said = millrace(&["explain", &file, "--set", "batch.intervall=5s"]).await;
+    said.refused(1, "MR1002");
+    let said = millrace(&["explain", &file, "--set", "batch.interval"]).await;
+    assert!(said.refused(1, "MR1003").contains("--set batch.interval"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_named() {
+    let said = millrace(&["submit", "/nowhere/app.toml"]).await;
+    assert!(said.refused(1, "MR6005").contains("/nowhere/app.toml"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_file_is_found_before_the_master_is_asked() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("app.toml").display().to_string();
+    std::fs::write(&file, with_sql("SELECT hots FROM logs")).unwrap();
+    millrace(&["submit", &file, "--master", "127.0.0.1:9"]).await.refused(1, "MR1004");
+}
+
+/// An address on which nobody listens.
+fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn a_master_that_is_not_there_is_named_within_three_seconds() {
+    let address = nobody();
+    let said = millrace(&["list", "--master", &address]).await;
+    let line = said.refused(1, "MR2001");
+    assert!(line.contains(&address) && line.contains("refused"), "{said:?}");
+    assert!(said.took < Duration::from_secs(3), "{said:?}");
+    assert!(said.err.contains("MILLRACE_MASTER"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_listener_that_says_nothing_is_no_master() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let said = millrace(&["list", "--master", &address]).await;
+    assert!(said.refused(1, "MR2001").contains(&address), "{said:?}");
+    assert!(said.took < Duration::from_secs(4), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_listener_that_speaks_http_1_is_no_master() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+            tokio::io::AsyncWriteExt::write_all(&mut socket, answer).await.ok();
+        }
+    });
+    let said = millrace(&["list", "--master", &address]).await;
+    assert!(said.refused(1, "MR2001").contains(&address), "{said:?}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn text_that_is_no_address_is_refused() {
+    let said = millrace(&["list", "--master", "not an address"]).await;
+    said.refused(1, "MR1003");
+}
+
+#[tokio::test]
+async fn a_reset_without_a_terminal_needs_yes() {
+    let said = millrace(&["reset", "word-count", "--to", "earliest"]).await;
+    assert!(said.refused(1, "MR6007").contains("word-count"), "{said:?}");
+    assert!(said.err.contains("--yes"), "{said:?}");
+}
+
+#[tokio::test]
+async fn errors_for_programs_are_one_object() {
+    let address = nobody();
+    let said = millrace(&["list", "--json", "--master", &address]).await;
+    assert_eq!((said.code, said.out.as_str()), (Some(1), ""));
+    let error: serde_json::Value = serde_json::from_str(&said.err).unwrap();
+    assert_eq!(error["code"], "MR2001");
+    assert_eq!(error["exit_code"], 1);
+    assert!(error["message"].as_str().unwrap().contains(&address), "{said:?}");
+    assert!(!error["next"].as_str().unwrap().is_empty(), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_has_exit_code_2() {
+    for line in ["", "sumbit", "stop", "reset a --to noon", "stop a --deadline 5s", "produce"] {
+        let arguments: Vec<_> = line.split_whitespace().collect();
+        let said = millrace(&arguments).await;
+        assert_eq!(said.code, Some(2), "{line}: {said:?}");
+        assert_eq!(said.out, "", "{line}");
+    }
+}
+
+#[tokio::test]
+async fn aws_without_a_region_is_said_at_once() {
+    let said = millrace(&["init"]).await;
+    assert!(said.err.contains("AWS_REGION"), "{said:?}");
+    said.refused(1, "MR3006");
+}
+
+#[tokio::test]
+async fn an_s3_path_that_is_none_is_refused() {
+    let said = millrace(&["ls", "results/word-count"]).await;
+    assert!(said.refused(1, "MR1003").contains("results/word-count"), "{said:?}");
+}
+
+#[tokio::test]
+async fn completions_know_every_command() {
+    let said = millrace(&["completion", "bash"]).await;
+    for command in ["submit", "batches", "produce", "local", "explain", "reset"] {
+        assert!(said.done().contains(command), "{command} is not completed");
+    }
+}
+
+#[tokio::test]
+async fn every_example_has_a_plan() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(examples).unwrap() {
+        let file = entry.unwrap().path().join("app.toml");
+        let said = millrace(&["explain".as_ref(), file.as_os_str()]).await;
+        assert!(said.done().contains("BlockScanExec"), "{}: {said:?}", file.display());
+        seen += 1;
+    }
+    assert!(seen >= 3, "{seen} examples");
+}
