@@ -41,7 +41,8 @@ pub fn read(path: &Path) -> Result<LaunchContext, Error> {
             "containers are started by a node; submit an application with `millrace submit`",
         )
     };
-    let bytes = std::fs::read(path).map_err(|error| unreadable("can not be read").caused_by(error))?;
+    let bytes =
+        std::fs::read(path).map_err(|error| unreadable("can not be read").caused_by(error))?;
     LaunchContext::decode(bytes.as_slice())
         .map_err(|error| unreadable("is damaged").caused_by(error))
 }

@@ -97,7 +97,10 @@ struct NamedPeer {
 /// Names the peer in an error of the transport; an error that the peer itself sent stays as it is.
 fn name(url: &Url, error: DataFusionError) -> DataFusionError {
     let text = error.to_string();
-    let of_transport = matches!(error.find_root(), DataFusionError::External(_));
+    let of_transport = match error.find_root() {
+        DataFusionError::External(cause) => cause.is::<tonic::Status>(),
+        _ => false,
+    };
     if Fault::find_in(&text).is_some() || !(of_transport || text.contains(PLAN_LATE)) {
         return error;
     }

@@ -20,6 +20,7 @@ use datafusion_distributed::{
 use uuid::Uuid;
 
 use super::batch::BatchInputs;
+use super::sink::SinkExec;
 use crate::scan::BlockScanExec;
 
 /// In the error of a plan whose scans must be put into stages of their own.
@@ -37,13 +38,18 @@ pub(crate) fn configure(config: &mut SessionConfig) {
     }
 }
 
-/// As many tasks as there are targets for a stage with a scan.
+/// As many tasks as there are targets for a stage with a scan; for the stage with the sink no more
+/// than there may be files.
 pub(crate) fn desired_task_count(
     event: DesiredTaskCountEvent<'_>,
 ) -> Option<Result<DesiredTaskCountEventResponse>> {
-    event.plan.downcast_ref::<BlockScanExec>()?;
     let inputs = event.session_config.get_extension::<BatchInputs>()?;
-    Some(Ok(DesiredTaskCountEventResponse::desired(inputs.targets.len())))
+    if event.plan.is::<BlockScanExec>() {
+        return Some(Ok(DesiredTaskCountEventResponse::desired(inputs.targets.len())));
+    }
+    let sink = event.plan.downcast_ref::<SinkExec>()?;
+    let files = sink.spec().files_per_batch;
+    (files > 0).then(|| Ok(DesiredTaskCountEventResponse::maximum(files)))
 }
 
 /// One scan per target, each with its own blocks.

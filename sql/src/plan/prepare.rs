@@ -3,6 +3,7 @@
 //! Promises: `now()` and its like are the batch's time, so that a run that is repeated computes the
 //! same. Never does: keep anything of a batch.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -19,11 +20,12 @@ use datafusion::physical_plan::joins::{
 };
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::sorts::sort::SortExec;
-use datafusion_distributed::DistributedExt;
+use datafusion_distributed::{DistributedExt, DistributedLeafExec};
 
 use super::batch::{BatchInputs, Targets};
 use super::distribute;
 use super::table::SourceTable;
+use crate::scan::BlockScanExec;
 use crate::schema::SourceDef;
 use crate::session::RunOptions;
 use crate::validate::{self, QueryError};
@@ -46,8 +48,8 @@ pub struct PlannedBatch {
     pub plan: Arc<dyn ExecutionPlan>,
     /// What the plan is executed with.
     pub context: Arc<TaskContext>,
-    /// Scans in the plan: each must report every block of its source.
-    pub scans: Vec<String>,
+    /// Source of every scan in the plan, by number of the scan: each must report every block of it.
+    pub scans: BTreeMap<u32, String>,
     /// Tasks over all stages, all on executors.
     pub num_tasks: usize,
     /// True when a correct plan may leave blocks half read: it has a limit or a join.
@@ -167,11 +169,8 @@ fn depends_on_time(plan: &LogicalPlan) -> Result<bool> {
 }
 
 /// The source of every scan, by number of the scan.
-fn scans_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<String>> {
-    use crate::scan::BlockScanExec;
-    use datafusion_distributed::DistributedLeafExec;
-
-    let mut scans = std::collections::BTreeMap::new();
+fn scans_of(plan: &Arc<dyn ExecutionPlan>) -> Result<BTreeMap<u32, String>> {
+    let mut scans = BTreeMap::new();
     plan.apply(|node| {
         let original = node.downcast_ref::<DistributedLeafExec>().map(|leaf| leaf.original());
         let scan = original.and_then(|original| original.downcast_ref::<BlockScanExec>());
@@ -180,7 +179,7 @@ fn scans_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<String>> {
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
-    Ok(scans.into_values().collect())
+    Ok(scans)
 }
 
 fn may_stop_early(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {

@@ -75,6 +75,8 @@ pub struct SinkSpec {
     pub partition_by: Vec<String>,
     /// How many files a task may have open at once.
     pub max_open_partitions: usize,
+    /// Tasks that may write at most; 0 for as many as the plan has.
+    pub files_per_batch: usize,
 }
 
 /// What a task wrote.

@@ -16,6 +16,11 @@ pub struct Upload {
     pub key: String,
     /// S3's name for the upload.
     pub upload_id: String,
+    /// What the object carries as metadata `millrace-token`, so that a completed object can be told
+    /// from another of its key.
+    pub token: String,
+    /// The Date of S3's answer that created the upload, Unix time in milliseconds; 0 if it had none.
+    pub created_ms: i64,
     /// Every part, by rising number.
     pub parts: Vec<UploadPart>,
     /// Rows in the object.

@@ -59,13 +59,7 @@ pub struct Core {
 impl Core {
     /// A node that offers this much, and keeps the files of this many ended containers.
     pub fn new(offered: Resources, num_kept: usize) -> Self {
-        Self {
-            offered,
-            term: 0,
-            containers: BTreeMap::new(),
-            finished: VecDeque::new(),
-            num_kept,
-        }
+        Self { offered, term: 0, containers: BTreeMap::new(), finished: VecDeque::new(), num_kept }
     }
 
     /// What the node offers.
@@ -221,12 +215,7 @@ impl Core {
     }
 
     /// A process has ended, or could not be started.
-    pub fn ended(
-        &mut self,
-        id: &ContainerId,
-        mut exit: ContainerExit,
-        now_ms: i64,
-    ) -> Vec<Effect> {
+    pub fn ended(&mut self, id: &ContainerId, mut exit: ContainerExit, now_ms: i64) -> Vec<Effect> {
         let Some(entry) = self.containers.get_mut(id) else { return Vec::new() };
         if let Some(reason) = &entry.kill_reason {
             exit.requested = true;

@@ -25,8 +25,7 @@ use super::work_dir::{STDERR, STDOUT};
 use crate::launch;
 
 /// What containers inherit from the node's environment, by name.
-const INHERITED: [&str; 7] =
-    ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE"];
+const INHERITED: [&str; 7] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE"];
 /// And by how the name begins.
 const INHERITED_PREFIXES: [&str; 4] = ["LC_", "AWS_", "SSL_CERT_", "MILLRACE_"];
 

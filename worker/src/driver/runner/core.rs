@@ -86,7 +86,7 @@ pub(super) fn classify(error: &str, executors: &[ExecutorTarget]) -> RunError {
 pub(super) struct Expectation<'a> {
     pub(super) plan: &'a BatchPlan,
     /// Source of every scan of the plan.
-    pub(super) scans: &'a [String],
+    pub(super) scans: &'a BTreeMap<u32, String>,
     pub(super) num_tasks: usize,
     pub(super) may_stop_early: bool,
 }
@@ -141,8 +141,8 @@ fn counts(
     let mut by_source = BTreeMap::new();
     for source in &expected.plan.sources {
         let mut counts = SourceCounts::default();
-        let scans = (0_u32..).zip(expected.scans).filter(|(_, name)| **name == *source.source);
-        let scans: Vec<u32> = scans.map(|(scan, _)| scan).collect();
+        let scans = expected.scans.iter().filter(|(_, name)| **name == *source.source);
+        let scans: Vec<u32> = scans.map(|(scan, _)| *scan).collect();
         for block in &source.blocks {
             let mut bad = 0;
             for scan in &scans {
@@ -217,7 +217,7 @@ mod tests {
 
     fn judged(reports: &[RunReport], may_stop_early: bool) -> Result<u64, RunError> {
         let plan = plan(vec![block(0, 1, 5), block(1, 2, 7)]);
-        let scans = ["logs".to_owned()];
+        let scans = BTreeMap::from([(0, "logs".to_owned())]);
         let expected = Expectation { plan: &plan, scans: &scans, num_tasks: 2, may_stop_early };
         judge(&expected, reports).map(|counts| counts["logs"].records)
     }

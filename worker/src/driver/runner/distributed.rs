@@ -101,6 +101,7 @@ impl DistributedRunner {
             compression: settings.compression,
             partition_by: settings.partition_by,
             max_open_partitions: settings.max_open_partitions,
+            files_per_batch: settings.files_per_batch,
         }
     }
 
@@ -262,6 +263,8 @@ fn dead_letters(upload: TaskUpload) -> Upload {
             .into_iter()
             .map(|part| UploadPart { number: part.number, etag: part.etag, crc32c: part.crc32c })
             .collect(),
+        token: upload.token,
+        created_ms: upload.created_ms,
         rows: upload.rows,
         bytes: upload.bytes,
         dead_letters: true,

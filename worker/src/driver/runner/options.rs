@@ -24,6 +24,8 @@ pub struct SinkSettings {
     pub partition_by: Vec<String>,
     /// How many files a task may have open at once.
     pub max_open_partitions: usize,
+    /// Files per batch and directory at most; 0 for as many as the plan has last tasks.
+    pub files_per_batch: usize,
     /// Bucket and prefix of the dead letters; none when no source has any.
     pub dead_letters: Option<(String, String)>,
 }
@@ -69,6 +71,7 @@ impl RunnerOptions {
             },
             partition_by: sink.partition_by.clone(),
             max_open_partitions: usize::try_from(sink.max_open_partitions).unwrap_or(usize::MAX),
+            files_per_batch: usize::try_from(sink.files_per_batch).unwrap_or(usize::MAX),
             dead_letters: sink.dead_letter_path.as_ref().map(place),
         };
         Self {

@@ -30,7 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::encode::Encoder;
 use self::hive::Partitioner;
 pub use self::store::{
-    COMMIT_TOKEN, MemoryStore, MemoryUpload, ObjectTarget, S3Store, StoreError, UploadStore,
+    Created, MemoryStore, MemoryUpload, ObjectTarget, S3Store, StoreError, TOKEN, UploadStore,
 };
 pub use self::upload::{PART_BYTES, UploadWriter};
 
@@ -180,7 +180,7 @@ impl Files<'_> {
             bucket: self.spec.bucket.clone(),
             region: self.spec.region.clone(),
             key: path.join("/"),
-            commit_token: format!("{application}/{epoch}/{batch}/{run}"),
+            token: format!("{application}/{epoch}/{batch}/{run}"),
             content_type: encode::content_type(self.spec.format, self.spec.compression),
         }
     }

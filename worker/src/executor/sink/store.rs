@@ -11,11 +11,11 @@ use async_trait::async_trait;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::ChecksumAlgorithm;
 use bytes::Bytes;
-use millrace_common::aws::{self, Clients};
+use millrace_common::aws::{self, Clients, ServerDate};
 use millrace_sql::plan::upload::UploadPart;
 
-/// Metadata key of the commit token on every object: `<application>/<epoch>/<batch>/<run>`.
-pub const COMMIT_TOKEN: &str = "millrace-commit";
+/// Metadata key of the token on every object: `<application>/<epoch>/<batch>/<run>`.
+pub const TOKEN: &str = "millrace-token";
 
 /// The object that an upload is to become.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub struct ObjectTarget {
     pub region: String,
     /// Key, unique to the run.
     pub key: String,
-    /// Value of the metadata [`COMMIT_TOKEN`].
-    pub commit_token: String,
+    /// Value of the metadata [`TOKEN`].
+    pub token: String,
     /// Media type.
     pub content_type: &'static str,
 }
@@ -44,14 +44,23 @@ pub struct StoreError {
     pub retryable: bool,
 }
 
+/// An upload that was created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// The store's name for it.
+    pub upload_id: String,
+    /// Date of the answer, Unix time in milliseconds; 0 if it had none.
+    pub created_ms: i64,
+}
+
 /// The two calls a task may make.
 #[async_trait]
 pub trait UploadStore: fmt::Debug + Send + Sync + 'static {
-    /// CreateMultipartUpload; gives the upload's id.
+    /// CreateMultipartUpload.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn create(&self, target: &ObjectTarget) -> Result<String, StoreError>;
+    async fn create(&self, target: &ObjectTarget) -> Result<Created, StoreError>;
 
     /// UploadPart. Sending a part again replaces it.
     ///
@@ -82,7 +91,8 @@ impl S3Store {
 
 #[async_trait]
 impl UploadStore for S3Store {
-    async fn create(&self, target: &ObjectTarget) -> Result<String, StoreError> {
+    async fn create(&self, target: &ObjectTarget) -> Result<Created, StoreError> {
+        let date = ServerDate::new();
         let answer = self
             .clients
             .s3_in(&target.region)
@@ -90,16 +100,21 @@ impl UploadStore for S3Store {
             .bucket(&target.bucket)
             .key(&target.key)
             .content_type(target.content_type)
-            .metadata(COMMIT_TOKEN, &target.commit_token)
+            .metadata(TOKEN, &target.token)
             .checksum_algorithm(ChecksumAlgorithm::Crc32C)
+            .customize()
+            .interceptor(date.clone())
             .send()
             .await
             .map_err(|error| store_error("CreateMultipartUpload", target, &error))?;
-        answer.upload_id.ok_or_else(|| StoreError {
-            code: "InvalidResponse".to_owned(),
-            detail: format!("CreateMultipartUpload of {} gave no upload id", target.key),
-            retryable: true,
-        })
+        let Some(upload_id) = answer.upload_id else {
+            return Err(StoreError {
+                code: "InvalidResponse".to_owned(),
+                detail: format!("CreateMultipartUpload of {} gave no upload id", target.key),
+                retryable: true,
+            });
+        };
+        Ok(Created { upload_id, created_ms: date.get_ms().unwrap_or(0) })
     }
 
     async fn upload_part(
@@ -209,13 +224,13 @@ impl MemoryStore {
 
 #[async_trait]
 impl UploadStore for MemoryStore {
-    async fn create(&self, target: &ObjectTarget) -> Result<String, StoreError> {
+    async fn create(&self, target: &ObjectTarget) -> Result<Created, StoreError> {
         self.failure()?;
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         let id = format!("upload-{}", uploads.len());
         let upload = MemoryUpload { target: target.clone(), parts: HashMap::new() };
         uploads.insert(id.clone(), upload);
-        Ok(id)
+        Ok(Created { upload_id: id, created_ms: 0 })
     }
 
     async fn upload_part(

@@ -10,7 +10,7 @@ use millrace_common::retry::Backoff;
 use millrace_sql::plan::upload::{Upload, UploadPart};
 use tokio::time::{Instant, sleep};
 
-use super::store::{ObjectTarget, StoreError, UploadStore};
+use super::store::{Created, ObjectTarget, StoreError, UploadStore};
 
 /// Bytes of a part. S3 takes no smaller one but the last; larger ones would hold more memory.
 pub const PART_BYTES: usize = 8 << 20;
@@ -21,7 +21,7 @@ const CALL_DEADLINE: Duration = Duration::from_secs(60);
 pub struct UploadWriter<'a> {
     store: &'a dyn UploadStore,
     target: ObjectTarget,
-    upload_id: Option<String>,
+    upload: Option<Created>,
     parts: Vec<UploadPart>,
     bytes: u64,
 }
@@ -29,7 +29,7 @@ pub struct UploadWriter<'a> {
 impl<'a> UploadWriter<'a> {
     /// Nothing is created before the first part.
     pub fn new(store: &'a dyn UploadStore, target: ObjectTarget) -> Self {
-        Self { store, target, upload_id: None, parts: Vec::new(), bytes: 0 }
+        Self { store, target, upload: None, parts: Vec::new(), bytes: 0 }
     }
 
     /// Uploads a part of at least 5 MiB.
@@ -38,17 +38,18 @@ impl<'a> UploadWriter<'a> {
     /// What the store said, when trying again did not help.
     pub async fn push(&mut self, part: Bytes) -> Result<(), StoreError> {
         let (store, target) = (self.store, &self.target);
-        let id = match &self.upload_id {
-            Some(id) => id.clone(),
+        let upload = match &self.upload {
+            Some(upload) => upload.clone(),
             None => {
-                let id = again(|| store.create(target)).await?;
-                self.upload_id = Some(id.clone());
-                id
+                let created = again(|| store.create(target)).await?;
+                self.upload = Some(created.clone());
+                created
             }
         };
+        let id = &upload.upload_id;
         let number = u32::try_from(self.parts.len() + 1).unwrap_or(u32::MAX);
         let length = part.len() as u64;
-        let stored = again(|| store.upload_part(target, &id, number, part.clone())).await?;
+        let stored = again(|| store.upload_part(target, id, number, part.clone())).await?;
         self.parts.push(stored);
         self.bytes += length;
         Ok(())
@@ -62,11 +63,17 @@ impl<'a> UploadWriter<'a> {
         if !rest.is_empty() || self.parts.is_empty() {
             self.push(rest).await?;
         }
+        let Some(created) = self.upload else {
+            let detail = format!("{} has no part", self.target.key);
+            return Err(StoreError { code: "internal".to_owned(), detail, retryable: true });
+        };
         Ok(Upload {
             bucket: self.target.bucket,
             region: self.target.region,
             key: self.target.key,
-            upload_id: self.upload_id.unwrap_or_default(),
+            upload_id: created.upload_id,
+            token: self.target.token,
+            created_ms: created.created_ms,
             parts: self.parts,
             rows,
             bytes: self.bytes,

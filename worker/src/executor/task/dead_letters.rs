@@ -42,7 +42,7 @@ pub(super) async fn write(
         bucket,
         region,
         key,
-        commit_token: format!("{application}/{epoch}/{batch}/{run}"),
+        token: format!("{application}/{epoch}/{batch}/{run}"),
         content_type: "application/x-ndjson",
     };
     let mut upload = UploadWriter::new(store, object);
@@ -71,6 +71,8 @@ pub(super) async fn write(
                 crc32c: part.crc32c,
             })
             .collect(),
+        token: upload.token,
+        created_ms: upload.created_ms,
         rows: upload.rows,
         bytes: upload.bytes,
     }))

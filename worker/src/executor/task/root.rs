@@ -109,6 +109,9 @@ impl ExecutionPlan for TaskRootExec {
     }
 }
 
+/// Bytes of a panic's message that are kept.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
 /// Tells the task, and makes an error of a panic.
 fn panicked(task: &TaskHandle, panic: &(dyn Any + Send)) -> datafusion::error::DataFusionError {
     let message = panic
@@ -116,8 +119,17 @@ fn panicked(task: &TaskHandle, panic: &(dyn Any + Send)) -> datafusion::error::D
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a message".to_owned());
+    // An error travels in a header, which has little room.
+    let message = message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)].to_owned();
     task.tell(TaskEvent::Failed(format!("panicked: {message}")));
     Fault::Panic { detail: message }.into_error()
+}
+
+/// With the feature `failpoints`, the failpoint `task-run`: hit at every poll of a task, on a
+/// compute thread, below the place where panics are caught.
+fn failpoint() {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!("task-run");
 }
 
 /// One partition of a task.
@@ -140,7 +152,10 @@ impl Stream for TaskStream {
             this.task.tell(TaskEvent::Cancelled);
             return Poll::Ready(Some(Err(Fault::Cancelled.into_error())));
         }
-        let polled = catch_unwind(AssertUnwindSafe(|| input.poll_next_unpin(context)));
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            failpoint();
+            input.poll_next_unpin(context)
+        }));
         let item = match polled {
             Ok(polled) => ready!(polled),
             Err(panic) => {
