@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use millrace_common::clock::SharedClock;
 use millrace_common::error::{Code, Error};
-use millrace_common::retry::Backoff;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::core::{self, AcquireRefusal, CommitRefusal, Completer, DEGRADED_PAUSE};
-use super::heads::{Heads, in_time};
+use super::heads::Heads;
 use super::outcome::{BatchCommit, CommitError, CommitOutcome, LaunchFacts};
+use super::pace::Pace;
 use super::proof::{Acquired, Committed, Published};
 use super::publisher::{LostUpload, Publisher};
 use super::status::{CommitStatus, Count};
@@ -44,10 +43,20 @@ impl Committer {
         launch: LaunchFacts,
         clock: SharedClock,
     ) -> Self {
+        Self::with_pace(store, uploads, launch, Pace::of_the_machine(clock))
+    }
+
+    /// The same at another pace.
+    pub(super) fn with_pace(
+        store: Arc<dyn HeadStore>,
+        uploads: Arc<dyn UploadStore>,
+        launch: LaunchFacts,
+        pace: Pace,
+    ) -> Self {
         let status = CommitStatus::default();
-        let publisher = Publisher::new(uploads, clock.clone(), status.clone());
+        let publisher = Publisher::new(uploads, status.clone(), pace.clone());
         let application = launch.application.clone();
-        let heads = Heads { store, application, clock, status };
+        let heads = Heads { store, application, status, pace };
         Self { heads: Arc::new(heads), publisher: Arc::new(publisher), launch }
     }
 
@@ -134,7 +143,7 @@ impl Committer {
                     return Err(self.head_foreign(&cluster, &owner, epoch).into());
                 }
                 AcquireRefusal::Missing => return Err(self.head_missing().into()),
-                AcquireRefusal::Again => tokio::time::sleep(Backoff::CALL.base).await,
+                AcquireRefusal::Again => self.heads.pace.sleep(self.heads.pace.back_off(1)).await,
             }
         }
     }
@@ -171,7 +180,7 @@ impl Committer {
         starts: BTreeMap<String, SourceStart>,
         cancel: &CancellationToken,
     ) -> Result<Published, CommitError> {
-        let mut head = next_head(&published.head);
+        let mut head = self.next_head(&published.head);
         head.positions.clear();
         head.state_ptr = None;
         head.starts = starts;
@@ -191,7 +200,7 @@ impl Committer {
         starts: BTreeMap<String, SourceStart>,
         cancel: &CancellationToken,
     ) -> Result<Published, CommitError> {
-        let mut head = next_head(&published.head);
+        let mut head = self.next_head(&published.head);
         head.starts.extend(starts);
         self.commit_without_uploads(published, head, cancel).await
     }
@@ -236,7 +245,7 @@ impl Committer {
                 ))
             })?;
         steps::reached(Step::K5, Edge::Before).await;
-        let mut head = next_head(&published.head);
+        let mut head = self.next_head(&published.head);
         head.starts.retain(|source, _| !batch.dropped_sources.contains(source));
         head.positions = batch.positions;
         head.pending = batch.uploads;
@@ -339,14 +348,12 @@ impl Committer {
     {
         let mut failures = 0;
         loop {
-            let (pause, error): (Duration, Error) = match in_time(call()).await {
+            let (pause, error): (Duration, Error) = match self.heads.in_time(call()).await {
                 Ok(value) => {
                     self.status().goes_on(Heads::WHAT);
                     return Ok(value);
                 }
-                Err(StoreFailure::Again(error)) => {
-                    (Backoff::CALL.random_delay(failures + 1), error)
-                }
+                Err(StoreFailure::Again(error)) => (self.heads.pace.back_off(failures + 1), error),
                 Err(StoreFailure::Denied(error)) => (DEGRADED_PAUSE, error),
                 Err(StoreFailure::Broken(error)) => return Err(error),
             };
@@ -355,7 +362,7 @@ impl Committer {
                 self.status().add(Count::CommitsRepeated);
             }
             self.status().waits(Heads::WHAT, &error);
-            tokio::time::sleep(pause).await;
+            self.heads.pace.sleep(pause).await;
         }
     }
 
@@ -404,15 +411,15 @@ impl Committer {
             "choose another name, or stop the application there for good and delete its head",
         )
     }
-}
 
-/// The head that comes after `before`, with nothing pending and an id of its own.
-fn next_head(before: &Head) -> Head {
-    Head {
-        batch: before.batch + 1,
-        commit_id: Uuid::new_v4().to_string(),
-        pending: Vec::new(),
-        ..before.clone()
+    /// The head that comes after `before`, with nothing pending and an id of its own.
+    fn next_head(&self, before: &Head) -> Head {
+        Head {
+            batch: before.batch + 1,
+            commit_id: self.heads.pace.uuid().to_string(),
+            pending: Vec::new(),
+            ..before.clone()
+        }
     }
 }
 

@@ -7,13 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_common::clock::SharedClock;
 use millrace_common::error::{Code, Error};
 use millrace_common::id::ApplicationName;
-use millrace_common::retry::Backoff;
 use millrace_proto::v1;
 use prost::Message;
 
+use super::pace::Pace;
 use super::status::CommitStatus;
 use crate::driver::head::{
     self, Body, CHUNK_BYTES, ChunkName, CodecError, HEAD_VERSION, Head, HeadItem, HeadStore,
@@ -21,7 +20,7 @@ use crate::driver::head::{
 };
 
 /// Longest wait for one answer of the head's table before the call is sent again.
-pub(super) const HEAD_CALL_DEADLINE: Duration = Duration::from_secs(3);
+const HEAD_CALL_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How long a starting driver asks a table that does not answer. After that it exits and says
 /// why: the master's back-off takes over.
@@ -34,8 +33,8 @@ const MOVING_HEAD_TRIES: u32 = 5;
 pub(super) struct Heads {
     pub(super) store: Arc<dyn HeadStore>,
     pub(super) application: ApplicationName,
-    pub(super) clock: SharedClock,
     pub(super) status: CommitStatus,
+    pub(super) pace: Pace,
 }
 
 impl Heads {
@@ -48,10 +47,10 @@ impl Heads {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, StoreFailure>>,
     {
-        let began = self.clock.monotonic();
+        let began = self.pace.now();
         let mut failures = 0;
         loop {
-            let error = match in_time(call()).await {
+            let error = match self.in_time(call()).await {
                 Ok(value) => {
                     self.status.goes_on(Self::WHAT);
                     return Ok(value);
@@ -61,12 +60,12 @@ impl Heads {
                     return Err(error);
                 }
             };
-            if self.clock.monotonic().saturating_sub(began) > START_PATIENCE {
+            if self.pace.now().saturating_sub(began) > START_PATIENCE {
                 return Err(error);
             }
             failures += 1;
             self.status.waits(Self::WHAT, &error);
-            tokio::time::sleep(Backoff::CALL.random_delay(failures)).await;
+            self.pace.sleep(self.pace.back_off(failures)).await;
         }
     }
 
@@ -159,7 +158,7 @@ impl Heads {
     /// Deletes chunks, once each: one that stays is found by the next start.
     pub(super) async fn delete_chunks(&self, names: &[ChunkName]) {
         for name in names {
-            if let Err(failure) = in_time(self.store.delete_chunk(name)).await {
+            if let Err(failure) = self.in_time(self.store.delete_chunk(name)).await {
                 tracing::warn!(?name, error = %failure, "a chunk of an old head stays for now");
             }
         }
@@ -168,7 +167,7 @@ impl Heads {
     /// Deletes what commits that did not win, or drivers that died, left behind. A chunk of a
     /// batch that is not above the head's and that the head does not name can never be named.
     pub(super) async fn delete_orphaned_chunks(&self, head: &Head) {
-        match in_time(self.store.list_chunks()).await {
+        match self.in_time(self.store.list_chunks()).await {
             Ok(mut names) => {
                 names.retain(|name| name.batch <= head.batch && name.commit_id != head.commit_id);
                 self.delete_chunks(&names).await;
@@ -177,6 +176,21 @@ impl Heads {
                 tracing::warn!(error = %failure, "chunks of old heads can not be listed");
             }
         }
+    }
+
+    /// Gives a call of the store up after [`HEAD_CALL_DEADLINE`]; what it was to do may yet happen.
+    pub(super) async fn in_time<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreFailure>>,
+    ) -> Result<T, StoreFailure> {
+        let answer = self.pace.in_time(HEAD_CALL_DEADLINE, call).await;
+        answer.unwrap_or_else(|| {
+            Err(StoreFailure::Again(Error::new(
+                Code::AwsUnreachable,
+                format!("DynamoDB does not answer within {} s", HEAD_CALL_DEADLINE.as_secs()),
+                "see the endpoint (AWS_ENDPOINT_URL), the network and the region",
+            )))
+        })
     }
 
     fn decode<T>(&self, decoded: Result<T, CodecError>) -> Result<T, Error> {
@@ -192,21 +206,6 @@ impl Heads {
         };
         let message = format!("the head of {} can not be read: {error}", self.application);
         Error::new(Code::HeadUnreadable, message, next)
-    }
-}
-
-/// Gives a call of the store up after [`HEAD_CALL_DEADLINE`]; what it was to do may yet happen.
-pub(super) async fn in_time<T, E: From<StoreFailure>>(
-    call: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    match tokio::time::timeout(HEAD_CALL_DEADLINE, call).await {
-        Ok(result) => result,
-        Err(_) => Err(StoreFailure::Again(Error::new(
-            Code::AwsUnreachable,
-            format!("DynamoDB does not answer within {} s", HEAD_CALL_DEADLINE.as_secs()),
-            "see the endpoint (AWS_ENDPOINT_URL), the network and the region",
-        ))
-        .into()),
     }
 }
 

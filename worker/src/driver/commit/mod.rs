@@ -17,10 +17,13 @@ mod committer;
 pub mod core;
 mod heads;
 mod outcome;
+mod pace;
 mod proof;
 mod publisher;
 mod status;
 pub mod steps;
+#[cfg(test)]
+mod tests;
 mod uploads;
 
 pub use self::committer::Committer;

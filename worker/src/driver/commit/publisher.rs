@@ -9,11 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use millrace_common::clock::SharedClock;
 use millrace_common::error::Error;
-use millrace_common::retry::Backoff;
 
 use super::core::{Completer, DEGRADED_PAUSE, Next, UploadProgress, Verification};
+use super::pace::Pace;
 use super::status::{CommitStatus, Count};
 use super::uploads::{Completed, Seen, UploadStore};
 use crate::driver::head::PendingUpload;
@@ -43,20 +42,16 @@ enum End {
 /// Completes uploads.
 pub(super) struct Publisher {
     uploads: Arc<dyn UploadStore>,
-    clock: SharedClock,
     status: CommitStatus,
+    pace: Pace,
     /// By bucket and region, the key of an object that a commit named and that is there: looking
     /// at it tells whether a 403 on another key means "no right" or "no object".
     visible: Mutex<HashMap<(String, String), String>>,
 }
 
 impl Publisher {
-    pub(super) fn new(
-        uploads: Arc<dyn UploadStore>,
-        clock: SharedClock,
-        status: CommitStatus,
-    ) -> Self {
-        Self { uploads, clock, status, visible: Mutex::default() }
+    pub(super) fn new(uploads: Arc<dyn UploadStore>, status: CommitStatus, pace: Pace) -> Self {
+        Self { uploads, status, pace, visible: Mutex::default() }
     }
 
     /// Completes all of them and says which could not be. Ends only when each is decided.
@@ -107,10 +102,10 @@ impl Publisher {
         let mut progress = UploadProgress::new(completer);
         let end = loop {
             let Completed { answer, server_ms, error } = self.uploads.complete(upload).await;
-            let next = match progress.on_answer(answer, self.clock.monotonic()) {
+            let next = match progress.on_answer(answer, self.pace.now()) {
                 Next::Verify => {
                     let seen = self.verify(upload).await;
-                    progress.on_verification(seen, age(upload, server_ms), self.clock.monotonic())
+                    progress.on_verification(seen, age(upload, server_ms), self.pace.now())
                 }
                 next => next,
             };
@@ -121,13 +116,13 @@ impl Publisher {
                     let why = error.map_or_else(|| "unknown".to_owned(), |e| e.message().into());
                     break End::Lost(LostUpload { object: object.clone(), rows: upload.rows, why });
                 }
-                Next::Again | Next::Verify => Backoff::CALL.random_delay(progress.failures()),
+                Next::Again | Next::Verify => self.pace.back_off(progress.failures()),
                 Next::Degraded => DEGRADED_PAUSE,
             };
             self.status.add(Count::CompletesRepeated);
             let error = error.unwrap_or_else(|| Error::internal("S3 gave no reason"));
             self.status.waits(&object, &error);
-            tokio::time::sleep(pause).await;
+            self.pace.sleep(pause).await;
         };
         if matches!(end, End::Seen) {
             let place = (upload.bucket.clone(), upload.region.clone());

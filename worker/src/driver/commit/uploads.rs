@@ -57,9 +57,8 @@ pub trait UploadStore: Send + Sync + 'static {
 }
 
 /// S3 itself.
-#[derive(Debug)]
 pub struct S3Uploads {
-    clients: Clients,
+    client_in: Box<dyn Fn(&str) -> Client + Send + Sync>,
     /// One client per region that a pending upload named; an application has one or two.
     by_region: Mutex<HashMap<String, Client>>,
 }
@@ -68,12 +67,18 @@ impl S3Uploads {
     /// Through these clients; connects to nothing yet.
     #[must_use]
     pub fn new(clients: Clients) -> Self {
-        Self { clients, by_region: Mutex::new(HashMap::new()) }
+        Self::with(move |region| clients.s3_in(region))
+    }
+
+    /// Through the client that `client_in` gives for a region's name.
+    #[must_use]
+    pub fn with(client_in: impl Fn(&str) -> Client + Send + Sync + 'static) -> Self {
+        Self { client_in: Box::new(client_in), by_region: Mutex::new(HashMap::new()) }
     }
 
     fn client(&self, region: &str) -> Client {
         let mut by_region = self.by_region.lock().unwrap_or_else(PoisonError::into_inner);
-        by_region.entry(region.to_owned()).or_insert_with(|| self.clients.s3_in(region)).clone()
+        by_region.entry(region.to_owned()).or_insert_with(|| (self.client_in)(region)).clone()
     }
 }
 

@@ -137,6 +137,9 @@ fn compress(plain: &[u8]) -> Vec<u8> {
 }
 
 fn decompress(packed: &[u8]) -> Result<Vec<u8>, CodecError> {
+    if packed.is_empty() {
+        return Err(damaged("it is empty"));
+    }
     let unpack = || -> std::io::Result<Vec<u8>> {
         let decoder = zstd::stream::Decoder::new(packed)?;
         let mut plain = Vec::new();
@@ -479,3 +482,6 @@ fn unpack_start(packed: PackedStart) -> Result<(String, SourceStart), CodecError
     };
     Ok((packed.source, start))
 }
+
+#[cfg(test)]
+mod tests;
