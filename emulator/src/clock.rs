@@ -22,9 +22,7 @@ pub struct SystemClock {
 
 impl Clock for SystemClock {
     fn now_ms(&self) -> u64 {
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
         self.latest.fetch_max(now, Ordering::Relaxed).max(now)
     }
@@ -39,9 +37,7 @@ pub struct ManualClock {
 impl ManualClock {
     /// A clock that shows `now_ms` milliseconds since 1970.
     pub fn at(now_ms: u64) -> Self {
-        Self {
-            now: Arc::new(AtomicU64::new(now_ms)),
-        }
+        Self { now: Arc::new(AtomicU64::new(now_ms)) }
     }
 
     /// Moves the clock on by `ms` milliseconds.

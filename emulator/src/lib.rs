@@ -6,7 +6,10 @@
 //! alone. It knows nothing of Millrace, and nothing of Millrace knows it.
 
 mod clock;
+mod control;
+mod dispatch;
 mod dynamodb;
+mod faults;
 mod files;
 mod kinesis;
 mod limits;

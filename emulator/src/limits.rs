@@ -9,7 +9,7 @@ const MILLI: i128 = 1000;
 /// A bucket that fills at a fixed rate up to its capacity. Its level may go below zero by
 /// [`TokenBucket::take_into_debt`]; it then refuses until the debt is paid back.
 #[derive(Debug, Clone)]
-pub struct TokenBucket {
+pub(crate) struct TokenBucket {
     capacity: u64,
     rate_per_s: u64,
     level_milli: i128,
@@ -18,31 +18,26 @@ pub struct TokenBucket {
 
 impl TokenBucket {
     /// A full bucket of `capacity` tokens that gains `rate_per_s` tokens each second.
-    pub fn full(capacity: u64, rate_per_s: u64, now_ms: u64) -> Self {
+    pub(crate) fn full(capacity: u64, rate_per_s: u64, now_ms: u64) -> Self {
         let level_milli = i128::from(capacity) * MILLI;
-        Self {
-            capacity,
-            rate_per_s,
-            level_milli,
-            filled_at_ms: now_ms,
-        }
+        Self { capacity, rate_per_s, level_milli, filled_at_ms: now_ms }
     }
 
     /// True if `tokens` can be taken now. A request larger than the whole bucket asks for a full
     /// bucket only, so that one large record can pass at all.
-    pub fn allows(&mut self, tokens: u64, now_ms: u64) -> bool {
+    pub(crate) fn allows(&mut self, tokens: u64, now_ms: u64) -> bool {
         self.fill(now_ms);
         self.level_milli >= i128::from(tokens.min(self.capacity)) * MILLI
     }
 
     /// True if the level is above zero.
-    pub fn is_positive(&mut self, now_ms: u64) -> bool {
+    pub(crate) fn is_positive(&mut self, now_ms: u64) -> bool {
         self.fill(now_ms);
         self.level_milli > 0
     }
 
     /// Takes `tokens` whatever the level, so that the bucket may owe some.
-    pub fn take_into_debt(&mut self, tokens: u64, now_ms: u64) {
+    pub(crate) fn take_into_debt(&mut self, tokens: u64, now_ms: u64) {
         self.fill(now_ms);
         self.level_milli -= i128::from(tokens) * MILLI;
     }
@@ -56,23 +51,23 @@ impl TokenBucket {
 }
 
 /// Records a shard takes per second.
-pub const WRITE_RECORDS_PER_S: u64 = 1000;
+pub(crate) const WRITE_RECORDS_PER_S: u64 = 1000;
 /// Bytes (data and partition keys) a shard takes per second.
-pub const WRITE_BYTES_PER_S: u64 = 1 << 20;
+pub(crate) const WRITE_BYTES_PER_S: u64 = 1 << 20;
 /// GetRecords calls a shard answers per second, and GetShardIterator calls likewise.
-pub const READ_CALLS_PER_S: u64 = 5;
+pub(crate) const READ_CALLS_PER_S: u64 = 5;
 /// Bytes a shard hands out per second.
-pub const READ_BYTES_PER_S: u64 = 2 << 20;
+pub(crate) const READ_BYTES_PER_S: u64 = 2 << 20;
 /// An answer of this many bytes is a full one and blocks the shard for [`FULL_ANSWER_PENALTY_MS`].
-pub const FULL_ANSWER_BYTES: u64 = 10 << 20;
+pub(crate) const FULL_ANSWER_BYTES: u64 = 10 << 20;
 /// How long a shard refuses reads after a full answer.
-pub const FULL_ANSWER_PENALTY_MS: u64 = 5000;
+pub(crate) const FULL_ANSWER_PENALTY_MS: u64 = 5000;
 /// How long a shard refuses reads after an answer that took more than the second's bytes.
-pub const OVERDRAWN_PENALTY_MS: u64 = 1000;
+pub(crate) const OVERDRAWN_PENALTY_MS: u64 = 1000;
 
 /// What one shard takes and hands out per second.
 #[derive(Debug, Clone)]
-pub struct ShardLimits {
+pub(crate) struct ShardLimits {
     write_records: TokenBucket,
     write_bytes: TokenBucket,
     read_calls: TokenBucket,
@@ -83,7 +78,7 @@ pub struct ShardLimits {
 
 impl ShardLimits {
     /// The limits of a shard that nobody has used yet.
-    pub fn new(now_ms: u64) -> Self {
+    pub(crate) fn new(now_ms: u64) -> Self {
         let per_second = |rate| TokenBucket::full(rate, rate, now_ms);
         Self {
             write_records: per_second(WRITE_RECORDS_PER_S),
@@ -96,7 +91,7 @@ impl ShardLimits {
     }
 
     /// True if a record of `bytes` (data and partition key) is let in; it is then counted.
-    pub fn admit_record(&mut self, bytes: u64, now_ms: u64) -> bool {
+    pub(crate) fn admit_record(&mut self, bytes: u64, now_ms: u64) -> bool {
         if !self.write_records.allows(1, now_ms) || !self.write_bytes.allows(bytes, now_ms) {
             return false;
         }
@@ -106,7 +101,7 @@ impl ShardLimits {
     }
 
     /// True if a GetShardIterator call is let in; it is then counted.
-    pub fn admit_iterator(&mut self, now_ms: u64) -> bool {
+    pub(crate) fn admit_iterator(&mut self, now_ms: u64) -> bool {
         if !self.iterator_calls.allows(1, now_ms) {
             return false;
         }
@@ -116,7 +111,7 @@ impl ShardLimits {
 
     /// True if a GetRecords call is let in; the call is then counted, its bytes by
     /// [`ShardLimits::count_answer`].
-    pub fn admit_read(&mut self, now_ms: u64) -> bool {
+    pub(crate) fn admit_read(&mut self, now_ms: u64) -> bool {
         if now_ms < self.reads_blocked_until_ms
             || !self.read_calls.allows(1, now_ms)
             || !self.read_bytes.is_positive(now_ms)
@@ -128,7 +123,7 @@ impl ShardLimits {
     }
 
     /// Counts the bytes of an answer and blocks the shard if it was too large for one second.
-    pub fn count_answer(&mut self, bytes: u64, now_ms: u64) {
+    pub(crate) fn count_answer(&mut self, bytes: u64, now_ms: u64) {
         self.read_bytes.take_into_debt(bytes, now_ms);
         let penalty_ms = if bytes >= FULL_ANSWER_BYTES {
             FULL_ANSWER_PENALTY_MS

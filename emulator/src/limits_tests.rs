@@ -83,17 +83,9 @@ fn an_overdrawn_answer_blocks_the_shard_for_one_second() {
 #[test]
 fn writes_stop_at_a_thousand_records_or_one_mib() {
     let mut limits = ShardLimits::new(0);
-    assert_eq!(
-        (0..2000).filter(|_| limits.admit_record(10, 0)).count(),
-        1000
-    );
+    assert_eq!((0..2000).filter(|_| limits.admit_record(10, 0)).count(), 1000);
     let mut limits = ShardLimits::new(0);
-    assert_eq!(
-        (0..100)
-            .filter(|_| limits.admit_record(100 << 10, 0))
-            .count(),
-        10
-    );
+    assert_eq!((0..100).filter(|_| limits.admit_record(100 << 10, 0)).count(), 10);
     assert!(limits.admit_record(100 << 10, 1000));
 }
 

@@ -17,11 +17,7 @@ use tracing_subscriber::EnvFilter;
 #[command(version)]
 struct Flags {
     /// Address to listen on; port 0 takes a free one.
-    #[arg(
-        long,
-        default_value = "127.0.0.1:4566",
-        env = "MILLRACE_EMULATOR_LISTEN"
-    )]
+    #[arg(long, default_value = "127.0.0.1:4566", env = "MILLRACE_EMULATOR_LISTEN")]
     listen: SocketAddr,
     /// Directory that keeps streams, tables and objects. Without it they end with the process.
     #[arg(long)]
@@ -43,7 +39,7 @@ struct Flags {
     /// How long a stream stays CREATING or UPDATING.
     #[arg(long, value_name = "MS", default_value_t = 300)]
     transition_ms: u64,
-    /// File that gets the port once it is open, written in one step.
+    /// File that gets the address once it is open, written in one step.
     #[arg(long)]
     port_file: Option<PathBuf>,
     /// error, warn, info, debug or trace, or a filter in the syntax of tracing-subscriber.
@@ -77,20 +73,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let outcome = runtime
-        .map_err(|e| e.to_string())
-        .and_then(|r| r.block_on(run(flags)));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = runtime.map_err(|e| e.to_string()).and_then(|r| r.block_on(run(flags)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("millrace-emulator: {message}");
+            eprintln!("{message}");
             ExitCode::FAILURE
         }
     }

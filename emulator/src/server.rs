@@ -1,19 +1,14 @@
-//! The one listener: takes connections, tells the three services apart, and stops cleanly.
+//! The one listener: starts an emulator, takes its connections, and stops cleanly.
 //!
-//! A request belongs to Kinesis or DynamoDB if `X-Amz-Target` says so, to the control endpoint if
-//! its path starts with `/-/` (no bucket can be named `-`), and else to S3. Owns the connections;
-//! holds no rule of any service.
+//! Owns the connections; knows nothing of what they carry. It stands on hyper rather than on a
+//! framework, because a fault rule must be able to close a connection without an answer.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -24,14 +19,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
-use crate::dynamodb::{self, DynamoDb};
+use crate::dispatch::{AnswerLost, Services};
 use crate::files::write_atomic;
-use crate::kinesis::{self, Kinesis};
-use crate::s3;
 
-/// The largest body of a Kinesis or DynamoDB request: 10 MiB of records as base64, their keys, and
-/// some room. DynamoDB itself takes at most 16 MiB.
-const MAX_BODY: usize = 24 << 20;
 /// How long a stop waits for requests that are being answered.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// How long to wait after a connection could not be taken, as when files run out.
@@ -74,12 +64,13 @@ impl Default for Config {
     }
 }
 
-/// Why an emulator did not start, and what to do.
+/// Why an emulator did not start, and what to do: two lines, as the other programs say it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address cannot be listened on.
     #[error(
-        "cannot listen on {addr}: {source}; end the process that has the port, or choose another with --listen (port 0 takes a free one)"
+        "error[MR6001]: cannot listen on {addr}: {source}\nnext: end the process that has the \
+         address, or choose another with --listen (port 0 takes a free one)"
     )]
     Listen {
         /// The address asked for.
@@ -88,7 +79,11 @@ pub enum StartError {
         source: io::Error,
     },
     /// The state cannot be read or written.
-    #[error("cannot use the data directory {dir}: {source}; check its rights, or name another with --data-dir", dir = dir.display())]
+    #[error(
+        "error[MR6002]: cannot use the data directory {dir}: {source}\nnext: check its rights, or \
+         name another with --data-dir",
+        dir = dir.display()
+    )]
     DataDir {
         /// The directory.
         dir: PathBuf,
@@ -96,7 +91,11 @@ pub enum StartError {
         source: io::Error,
     },
     /// The port file cannot be written.
-    #[error("cannot write the port file {path}: {source}", path = path.display())]
+    #[error(
+        "error[MR6002]: cannot write the port file {path}: {source}\nnext: check the rights of its \
+         directory, or name another with --port-file",
+        path = path.display()
+    )]
     PortFile {
         /// The file.
         path: PathBuf,
@@ -136,36 +135,19 @@ impl Emulator {
         config: Config,
         clock: Arc<dyn Clock>,
     ) -> Result<Handle, StartError> {
-        let listen_error = |source| StartError::Listen {
-            addr: config.listen,
-            source,
-        };
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(listen_error)?;
+        let listen_error = |source| StartError::Listen { addr: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
         let addr = listener.local_addr().map_err(listen_error)?;
         let (dir, temporary) = state_dir(&config)?;
-        let services =
-            Services::open(&config, &dir, clock).map_err(|source| StartError::DataDir {
-                dir: dir.clone(),
-                source,
-            })?;
+        let services = Services::open(&config, &dir, clock)
+            .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
         if let Some(path) = &config.port_file {
-            write_atomic(path, format!("{addr}\n").as_bytes()).map_err(|source| {
-                StartError::PortFile {
-                    path: path.clone(),
-                    source,
-                }
-            })?;
+            write_atomic(path, format!("{addr}\n").as_bytes())
+                .map_err(|source| StartError::PortFile { path: path.clone(), source })?;
         }
         let stop = CancellationToken::new();
         let served = tokio::spawn(serve(listener, Arc::new(services), stop.clone()));
-        Ok(Handle {
-            addr,
-            stop,
-            served: Some(served),
-            _temporary: temporary,
-        })
+        Ok(Handle { addr, stop, served: Some(served), _temporary: temporary })
     }
 }
 
@@ -200,123 +182,16 @@ impl Drop for Handle {
 fn state_dir(config: &Config) -> Result<(PathBuf, Option<TempDir>), StartError> {
     match &config.data_dir {
         Some(dir) => {
-            std::fs::create_dir_all(dir).map_err(|source| StartError::DataDir {
-                dir: dir.clone(),
-                source,
-            })?;
+            std::fs::create_dir_all(dir)
+                .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
             Ok((dir.clone(), None))
         }
         None => {
-            let temporary = tempfile::Builder::new()
-                .prefix("millrace-emulator-")
-                .tempdir();
-            let temporary = temporary.map_err(|source| StartError::DataDir {
-                dir: std::env::temp_dir(),
-                source,
-            })?;
+            let temporary = tempfile::Builder::new().prefix("millrace-emulator-").tempdir();
+            let temporary = temporary
+                .map_err(|source| StartError::DataDir { dir: std::env::temp_dir(), source })?;
             Ok((temporary.path().to_owned(), Some(temporary)))
         }
-    }
-}
-
-struct Services {
-    kinesis: Kinesis,
-    dynamodb: DynamoDb,
-    s3: s3s::service::S3Service,
-}
-
-impl Services {
-    fn open(config: &Config, dir: &Path, clock: Arc<dyn Clock>) -> io::Result<Self> {
-        let kinesis = Kinesis::open(
-            kinesis::Options {
-                dir: dir.join("kinesis"),
-                region: config.region.clone(),
-                account_id: config.account_id.clone(),
-                limited: config.limited,
-                transition_ms: config.transition_ms,
-            },
-            clock.clone(),
-        )?;
-        let dynamodb = DynamoDb::open(&dir.join("dynamodb"))?;
-        let s3 = s3::open(&dir.join("s3"), &config.region, &config.credentials, clock)?;
-        Ok(Self {
-            kinesis,
-            dynamodb,
-            s3,
-        })
-    }
-
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let target = request
-            .headers()
-            .get("x-amz-target")
-            .and_then(|v| v.to_str().ok());
-        let Some((service, operation)) = target.and_then(|t| t.split_once('.')) else {
-            if request.uri().path().starts_with("/-/") {
-                return Ok(control(request.uri().path()));
-            }
-            return Ok(self.answer_s3(request).await);
-        };
-        let (service, operation) = (service.to_owned(), operation.to_owned());
-        let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => {
-                let body = dynamodb::refusal("SerializationException", &error.to_string());
-                return Ok(json(413, dynamodb::CONTENT_TYPE, body.into()));
-            }
-        };
-        Ok(match service.as_str() {
-            "Kinesis_20131202" => {
-                let (status, body) = self.kinesis.call(&operation, &body);
-                json(status, kinesis::CONTENT_TYPE, body.into())
-            }
-            "DynamoDB_20120810" => {
-                let (status, body) = self.dynamodb.call(&operation, body).await;
-                json(status, dynamodb::CONTENT_TYPE, body.into())
-            }
-            _ => {
-                let message = format!("The emulator has no service {service}.");
-                let body = dynamodb::refusal("UnknownOperationException", &message);
-                json(400, dynamodb::CONTENT_TYPE, body.into())
-            }
-        })
-    }
-
-    async fn answer_s3(&self, request: Request<Incoming>) -> Response<Body> {
-        match self.s3.call(request.map(Body::from)).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                tracing::error!(?error, "S3 could not answer");
-                let mut answer = Response::new(Body::empty());
-                *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-                answer
-            }
-        }
-    }
-}
-
-fn json(status: u16, content_type: &'static str, body: Bytes) -> Response<Body> {
-    let mut answer = Response::new(Body::from(body));
-    *answer.status_mut() =
-        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    let id = uuid::Uuid::new_v4().to_string();
-    headers.insert(
-        "x-amzn-requestid",
-        HeaderValue::try_from(id).expect("a UUID is ASCII"),
-    );
-    answer
-}
-
-fn control(path: &str) -> Response<Body> {
-    match path {
-        "/-/healthz" => json(200, "text/plain", Bytes::from_static(b"ok\n")),
-        _ => json(
-            404,
-            "text/plain",
-            Bytes::from_static(b"no such path; see docs/emulator.md\n"),
-        ),
     }
 }
 
@@ -346,10 +221,11 @@ async fn serve(listener: TcpListener, services: Arc<Services>, stop: Cancellatio
         }
     }
     drop(listener);
-    if tokio::time::timeout(STOP_DEADLINE, graceful.shutdown())
-        .await
-        .is_err()
-    {
+    let finish = async {
+        graceful.shutdown().await;
+        services.finish_late_calls().await;
+    };
+    if tokio::time::timeout(STOP_DEADLINE, finish).await.is_err() {
         tracing::warn!("stopped with requests still in hand");
     }
 }
@@ -360,14 +236,14 @@ fn connection(
     services: Arc<Services>,
 ) -> hyper::server::conn::http1::Connection<
     TokioIo<TcpStream>,
-    impl hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send>,
+    impl hyper::service::HttpService<Incoming, ResBody = Body, Error = AnswerLost, Future: Send>,
 > {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY refused");
     }
     let service = hyper::service::service_fn(move |request| {
         let services = services.clone();
-        async move { services.answer(request).await }
+        services.answer(request)
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::types::{
     KeysAndAttributes, Put, PutRequest, ReturnValue, ReturnValuesOnConditionCheckFailure,
     ScalarAttributeType, TransactWriteItem, WriteRequest,
 };
-use common::{Clients, start};
+use common::{Clients, create_table, start};
 use millrace_emulator::{Config, Handle};
 
 const TABLE: &str = "millrace";
@@ -23,39 +23,7 @@ fn n(number: i64) -> AttributeValue {
 
 async fn with_table() -> (Handle, Clients) {
     let (handle, clients) = start(Config::default()).await;
-    let key = |name: &str, kind| {
-        KeySchemaElement::builder()
-            .attribute_name(name)
-            .key_type(kind)
-            .build()
-            .expect("key")
-    };
-    let attribute = |name: &str| {
-        let text = ScalarAttributeType::S;
-        let built = AttributeDefinition::builder()
-            .attribute_name(name)
-            .attribute_type(text);
-        built.build().expect("attribute")
-    };
-    let create = clients.dynamodb.create_table().table_name(TABLE);
-    let create = create
-        .attribute_definitions(attribute("pk"))
-        .attribute_definitions(attribute("sk"))
-        .key_schema(key("pk", KeyType::Hash))
-        .key_schema(key("sk", KeyType::Range))
-        .billing_mode(BillingMode::PayPerRequest);
-    create.send().await.expect("create");
-    common::eventually("the table is ACTIVE", || async {
-        let table = clients
-            .dynamodb
-            .describe_table()
-            .table_name(TABLE)
-            .send()
-            .await
-            .ok()?;
-        (table.table()?.table_status()?.as_str() == "ACTIVE").then_some(())
-    })
-    .await;
+    create_table(&clients.dynamodb, TABLE, &["pk", "sk"]).await;
     (handle, clients)
 }
 
@@ -83,10 +51,7 @@ async fn a_conditional_update_returns_the_item_that_won() {
     let first = commit(1, 0, "a").await.expect("no item yet");
     assert_eq!(first.attributes().and_then(|a| a.get("batch")), Some(&n(1)));
     commit(2, 1, "b").await.expect("batch is 1");
-    let refused = commit(2, 1, "c")
-        .await
-        .expect_err("batch is 2")
-        .into_service_error();
+    let refused = commit(2, 1, "c").await.expect_err("batch is 2").into_service_error();
     let item = match refused {
         aws_sdk_dynamodb::operation::update_item::UpdateItemError::ConditionalCheckFailedException(e) => e.item.expect("the item that won"),
         other => panic!("{other:?}"),
@@ -107,10 +72,7 @@ async fn a_reserved_word_without_a_placeholder_is_refused() {
         .expression_attribute_values(":b", n(1));
     let refused = update.send().await.expect_err("reserved");
     assert_eq!(refused.code(), Some("ValidationException"));
-    assert!(
-        refused.message().is_some_and(|m| m.contains("reserved")),
-        "{refused:?}"
-    );
+    assert!(refused.message().is_some_and(|m| m.contains("reserved")), "{refused:?}");
     handle.stop().await;
 }
 
@@ -119,18 +81,12 @@ async fn an_item_above_400_kib_is_refused() {
     let (handle, clients) = with_table().await;
     let put = |size: usize| {
         let put = clients.dynamodb.put_item().table_name(TABLE);
-        put.item("pk", s("a"))
-            .item("sk", s("b"))
-            .item("v", s(&"x".repeat(size)))
-            .send()
+        put.item("pk", s("a")).item("sk", s("b")).item("v", s(&"x".repeat(size))).send()
     };
     put(399 << 10).await.expect("fits");
     let refused = put(400 << 10).await.expect_err("too large");
     assert_eq!(refused.code(), Some("ValidationException"));
-    assert!(
-        refused.message().is_some_and(|m| m.contains("size")),
-        "{refused:?}"
-    );
+    assert!(refused.message().is_some_and(|m| m.contains("size")), "{refused:?}");
     handle.stop().await;
 }
 
@@ -139,23 +95,14 @@ async fn items_are_put_got_queried_scanned_and_deleted() {
     let (handle, clients) = with_table().await;
     let db = &clients.dynamodb;
     let put = |i: i64| {
-        let item = PutRequest::builder()
-            .item("pk", s("app"))
-            .item("sk", s(&format!("{i:03}")));
-        WriteRequest::builder()
-            .put_request(item.item("v", n(i)).build().expect("item"))
-            .build()
+        let item = PutRequest::builder().item("pk", s("app")).item("sk", s(&format!("{i:03}")));
+        WriteRequest::builder().put_request(item.item("v", n(i)).build().expect("item")).build()
     };
-    let batch = db
-        .batch_write_item()
-        .request_items(TABLE, (0..25).map(put).collect());
+    let batch = db.batch_write_item().request_items(TABLE, (0..25).map(put).collect());
     let left = batch.send().await.expect("batch write");
     assert!(left.unprocessed_items().is_none_or(|i| i.is_empty()));
 
-    let query = db
-        .query()
-        .table_name(TABLE)
-        .key_condition_expression("pk = :pk AND sk >= :sk");
+    let query = db.query().table_name(TABLE).key_condition_expression("pk = :pk AND sk >= :sk");
     let query = query
         .expression_attribute_values(":pk", s("app"))
         .expression_attribute_values(":sk", s("010"))
@@ -172,39 +119,14 @@ async fn items_are_put_got_queried_scanned_and_deleted() {
         .consistent_read(true)
         .build()
         .expect("keys");
-    let got = db
-        .batch_get_item()
-        .request_items(TABLE, keys)
-        .send()
-        .await
-        .expect("batch get");
-    assert_eq!(
-        got.responses().and_then(|r| r.get(TABLE)).map(Vec::len),
-        Some(1)
-    );
+    let got = db.batch_get_item().request_items(TABLE, keys).send().await.expect("batch get");
+    assert_eq!(got.responses().and_then(|r| r.get(TABLE)).map(Vec::len), Some(1));
 
     let key = |sk: &str| [("pk".to_owned(), s("app")), ("sk".to_owned(), s(sk))].into();
-    db.delete_item()
-        .table_name(TABLE)
-        .set_key(Some(key("003")))
-        .send()
-        .await
-        .expect("delete");
-    let get = db
-        .get_item()
-        .table_name(TABLE)
-        .set_key(Some(key("003")))
-        .consistent_read(true);
+    db.delete_item().table_name(TABLE).set_key(Some(key("003"))).send().await.expect("delete");
+    let get = db.get_item().table_name(TABLE).set_key(Some(key("003"))).consistent_read(true);
     assert_eq!(get.send().await.expect("get").item(), None);
-    assert_eq!(
-        db.scan()
-            .table_name(TABLE)
-            .send()
-            .await
-            .expect("scan")
-            .count(),
-        24
-    );
+    assert_eq!(db.scan().table_name(TABLE).send().await.expect("scan").count(), 24);
     handle.stop().await;
 }
 
@@ -213,13 +135,8 @@ async fn a_transaction_happens_whole_or_not_at_all() {
     let (handle, clients) = with_table().await;
     let db = &clients.dynamodb;
     let put = |sk: &str| {
-        let put = Put::builder()
-            .table_name(TABLE)
-            .item("pk", s("t"))
-            .item("sk", s(sk));
-        TransactWriteItem::builder()
-            .put(put.build().expect("put"))
-            .build()
+        let put = Put::builder().table_name(TABLE).item("pk", s("t")).item("sk", s(sk));
+        TransactWriteItem::builder().put(put.build().expect("put")).build()
     };
     let check = ConditionCheck::builder()
         .table_name(TABLE)
@@ -230,38 +147,15 @@ async fn a_transaction_happens_whole_or_not_at_all() {
         .expect("check");
     let check = TransactWriteItem::builder().condition_check(check).build();
     let refused = db.transact_write_items().transact_items(put("second"));
-    let refused = refused
-        .transact_items(check.clone())
-        .send()
-        .await
-        .expect_err("no first");
+    let refused = refused.transact_items(check.clone()).send().await.expect_err("no first");
     let refused = refused.into_service_error();
     assert!(refused.is_transaction_canceled_exception(), "{refused:?}");
-    assert_eq!(
-        db.scan()
-            .table_name(TABLE)
-            .send()
-            .await
-            .expect("scan")
-            .count(),
-        0
-    );
+    assert_eq!(db.scan().table_name(TABLE).send().await.expect("scan").count(), 0);
     let first = db.transact_write_items().transact_items(put("first"));
     first.send().await.expect("first");
-    let both = db
-        .transact_write_items()
-        .transact_items(put("second"))
-        .transact_items(check);
+    let both = db.transact_write_items().transact_items(put("second")).transact_items(check);
     both.send().await.expect("first is there");
-    assert_eq!(
-        db.scan()
-            .table_name(TABLE)
-            .send()
-            .await
-            .expect("scan")
-            .count(),
-        2
-    );
+    assert_eq!(db.scan().table_name(TABLE).send().await.expect("scan").count(), 2);
     handle.stop().await;
 }
 
@@ -290,11 +184,7 @@ async fn tables_are_listed_and_deleted() {
         .billing_mode(BillingMode::PayPerRequest);
     let again = again.send().await.expect_err("exists").into_service_error();
     assert!(again.is_resource_in_use_exception(), "{again:?}");
-    db.delete_table()
-        .table_name(TABLE)
-        .send()
-        .await
-        .expect("delete");
+    db.delete_table().table_name(TABLE).send().await.expect("delete");
     let gone = common::eventually("the table is gone", || async {
         db.describe_table().table_name(TABLE).send().await.err()
     })

@@ -51,41 +51,24 @@ impl DynamoDb {
 
     fn start(mut engine: impl Engine) -> io::Result<Self> {
         let (calls, mut inbox) = mpsc::channel::<Call>(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("dynamodb".into())
-            .spawn(move || {
-                while let Some(call) = inbox.blocking_recv() {
-                    let answer = match std::str::from_utf8(&call.body) {
-                        Ok(body) => engine.call(&call.operation, body),
-                        Err(_) => (
-                            400,
-                            refusal("SerializationException", "The body is not UTF-8."),
-                        ),
-                    };
-                    // The caller may have hung up; what it asked for is done all the same.
-                    call.answer.send(answer).ok();
-                }
-            })?;
-        Ok(Self {
-            calls: Some(calls),
-            thread: Some(thread),
-        })
+        let thread = std::thread::Builder::new().name("dynamodb".into()).spawn(move || {
+            while let Some(call) = inbox.blocking_recv() {
+                let answer = match std::str::from_utf8(&call.body) {
+                    Ok(body) => engine.call(&call.operation, body),
+                    Err(_) => (400, refusal("SerializationException", "The body is not UTF-8.")),
+                };
+                // The caller may have hung up; what it asked for is done all the same.
+                call.answer.send(answer).ok();
+            }
+        })?;
+        Ok(Self { calls: Some(calls), thread: Some(thread) })
     }
 
     /// Carries out one call: the HTTP status and the JSON body.
     pub(crate) async fn call(&self, operation: &str, body: Bytes) -> (u16, String) {
-        let gone = || {
-            (
-                500,
-                refusal("InternalServerError", "The DynamoDB engine has stopped."),
-            )
-        };
+        let gone = || (500, refusal("InternalServerError", "The DynamoDB engine has stopped."));
         let (answer, answered) = oneshot::channel();
-        let call = Call {
-            operation: operation.to_owned(),
-            body,
-            answer,
-        };
+        let call = Call { operation: operation.to_owned(), body, answer };
         let Some(calls) = &self.calls else {
             return gone();
         };

@@ -2,9 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::Serialize;
-
 use super::answers::{ShardShape, mode_name, seconds, status_name};
+use super::descriptions::{
+    Common, DescribeStreamAnswer, DescribeStreamSummaryAnswer, Description, ListShardsAnswer,
+    ListStreamsAnswer, ListTagsAnswer, Mode, Monitoring, StreamSummary, Summary, Tag,
+    UpdateShardCountAnswer,
+};
 use super::error::{ErrorKind, KinesisError, KinesisResult};
 use super::iterator::PageToken;
 use super::listing::{ListShardsQuery, MAX_SHARDS_PER_PAGE, ShardFilter};
@@ -35,11 +38,7 @@ impl Kinesis {
         let stream = request.stream();
         let name = stream.required()?;
         require_stream_name(name)?;
-        let on_demand = match request
-            .stream_mode_details
-            .as_ref()
-            .map(|m| m.stream_mode.as_str())
-        {
+        let on_demand = match request.stream_mode_details.as_ref().map(|m| m.stream_mode.as_str()) {
             None | Some("PROVISIONED") => false,
             Some("ON_DEMAND") => true,
             Some(mode) => {
@@ -47,9 +46,7 @@ impl Kinesis {
                 return Err(KinesisError::constraint(mode, "streamMode", known));
             }
         };
-        let count = request
-            .shard_count
-            .unwrap_or(if on_demand { ON_DEMAND_SHARDS } else { 1 });
+        let count = request.shard_count.unwrap_or(if on_demand { ON_DEMAND_SHARDS } else { 1 });
         require_shard_count(count, "shardCount")?;
         let max_record_kib = request.max_record_size_in_kib.unwrap_or(DEFAULT_RECORD_KIB);
         require_record_size(max_record_kib)?;
@@ -66,9 +63,7 @@ impl Kinesis {
         let meta = StreamMeta {
             name: name.to_owned(),
             created_ms: now_ms,
-            status: Status::Creating {
-                until_ms: now_ms + self.options.transition_ms,
-            },
+            status: Status::Creating { until_ms: now_ms + self.options.transition_ms },
             retention_hours: DEFAULT_RETENTION_HOURS,
             on_demand,
             max_record_kib,
@@ -98,29 +93,15 @@ impl Kinesis {
         let request: requests::DescribeStream = parse(body)?;
         let shared = self.find(&request.stream())?;
         let stream = self.lock(&shared);
-        let after = request
-            .exclusive_start_shard_id
-            .as_deref()
-            .map(require_shard_id)
-            .transpose()?;
-        let query = ListShardsQuery {
-            filter: ShardFilter::All,
-            after,
-        };
+        let after =
+            request.exclusive_start_shard_id.as_deref().map(require_shard_id).transpose()?;
+        let query = ListShardsQuery { filter: ShardFilter::All, after };
         let limit = request.limit.unwrap_or(DEFAULT_PAGE).clamp(1, 10_000);
         let (page, rest) = query.page(&stream.meta.topology, 0, limit);
-        let shards: Vec<_> = page
-            .iter()
-            .map(|entry| ShardShape::new(&stream, entry))
-            .collect();
-        let description = Description {
-            common: self.common(&stream),
-            shards,
-            has_more_shards: rest.is_some(),
-        };
-        Ok(to_json(&DescribeStreamAnswer {
-            stream_description: description,
-        }))
+        let shards: Vec<_> = page.iter().map(|entry| ShardShape::new(&stream, entry)).collect();
+        let description =
+            Description { common: self.common(&stream), shards, has_more_shards: rest.is_some() };
+        Ok(to_json(&DescribeStreamAnswer { stream_description: description }))
     }
 
     pub(super) fn describe_stream_summary(&self, body: &[u8]) -> KinesisResult<Vec<u8>> {
@@ -133,9 +114,7 @@ impl Kinesis {
             consumer_count: 0,
             max_record_size_in_kib: stream.meta.max_record_kib,
         };
-        Ok(to_json(&DescribeStreamSummaryAnswer {
-            stream_description_summary: summary,
-        }))
+        Ok(to_json(&DescribeStreamSummaryAnswer { stream_description_summary: summary }))
     }
 
     fn common(&self, stream: &Stream) -> Common {
@@ -143,14 +122,10 @@ impl Kinesis {
             stream_name: stream.meta.name.clone(),
             stream_arn: self.arn(&stream.meta.name),
             stream_status: status_name(stream.meta.status),
-            stream_mode_details: Mode {
-                stream_mode: mode_name(stream.meta.on_demand),
-            },
+            stream_mode_details: Mode { stream_mode: mode_name(stream.meta.on_demand) },
             retention_period_hours: stream.meta.retention_hours,
             stream_creation_timestamp: seconds(stream.meta.created_ms),
-            enhanced_monitoring: [Monitoring {
-                shard_level_metrics: [],
-            }],
+            enhanced_monitoring: [Monitoring { shard_level_metrics: [] }],
             encryption_type: "NONE",
         }
     }
@@ -160,9 +135,8 @@ impl Kinesis {
         let after = request.next_token.or(request.exclusive_start_stream_name);
         let limit = request.limit.unwrap_or(DEFAULT_PAGE).clamp(1, 10_000);
         let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
-        let mut left = streams
-            .iter()
-            .filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after));
+        let mut left =
+            streams.iter().filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after));
         let page: Vec<_> = left.by_ref().take(limit).map(|(_, s)| s.clone()).collect();
         let has_more_streams = left.next().is_some();
         drop(streams);
@@ -174,17 +148,12 @@ impl Kinesis {
                     stream_name: stream.meta.name.clone(),
                     stream_arn: self.arn(&stream.meta.name),
                     stream_status: status_name(stream.meta.status),
-                    stream_mode_details: Mode {
-                        stream_mode: mode_name(stream.meta.on_demand),
-                    },
+                    stream_mode_details: Mode { stream_mode: mode_name(stream.meta.on_demand) },
                     stream_creation_timestamp: seconds(stream.meta.created_ms),
                 }
             })
             .collect();
-        let stream_names: Vec<_> = stream_summaries
-            .iter()
-            .map(|s| s.stream_name.clone())
-            .collect();
+        let stream_names: Vec<_> = stream_summaries.iter().map(|s| s.stream_name.clone()).collect();
         let next_token = stream_names.last().cloned().filter(|_| has_more_streams);
         Ok(to_json(&ListStreamsAnswer {
             stream_names,
@@ -214,11 +183,7 @@ impl Kinesis {
         let max = request.max_results.unwrap_or(MAX_SHARDS_PER_PAGE);
         if !(1..=10_000).contains(&max) {
             let bounds = "have value between 1 and 10000";
-            return Err(KinesisError::constraint(
-                &max.to_string(),
-                "maxResults",
-                bounds,
-            ));
+            return Err(KinesisError::constraint(&max.to_string(), "maxResults", bounds));
         }
         let horizon_ms = stream.meta.horizon_ms(now_ms).max(stream.meta.created_ms);
         let (page, rest) = query.page(&stream.meta.topology, horizon_ms, max);
@@ -232,10 +197,7 @@ impl Kinesis {
             }
             .to_token()
         });
-        let shards = page
-            .iter()
-            .map(|entry| ShardShape::new(&stream, entry))
-            .collect();
+        let shards = page.iter().map(|entry| ShardShape::new(&stream, entry)).collect();
         Ok(to_json(&ListShardsAnswer { shards, next_token }))
     }
 
@@ -271,19 +233,12 @@ impl Kinesis {
         request: &requests::ListShards,
     ) -> KinesisResult<(super::SharedStream, ListShardsQuery)> {
         let shared = self.find(&request.stream())?;
-        let after = request
-            .exclusive_start_shard_id
-            .as_deref()
-            .map(require_shard_id)
-            .transpose()?;
+        let after =
+            request.exclusive_start_shard_id.as_deref().map(require_shard_id).transpose()?;
         let filter = match &request.shard_filter {
             None => ShardFilter::All,
             Some(shape) => {
-                let shard = shape
-                    .shard_id
-                    .as_deref()
-                    .map(require_shard_id)
-                    .transpose()?;
+                let shard = shape.shard_id.as_deref().map(require_shard_id).transpose()?;
                 ShardFilter::parse(&shape.kind, shard, shape.timestamp.map(millis))?
             }
         };
@@ -297,9 +252,7 @@ impl Kinesis {
         let shard = shard_index(&stream, &request.shard_to_split)?;
         let start = super::write::parse_hash_key(&request.new_starting_hash_key)?;
         let now_ms = self.clock.now_ms();
-        stream.reshard(now_ms, self.options.transition_ms, |t| {
-            t.split(shard, start, now_ms)
-        })?;
+        stream.reshard(now_ms, self.options.transition_ms, |t| t.split(shard, start, now_ms))?;
         Ok(NOTHING.into())
     }
 
@@ -310,19 +263,13 @@ impl Kinesis {
         let first = shard_index(&stream, &request.shard_to_merge)?;
         let second = shard_index(&stream, &request.adjacent_shard_to_merge)?;
         let now_ms = self.clock.now_ms();
-        stream.reshard(now_ms, self.options.transition_ms, |t| {
-            t.merge(first, second, now_ms)
-        })?;
+        stream.reshard(now_ms, self.options.transition_ms, |t| t.merge(first, second, now_ms))?;
         Ok(NOTHING.into())
     }
 
     pub(super) fn update_shard_count(&self, body: &[u8]) -> KinesisResult<Vec<u8>> {
         let request: requests::UpdateShardCount = parse(body)?;
-        if let Some(other) = request
-            .scaling_type
-            .as_deref()
-            .filter(|t| *t != "UNIFORM_SCALING")
-        {
+        if let Some(other) = request.scaling_type.as_deref().filter(|t| *t != "UNIFORM_SCALING") {
             let known = "satisfy enum value set: [UNIFORM_SCALING]";
             return Err(KinesisError::constraint(other, "scalingType", known));
         }
@@ -338,9 +285,7 @@ impl Kinesis {
             )));
         }
         let now_ms = self.clock.now_ms();
-        stream.reshard(now_ms, self.options.transition_ms, |t| {
-            t.scale_to(target, now_ms)
-        })?;
+        stream.reshard(now_ms, self.options.transition_ms, |t| t.scale_to(target, now_ms))?;
         Ok(to_json(&UpdateShardCountAnswer {
             stream_name: stream.meta.name.clone(),
             current_shard_count: current,
@@ -365,11 +310,8 @@ impl Kinesis {
         stream.require_active()?;
         let current = stream.meta.retention_hours;
         if (longer && hours < current) || (!longer && hours > current) {
-            let (name, bound) = if longer {
-                ("Increase", "shorter")
-            } else {
-                ("Decrease", "longer")
-            };
+            let (name, bound) =
+                if longer { ("Increase", "shorter") } else { ("Decrease", "longer") };
             return Err(KinesisError::invalid_argument(format!(
                 "Requested retention period ({hours} hours) for stream {} can not be {bound} than \
                  existing retention period ({current} hours). Use the other operation than \
@@ -422,14 +364,8 @@ impl Kinesis {
         let request: requests::OnlyStream = parse(body)?;
         let shared = self.find(&request.stream())?;
         let stream = self.lock(&shared);
-        let tags = stream.meta.tags.iter().map(|(k, v)| Tag {
-            key: k.clone(),
-            value: v.clone(),
-        });
-        Ok(to_json(&ListTagsAnswer {
-            tags: tags.collect(),
-            has_more_tags: false,
-        }))
+        let tags = stream.meta.tags.iter().map(|(k, v)| Tag { key: k.clone(), value: v.clone() });
+        Ok(to_json(&ListTagsAnswer { tags: tags.collect(), has_more_tags: false }))
     }
 }
 
@@ -455,125 +391,10 @@ fn require_record_size(kib: u64) -> KinesisResult<()> {
         return Ok(());
     }
     let rule = "have value between 1024 and 10240";
-    Err(KinesisError::constraint(
-        &kib.to_string(),
-        "maxRecordSizeInKiB",
-        rule,
-    ))
+    Err(KinesisError::constraint(&kib.to_string(), "maxRecordSizeInKiB", rule))
 }
 
 fn require_shard_id(id: &str) -> KinesisResult<u32> {
     parse_shard_id(id)
         .ok_or_else(|| KinesisError::invalid_argument(format!("{id} is not a shard id.")))
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Mode {
-    stream_mode: &'static str,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Monitoring {
-    shard_level_metrics: [&'static str; 0],
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Common {
-    stream_name: String,
-    #[serde(rename = "StreamARN")]
-    stream_arn: String,
-    stream_status: &'static str,
-    stream_mode_details: Mode,
-    retention_period_hours: u64,
-    stream_creation_timestamp: f64,
-    enhanced_monitoring: [Monitoring; 1],
-    encryption_type: &'static str,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Description {
-    #[serde(flatten)]
-    common: Common,
-    shards: Vec<ShardShape>,
-    has_more_shards: bool,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct DescribeStreamAnswer {
-    stream_description: Description,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Summary {
-    #[serde(flatten)]
-    common: Common,
-    open_shard_count: usize,
-    consumer_count: usize,
-    #[serde(rename = "MaxRecordSizeInKiB")]
-    max_record_size_in_kib: u64,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct DescribeStreamSummaryAnswer {
-    stream_description_summary: Summary,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct StreamSummary {
-    stream_name: String,
-    #[serde(rename = "StreamARN")]
-    stream_arn: String,
-    stream_status: &'static str,
-    stream_mode_details: Mode,
-    stream_creation_timestamp: f64,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct ListStreamsAnswer {
-    stream_names: Vec<String>,
-    has_more_streams: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_token: Option<String>,
-    stream_summaries: Vec<StreamSummary>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct ListShardsAnswer {
-    shards: Vec<ShardShape>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_token: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct UpdateShardCountAnswer {
-    stream_name: String,
-    current_shard_count: u32,
-    target_shard_count: u32,
-    #[serde(rename = "StreamARN")]
-    stream_arn: String,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Tag {
-    key: String,
-    value: String,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct ListTagsAnswer {
-    tags: Vec<Tag>,
-    has_more_tags: bool,
 }

@@ -96,11 +96,7 @@ pub(crate) fn status_name(status: Status) -> &'static str {
 
 /// The capacity mode as AWS spells it.
 pub(crate) fn mode_name(on_demand: bool) -> &'static str {
-    if on_demand {
-        "ON_DEMAND"
-    } else {
-        "PROVISIONED"
-    }
+    if on_demand { "ON_DEMAND" } else { "PROVISIONED" }
 }
 
 /// Writes the records of a GetRecords answer, one by one.

@@ -9,7 +9,6 @@ pub(crate) enum ErrorKind {
     ExpiredNextToken,
     InternalFailure,
     InvalidArgument,
-    LimitExceeded,
     ProvisionedThroughputExceeded,
     ResourceInUse,
     ResourceNotFound,
@@ -26,7 +25,6 @@ impl ErrorKind {
             Self::ExpiredNextToken => "ExpiredNextTokenException",
             Self::InternalFailure => "InternalFailureException",
             Self::InvalidArgument => "InvalidArgumentException",
-            Self::LimitExceeded => "LimitExceededException",
             Self::ProvisionedThroughputExceeded => "ProvisionedThroughputExceededException",
             Self::ResourceInUse => "ResourceInUseException",
             Self::ResourceNotFound => "ResourceNotFoundException",
@@ -58,10 +56,7 @@ pub(crate) type KinesisResult<T> = Result<T, KinesisError>;
 
 impl KinesisError {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
+        Self { kind, message: message.into() }
     }
 
     pub(crate) fn invalid_argument(message: impl Into<String>) -> Self {

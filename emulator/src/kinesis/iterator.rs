@@ -24,6 +24,8 @@ pub(crate) struct ShardIterator {
     /// The index of the next record to read; what was trimmed below it is skipped.
     pub(crate) next_index: u64,
     pub(crate) issued_ms: u64,
+    /// How often all iterators had been made to expire when this one was issued.
+    pub(crate) expiries: u64,
 }
 
 impl ShardIterator {
@@ -32,10 +34,11 @@ impl ShardIterator {
     }
 
     /// Reads a token that a client brings at `now_ms`.
-    pub(crate) fn from_token(token: &str, now_ms: u64) -> KinesisResult<Self> {
+    pub(crate) fn from_token(token: &str, now_ms: u64, expiries: u64) -> KinesisResult<Self> {
         let iterator: Self = unseal(token)
             .ok_or_else(|| KinesisError::invalid_argument("Invalid ShardIterator."))?;
-        if now_ms.saturating_sub(iterator.issued_ms) > ITERATOR_LIFE_MS {
+        let age_ms = now_ms.saturating_sub(iterator.issued_ms);
+        if age_ms > ITERATOR_LIFE_MS || iterator.expiries != expiries {
             return Err(KinesisError::new(
                 ErrorKind::ExpiredIterator,
                 format!(
@@ -111,6 +114,7 @@ mod tests {
             shard: 3,
             next_index: 44,
             issued_ms: 1000,
+            expiries: 2,
         }
     }
 
@@ -118,8 +122,10 @@ mod tests {
     fn an_iterator_lives_five_minutes() {
         let token = iterator().to_token();
         let last = 1000 + ITERATOR_LIFE_MS;
-        assert_eq!(ShardIterator::from_token(&token, last), Ok(iterator()));
-        let error = ShardIterator::from_token(&token, last + 1).expect_err("too old");
+        assert_eq!(ShardIterator::from_token(&token, last, 2), Ok(iterator()));
+        let error = ShardIterator::from_token(&token, last + 1, 2).expect_err("too old");
+        assert_eq!(error.kind, ErrorKind::ExpiredIterator);
+        let error = ShardIterator::from_token(&token, last, 3).expect_err("made to expire");
         assert_eq!(error.kind, ErrorKind::ExpiredIterator);
     }
 
@@ -129,7 +135,7 @@ mod tests {
         let altered = format!("{}A", &token[..token.len() - 1]);
         let all = [altered.as_str(), "", "AAAA", "not base 64!"];
         for token in all.into_iter().filter(|t| *t != iterator().to_token()) {
-            let error = ShardIterator::from_token(token, 1000).expect_err("altered");
+            let error = ShardIterator::from_token(token, 1000, 2).expect_err("altered");
             assert_eq!(error.kind, ErrorKind::InvalidArgument);
         }
     }

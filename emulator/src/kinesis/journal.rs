@@ -29,13 +29,7 @@ pub(crate) struct Journal {
 impl Journal {
     /// A journal in `dir`, which is made when the first record comes.
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self {
-            dir,
-            first_segment: 0,
-            segment: 0,
-            file: None,
-            len: 0,
-        }
+        Self { dir, first_segment: 0, segment: 0, file: None, len: 0 }
     }
 
     /// Reads what a former process left in `dir`.
@@ -87,11 +81,7 @@ impl Journal {
             file.set_len(self.len)?;
             return Err(error);
         }
-        let place = Place {
-            segment: self.segment,
-            offset: self.len,
-            len: frames.len() as u64,
-        };
+        let place = Place { segment: self.segment, offset: self.len, len: frames.len() as u64 };
         self.len += place.len;
         Ok(place)
     }
@@ -130,12 +120,7 @@ fn segment_path(dir: &Path, segment: u32) -> PathBuf {
 
 fn open_for_append(dir: &Path, segment: u32) -> io::Result<File> {
     let path = segment_path(dir, segment);
-    OpenOptions::new()
-        .create(true)
-        .read(true)
-        .write(true)
-        .truncate(false)
-        .open(path)
+    OpenOptions::new().create(true).read(true).write(true).truncate(false).open(path)
 }
 
 /// The numbers of the segment files in `dir`, ascending; none if there is no such directory.
@@ -148,9 +133,7 @@ fn segments_in(dir: &Path) -> io::Result<Vec<u32>> {
     let mut segments = Vec::new();
     for entry in entries {
         let name = entry?.file_name();
-        let number: Option<u32> = name
-            .to_str()
-            .and_then(|n| n.strip_suffix(".log")?.parse().ok());
+        let number: Option<u32> = name.to_str().and_then(|n| n.strip_suffix(".log")?.parse().ok());
         segments.extend(number);
     }
     segments.sort_unstable();
@@ -166,11 +149,7 @@ fn scan(bytes: &[u8], segment: u32, spans: &mut Vec<ChunkSpan>) -> u64 {
             first_index: frame.index,
             num_records: 0,
             last_arrival_ms: frame.arrival_ms,
-            place: Place {
-                segment,
-                offset: at as u64,
-                len: 0,
-            },
+            place: Place { segment, offset: at as u64, len: 0 },
         });
         span.num_records += 1;
         span.last_arrival_ms = frame.arrival_ms;
@@ -191,15 +170,7 @@ mod tests {
 
     fn frame(index: u64) -> Vec<u8> {
         let mut out = Vec::new();
-        write_frame(
-            &mut out,
-            &Frame {
-                index,
-                arrival_ms: index,
-                key: "k",
-                data: b"data",
-            },
-        );
+        write_frame(&mut out, &Frame { index, arrival_ms: index, key: "k", data: b"data" });
         out
     }
 
@@ -219,10 +190,7 @@ mod tests {
         let (mut journal, spans) = Journal::recover(path.clone()).expect("recover");
         assert_eq!(spans.len(), 1);
         assert_eq!((spans[0].first_index, spans[0].num_records), (1, 3));
-        assert_eq!(
-            fs::metadata(path.join("00000000.log")).expect("file").len(),
-            whole
-        );
+        assert_eq!(fs::metadata(path.join("00000000.log")).expect("file").len(), whole);
         journal.append(&frame(4)).expect("append");
         let (journal, spans) = Journal::recover(path).expect("recover again");
         assert_eq!(spans[0].num_records, 4);

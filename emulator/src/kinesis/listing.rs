@@ -98,10 +98,10 @@ impl ListShardsQuery {
             .filter(|s| self.after.is_none_or(|after| s.index > after))
             .filter(|s| self.filter.shows(s, horizon_ms));
         let page: Vec<_> = shown.by_ref().take(max.min(MAX_SHARDS_PER_PAGE)).collect();
-        let rest = shown.next().and(page.last()).map(|last| Self {
-            filter: self.filter,
-            after: Some(last.index),
-        });
+        let rest = shown
+            .next()
+            .and(page.last())
+            .map(|last| Self { filter: self.filter, after: Some(last.index) });
         (page, rest)
     }
 }
@@ -119,10 +119,7 @@ mod tests {
     }
 
     fn shown(filter: ShardFilter, horizon_ms: u64) -> Vec<u32> {
-        let query = ListShardsQuery {
-            filter,
-            after: None,
-        };
+        let query = ListShardsQuery { filter, after: None };
         let history = history();
         let (page, rest) = query.page(&history, horizon_ms, 1000);
         assert_eq!(rest, None);
@@ -146,10 +143,7 @@ mod tests {
     #[test]
     fn pages_show_every_shard_once() {
         let topology = Topology::uniform(25, 0);
-        let mut query = Some(ListShardsQuery {
-            filter: ShardFilter::All,
-            after: None,
-        });
+        let mut query = Some(ListShardsQuery { filter: ShardFilter::All, after: None });
         let mut seen = Vec::new();
         while let Some(current) = query {
             let (page, rest) = current.page(&topology, 0, 10);

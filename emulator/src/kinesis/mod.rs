@@ -8,6 +8,7 @@
 
 mod admin;
 mod answers;
+mod descriptions;
 mod error;
 mod frame;
 mod iterator;
@@ -25,6 +26,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::Serialize;
@@ -58,6 +60,8 @@ pub(crate) struct Kinesis {
     options: Options,
     clock: Arc<dyn Clock>,
     streams: RwLock<BTreeMap<String, SharedStream>>,
+    /// How often all iterators were made to expire; iterators carry it.
+    expiries: AtomicU64,
 }
 
 impl Kinesis {
@@ -73,24 +77,20 @@ impl Kinesis {
                 streams.insert(stream.meta.name.clone(), Arc::new(Mutex::new(stream)));
             }
         }
-        Ok(Self {
-            options,
-            clock,
-            streams: RwLock::new(streams),
-        })
+        let streams = RwLock::new(streams);
+        Ok(Self { options, clock, streams, expiries: AtomicU64::new(0) })
     }
 
     /// Answers one call: the HTTP status and the JSON body.
     pub(crate) fn call(&self, operation: &str, body: &[u8]) -> (u16, Vec<u8>) {
-        self.dispatch(operation, body)
-            .map_or_else(|e| refusal(&e), |answer| (200, answer))
+        self.dispatch(operation, body).map_or_else(|e| refusal(&e), |answer| (200, answer))
     }
 
     fn dispatch(&self, operation: &str, body: &[u8]) -> KinesisResult<Vec<u8>> {
         match operation {
             "PutRecord" => self.put_record(body),
             "PutRecords" => self.put_records(body),
-            "GetRecords" => self.get_records(body),
+            "GetRecords" => self.get_records(body, true),
             "GetShardIterator" => self.get_shard_iterator(body),
             "ListShards" => self.list_shards(body),
             "CreateStream" => self.create_stream(body),
@@ -114,6 +114,11 @@ impl Kinesis {
         }
     }
 
+    /// Answers a GetRecords without records, whether there are any or not, as the real service may.
+    pub(crate) fn empty_page(&self, body: &[u8]) -> (u16, Vec<u8>) {
+        self.get_records(body, false).map_or_else(|e| refusal(&e), |answer| (200, answer))
+    }
+
     /// Forgets the records of a shard below the given sequence number, as if they had passed the
     /// retention: for the control endpoint.
     ///
@@ -130,6 +135,11 @@ impl Kinesis {
         trim().map_err(|e: KinesisError| e.to_string())
     }
 
+    /// Makes every iterator that is out expire: for the control endpoint.
+    pub(crate) fn expire_iterators(&self) {
+        self.expiries.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn find(&self, stream: &StreamRef) -> KinesisResult<SharedStream> {
         self.stream_named(stream.required()?)
     }
@@ -139,10 +149,7 @@ impl Kinesis {
         streams.get(name).cloned().ok_or_else(|| {
             KinesisError::new(
                 ErrorKind::ResourceNotFound,
-                format!(
-                    "Stream {name} under account {} not found.",
-                    self.options.account_id
-                ),
+                format!("Stream {name} under account {} not found.", self.options.account_id),
             )
         })
     }
@@ -155,9 +162,7 @@ impl Kinesis {
     }
 
     fn arn(&self, name: &str) -> String {
-        let Options {
-            region, account_id, ..
-        } = &self.options;
+        let Options { region, account_id, .. } = &self.options;
         format!("arn:aws:kinesis:{region}:{account_id}:stream/{name}")
     }
 
@@ -181,10 +186,7 @@ fn refusal(error: &KinesisError) -> (u16, Vec<u8>) {
         kind: &'a str,
         message: &'a str,
     }
-    let body = Body {
-        kind: error.kind.name(),
-        message: &error.message,
-    };
+    let body = Body { kind: error.kind.name(), message: &error.message };
     (error.kind.status(), to_json(&body))
 }
 

@@ -1,5 +1,7 @@
 //! GetShardIterator and GetRecords.
 
+use std::sync::atomic::Ordering;
+
 use super::answers::{ChildShape, RecordsWriter};
 use super::error::{ErrorKind, KinesisError, KinesisResult};
 use super::iterator::ShardIterator;
@@ -30,13 +32,13 @@ impl Kinesis {
             shard,
             next_index,
             issued_ms: now_ms,
+            expiries: self.expiries.load(Ordering::Relaxed),
         };
-        Ok(to_json(
-            &serde_json::json!({ "ShardIterator": iterator.to_token() }),
-        ))
+        Ok(to_json(&serde_json::json!({ "ShardIterator": iterator.to_token() })))
     }
 
-    pub(super) fn get_records(&self, body: &[u8]) -> KinesisResult<Vec<u8>> {
+    /// Answers with records, or as if none had been found yet.
+    pub(super) fn get_records(&self, body: &[u8], with_records: bool) -> KinesisResult<Vec<u8>> {
         let request: requests::GetRecords = parse(body)?;
         let limit = request.limit.unwrap_or(MAX_RECORDS);
         if !(1..=MAX_RECORDS).contains(&limit) {
@@ -44,7 +46,11 @@ impl Kinesis {
             return Err(KinesisError::constraint(&limit.to_string(), "limit", rule));
         }
         let now_ms = self.clock.now_ms();
-        let mut iterator = ShardIterator::from_token(&request.shard_iterator, now_ms)?;
+        let mut iterator = ShardIterator::from_token(
+            &request.shard_iterator,
+            now_ms,
+            self.expiries.load(Ordering::Relaxed),
+        )?;
         let named = request.stream();
         if named.name()?.is_some_and(|name| name != iterator.stream) {
             return Err(KinesisError::invalid_argument(
@@ -56,37 +62,24 @@ impl Kinesis {
         if stream.meta.created_ms != iterator.stream_created_ms {
             return Err(KinesisError::new(
                 ErrorKind::ResourceNotFound,
-                format!(
-                    "The stream {} that the iterator names was deleted.",
-                    iterator.stream
-                ),
+                format!("The stream {} that the iterator names was deleted.", iterator.stream),
             ));
         }
         if self.options.limited && !stream.limits(iterator.shard)?.admit_read(now_ms) {
             return Err(self.rate_exceeded(&stream.meta.name, iterator.shard));
         }
+        let limit = if with_records { limit } else { 0 };
         let mut writer = RecordsWriter::new();
-        let read = stream.read(
-            iterator.shard,
-            iterator.next_index,
-            limit,
-            now_ms,
-            |stamp, frame| {
+        let read =
+            stream.read(iterator.shard, iterator.next_index, limit, now_ms, |stamp, frame| {
                 writer.push(stamp, frame);
-            },
-        )?;
+            })?;
         if self.options.limited {
-            stream
-                .limits(iterator.shard)?
-                .count_answer(read.bytes, now_ms);
+            stream.limits(iterator.shard)?.count_answer(read.bytes, now_ms);
         }
         if read.at_end {
-            let children: Vec<_> = stream
-                .meta
-                .topology
-                .children(iterator.shard)
-                .map(ChildShape::new)
-                .collect();
+            let children: Vec<_> =
+                stream.meta.topology.children(iterator.shard).map(ChildShape::new).collect();
             return Ok(writer.finish(0, None, &children));
         }
         iterator.next_index = read.next_index;
@@ -145,11 +138,7 @@ fn start_index(
 
 /// The index that a sequence number means in a shard: only numbers of that shard mean one.
 fn index_of(stream: &Stream, shard: u32, number: SequenceNumber, end: u64) -> KinesisResult<u64> {
-    let entry = stream
-        .meta
-        .topology
-        .get(shard)
-        .expect("the shard was looked up");
+    let entry = stream.meta.topology.get(shard).expect("the shard was looked up");
     let (start, ending) = stream.sequence_range(entry);
     let known = ending == Some(number) || number.index() < end;
     if number.stamp() == start.stamp() && known {
@@ -176,24 +165,19 @@ pub(super) fn parse_sequence(text: &str) -> KinesisResult<SequenceNumber> {
 
 /// The listed shard of that id.
 pub(super) fn shard_index(stream: &Stream, id: &str) -> KinesisResult<u32> {
-    parse_shard_id(id)
-        .filter(|index| stream.meta.topology.get(*index).is_some())
-        .ok_or_else(|| {
-            KinesisError::new(
-                ErrorKind::ResourceNotFound,
-                format!("Could not find shard {id} in stream {}.", stream.meta.name),
-            )
-        })
+    parse_shard_id(id).filter(|index| stream.meta.topology.get(*index).is_some()).ok_or_else(|| {
+        KinesisError::new(
+            ErrorKind::ResourceNotFound,
+            format!("Could not find shard {id} in stream {}.", stream.meta.name),
+        )
+    })
 }
 
 fn require_readable(stream: &Stream, account: &str) -> KinesisResult<()> {
     if matches!(stream.meta.status, Status::Creating { .. }) {
         return Err(KinesisError::new(
             ErrorKind::ResourceNotFound,
-            format!(
-                "Stream {} under account {account} not found.",
-                stream.meta.name
-            ),
+            format!("Stream {} under account {account} not found.", stream.meta.name),
         ));
     }
     Ok(())

@@ -114,18 +114,10 @@ request!(GetShardIterator {
     timestamp: Option<f64>,
 });
 request!(GetRecords { shard_iterator: String, limit: Option<u64> });
-request!(SplitShard {
-    shard_to_split: String,
-    new_starting_hash_key: String
-});
-request!(MergeShards {
-    shard_to_merge: String,
-    adjacent_shard_to_merge: String
-});
+request!(SplitShard { shard_to_split: String, new_starting_hash_key: String });
+request!(MergeShards { shard_to_merge: String, adjacent_shard_to_merge: String });
 request!(UpdateShardCount { target_shard_count: u32, scaling_type: Option<String> });
-request!(RetentionPeriod {
-    retention_period_hours: u64
-});
+request!(RetentionPeriod { retention_period_hours: u64 });
 request!(UpdateMaxRecordSize {
     #[serde(rename = "MaxRecordSizeInKiB")]
     max_record_size_in_kib: u64,

@@ -52,10 +52,7 @@ impl SequenceNumber {
     /// The shard that the number came from.
     pub(crate) fn stamp(self) -> ShardStamp {
         let shard = u32::try_from((self.low >> 4) & 0xffff_ffff).expect("masked to 32 bits");
-        ShardStamp {
-            shard,
-            created_s: (self.high >> 20) & 0xf_ffff_ffff,
-        }
+        ShardStamp { shard, created_s: (self.high >> 20) & 0xf_ffff_ffff }
     }
 
     /// Writes the decimal digits to the end of `out`.
@@ -65,10 +62,7 @@ impl SequenceNumber {
         fill_digits(&mut digits[..20], top);
         fill_digits(&mut digits[20..39], middle);
         fill_digits(&mut digits[39..], bottom);
-        let leading = digits
-            .iter()
-            .position(|d| *d != b'0')
-            .unwrap_or(digits.len() - 1);
+        let leading = digits.iter().position(|d| *d != b'0').unwrap_or(digits.len() - 1);
         out.extend_from_slice(&digits[leading..]);
     }
 
@@ -131,10 +125,7 @@ impl FromStr for SequenceNumber {
                 return Err(NotASequenceNumber);
             }
         }
-        Ok(Self {
-            high: words[0],
-            low: (u128::from(words[1]) << 64) | u128::from(words[2]),
-        })
+        Ok(Self { high: words[0], low: (u128::from(words[1]) << 64) | u128::from(words[2]) })
     }
 }
 
@@ -180,11 +171,7 @@ mod tests {
     #[test]
     fn what_is_not_a_number_is_refused() {
         for text in ["", "abc", "12a", "-1", &"9".repeat(59), &"9".repeat(200)] {
-            assert_eq!(
-                text.parse::<SequenceNumber>(),
-                Err(NotASequenceNumber),
-                "{text}"
-            );
+            assert_eq!(text.parse::<SequenceNumber>(), Err(NotASequenceNumber), "{text}");
         }
     }
 }

@@ -48,8 +48,7 @@ impl Frames {
         self.bytes.extend_from_slice(frames);
         let mut at = base;
         while let Some((_, next)) = read_frame(&self.bytes, at) {
-            self.starts
-                .push(u32::try_from(at).expect("a chunk is far below 4 GiB"));
+            self.starts.push(u32::try_from(at).expect("a chunk is far below 4 GiB"));
             at = next;
         }
     }
@@ -97,12 +96,7 @@ pub(crate) struct ShardLog {
 impl ShardLog {
     /// A log without records.
     pub(crate) fn empty() -> Self {
-        Self {
-            chunks: VecDeque::new(),
-            next_index: 1,
-            last_arrival_ms: 0,
-            first_index: 1,
-        }
+        Self { chunks: VecDeque::new(), next_index: 1, last_arrival_ms: 0, first_index: 1 }
     }
 
     /// The log that the chunks on disk make up, none of them in memory. `first_kept` is the least
@@ -111,16 +105,8 @@ impl ShardLog {
         let first_index = spans.first().map_or(1, |s| s.first_index).max(first_kept);
         let next_index = spans.last().map_or(1, ChunkSpan::end_index).max(first_kept);
         let last_arrival_ms = spans.last().map_or(0, |s| s.last_arrival_ms);
-        let chunks = spans
-            .into_iter()
-            .map(|span| Chunk { span, frames: None })
-            .collect();
-        Self {
-            chunks,
-            next_index,
-            last_arrival_ms,
-            first_index,
-        }
+        let chunks = spans.into_iter().map(|span| Chunk { span, frames: None }).collect();
+        Self { chunks, next_index, last_arrival_ms, first_index }
     }
 
     /// The index that the next record gets.
@@ -155,20 +141,11 @@ impl ShardLog {
                 last_arrival_ms: arrival_ms,
                 place: Place { len: 0, ..place },
             };
-            self.chunks.push_back(Chunk {
-                span,
-                frames: Some(Arc::default()),
-            });
+            self.chunks.push_back(Chunk { span, frames: Some(Arc::default()) });
             self.evict();
         }
-        let chunk = self
-            .chunks
-            .back_mut()
-            .expect("pushed above if there was none");
-        let held = chunk
-            .frames
-            .as_mut()
-            .expect("the chunk that grows is in memory");
+        let chunk = self.chunks.back_mut().expect("pushed above if there was none");
+        let held = chunk.frames.as_mut().expect("the chunk that grows is in memory");
         Arc::make_mut(held).append(frames);
         chunk.span.num_records += num;
         chunk.span.last_arrival_ms = arrival_ms;
@@ -182,29 +159,19 @@ impl ShardLog {
         let n = self.chunks.partition_point(|c| c.span.end_index() <= index);
         let chunk = self.chunks.get(n)?;
         let within = index.checked_sub(chunk.span.first_index)?;
-        Some((
-            chunk.span,
-            chunk.frames.clone(),
-            usize::try_from(within).ok()?,
-        ))
+        Some((chunk.span, chunk.frames.clone(), usize::try_from(within).ok()?))
     }
 
     /// The place of the first chunk whose last record arrived at or after `time_ms`.
     pub(crate) fn first_chunk_since(&self, time_ms: u64) -> Option<ChunkSpan> {
-        let n = self
-            .chunks
-            .partition_point(|c| c.span.last_arrival_ms < time_ms);
+        let n = self.chunks.partition_point(|c| c.span.last_arrival_ms < time_ms);
         self.chunks.get(n).map(|c| c.span)
     }
 
     /// Forgets the records below `index`, and returns the lowest segment that is still in use.
     pub(crate) fn trim(&mut self, index: u64) -> Option<u32> {
         self.first_index = self.first_index.max(index.min(self.next_index));
-        while self
-            .chunks
-            .front()
-            .is_some_and(|c| c.span.end_index() <= self.first_index)
-        {
+        while self.chunks.front().is_some_and(|c| c.span.end_index() <= self.first_index) {
             self.chunks.pop_front();
         }
         self.chunks.front().map(|c| c.span.place.segment)
@@ -228,15 +195,7 @@ mod tests {
         let mut out = Vec::new();
         for index in first..first + num {
             let data = vec![b'x'; size];
-            write_frame(
-                &mut out,
-                &Frame {
-                    index,
-                    arrival_ms,
-                    key: "k",
-                    data: &data,
-                },
-            );
+            write_frame(&mut out, &Frame { index, arrival_ms, key: "k", data: &data });
         }
         out
     }
@@ -271,22 +230,10 @@ mod tests {
 
     #[test]
     fn a_recovered_log_goes_on_after_its_last_record() {
-        let place = Place {
-            segment: 0,
-            offset: 0,
-            len: 10,
-        };
-        let span = ChunkSpan {
-            first_index: 5,
-            num_records: 3,
-            last_arrival_ms: 90,
-            place,
-        };
+        let place = Place { segment: 0, offset: 0, len: 10 };
+        let span = ChunkSpan { first_index: 5, num_records: 3, last_arrival_ms: 90, place };
         let log = ShardLog::recovered(vec![span], 1);
-        assert_eq!(
-            (log.first_index(), log.next_index(), log.arrival_ms(50)),
-            (5, 8, 90)
-        );
+        assert_eq!((log.first_index(), log.next_index(), log.arrival_ms(50)), (5, 8, 90));
         let trimmed = ShardLog::recovered(Vec::new(), 8);
         assert_eq!((trimmed.first_index(), trimmed.next_index()), (8, 8));
     }

@@ -74,13 +74,8 @@ pub(crate) struct NewRecord<'a> {
 /// What became of a record of a put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PutOutcome {
-    Stored {
-        shard: u32,
-        sequence: SequenceNumber,
-    },
-    Throttled {
-        shard: u32,
-    },
+    Stored { shard: u32, sequence: SequenceNumber },
+    Throttled { shard: u32 },
     Failed,
 }
 
@@ -113,11 +108,7 @@ impl Stream {
     pub(crate) fn create(root: &Path, meta: StreamMeta) -> io::Result<Self> {
         let dir = root.join(format!("{}@{}", meta.name, meta.created_ms));
         fs::create_dir_all(&dir)?;
-        let mut stream = Self {
-            meta,
-            dir,
-            shards: BTreeMap::new(),
-        };
+        let mut stream = Self { meta, dir, shards: BTreeMap::new() };
         stream.save()?;
         stream.open_new_shards();
         Ok(stream)
@@ -163,11 +154,7 @@ impl Stream {
         {
             self.meta.status = Status::Active;
         }
-        for index in self
-            .meta
-            .topology
-            .drop_expired(self.meta.horizon_ms(now_ms))
-        {
+        for index in self.meta.topology.drop_expired(self.meta.horizon_ms(now_ms)) {
             self.shards.remove(&index);
             let dir = self.dir.join(shard_id(index));
             if let Err(error) = fs::remove_dir_all(&dir)
@@ -189,9 +176,7 @@ impl Stream {
         let before = self.meta.clone();
         change(&mut self.meta.topology)?;
         if delay_ms > 0 {
-            self.meta.status = Status::Updating {
-                until_ms: now_ms + delay_ms,
-            };
+            self.meta.status = Status::Updating { until_ms: now_ms + delay_ms };
         }
         self.save_or_restore(before)?;
         self.open_new_shards();
@@ -215,10 +200,7 @@ impl Stream {
         }
         Err(KinesisError::new(
             ErrorKind::ResourceInUse,
-            format!(
-                "Stream {} is not ACTIVE; wait until it is and call again.",
-                self.meta.name
-            ),
+            format!("Stream {} is not ACTIVE; wait until it is and call again.", self.meta.name),
         ))
     }
 
@@ -229,10 +211,8 @@ impl Stream {
         now_ms: u64,
         limited: bool,
     ) -> Vec<PutOutcome> {
-        let mut outcomes: Vec<_> = records
-            .iter()
-            .map(|record| self.stage(record, now_ms, limited))
-            .collect();
+        let mut outcomes: Vec<_> =
+            records.iter().map(|record| self.stage(record, now_ms, limited)).collect();
         for (index, shard) in self.shards.iter_mut().filter(|(_, s)| s.num_pending > 0) {
             if let Err(error) = shard.store_pending(now_ms) {
                 tracing::error!(
@@ -253,18 +233,12 @@ impl Stream {
 
     fn stage(&mut self, record: &NewRecord<'_>, now_ms: u64, limited: bool) -> PutOutcome {
         let index = self.meta.topology.route(record.hash_key);
-        let shard = self
-            .shards
-            .get_mut(&index)
-            .expect("every listed shard is open here");
+        let shard = self.shards.get_mut(&index).expect("every listed shard is open here");
         let bytes = (record.key.len() + record.data.len()) as u64;
         if limited && !shard.limits.admit_record(bytes, now_ms) {
             return PutOutcome::Throttled { shard: index };
         }
-        PutOutcome::Stored {
-            shard: index,
-            sequence: shard.stage(record, now_ms),
-        }
+        PutOutcome::Stored { shard: index, sequence: shard.stage(record, now_ms) }
     }
 
     /// The oldest and the next index of a shard, after letting go of what passed the retention.
@@ -311,30 +285,27 @@ impl Stream {
         let (first, end) = self.bounds(shard, now_ms)?;
         let closed = self.meta.topology.get(shard).is_some_and(|s| !s.is_open());
         let live = self.shard(shard)?;
-        let (mut next, mut bytes) = (from.max(first), 0);
+        let (mut next, mut bytes, mut unread) = (from.max(first), 0, None);
         let stop = next.saturating_add(limit).min(end);
-        'chunks: while next < stop {
-            let Some((frames, start)) = live.frames_of(next)? else {
-                break;
-            };
-            for n in start..frames.num_records() {
-                let Some(frame) = frames.get(n).filter(|_| next < stop) else {
+        while next < end && unread.is_none() {
+            let Some((frames, start)) = live.frames_of(next)? else { break };
+            let before = next;
+            for frame in (start..frames.num_records()).map_while(|n| frames.get(n)) {
+                let full = bytes > 0 && bytes + frame.counted_bytes() > FULL_ANSWER_BYTES;
+                if full || next >= stop {
+                    unread = Some(frame.arrival_ms);
                     break;
-                };
-                if bytes > 0 && bytes + frame.counted_bytes() > FULL_ANSWER_BYTES {
-                    break 'chunks;
                 }
                 bytes += frame.counted_bytes();
                 each(live.stamp, &frame);
                 next += 1;
             }
+            if next == before {
+                break;
+            }
         }
-        Ok(ReadOutcome {
-            next_index: next,
-            bytes,
-            behind_ms: live.waiting_ms(next, now_ms)?,
-            at_end: closed && next >= end,
-        })
+        let behind_ms = unread.map_or(0, |arrival_ms| now_ms.saturating_sub(arrival_ms).max(1));
+        Ok(ReadOutcome { next_index: next, bytes, behind_ms, at_end: closed && next >= end })
     }
 
     /// The limits of a shard.
@@ -349,9 +320,7 @@ impl Stream {
     ) -> (SequenceNumber, Option<SequenceNumber>) {
         let stamp = stamp_of(entry);
         let start = SequenceNumber::new(stamp, 0, stamp.created_s);
-        let end = entry
-            .closed_ms
-            .map(|ms| SequenceNumber::new(stamp, ENDING_INDEX, ms / 1000));
+        let end = entry.closed_ms.map(|ms| SequenceNumber::new(stamp, ENDING_INDEX, ms / 1000));
         (start, end)
     }
 
@@ -368,9 +337,7 @@ impl Stream {
     }
 
     fn shard(&self, index: u32) -> KinesisResult<&Shard> {
-        self.shards
-            .get(&index)
-            .ok_or_else(|| self.no_such_shard(index))
+        self.shards.get(&index).ok_or_else(|| self.no_such_shard(index))
     }
 
     fn shard_mut(&mut self, index: u32) -> KinesisResult<&mut Shard> {
@@ -383,11 +350,7 @@ impl Stream {
     fn no_such_shard(&self, index: u32) -> KinesisError {
         KinesisError::new(
             ErrorKind::ResourceNotFound,
-            format!(
-                "Could not find shard {} in stream {}.",
-                shard_id(index),
-                self.meta.name
-            ),
+            format!("Could not find shard {} in stream {}.", shard_id(index), self.meta.name),
         )
     }
 
@@ -413,34 +376,19 @@ impl Stream {
 }
 
 fn stamp_of(entry: &ShardEntry) -> ShardStamp {
-    ShardStamp {
-        shard: entry.index,
-        created_s: entry.created_ms / 1000,
-    }
+    ShardStamp { shard: entry.index, created_s: entry.created_ms / 1000 }
 }
 
 impl Shard {
     fn new(entry: &ShardEntry, log: ShardLog, journal: Journal, now_ms: u64) -> Self {
         let limits = ShardLimits::new(now_ms);
-        Self {
-            stamp: stamp_of(entry),
-            log,
-            journal,
-            limits,
-            pending: Vec::new(),
-            num_pending: 0,
-        }
+        Self { stamp: stamp_of(entry), log, journal, limits, pending: Vec::new(), num_pending: 0 }
     }
 
     fn stage(&mut self, record: &NewRecord<'_>, now_ms: u64) -> SequenceNumber {
         let index = self.log.next_index() + self.num_pending;
         let arrival_ms = self.log.arrival_ms(now_ms);
-        let frame = Frame {
-            index,
-            arrival_ms,
-            key: record.key,
-            data: record.data,
-        };
+        let frame = Frame { index, arrival_ms, key: record.key, data: record.data };
         write_frame(&mut self.pending, &frame);
         self.num_pending += 1;
         SequenceNumber::new(self.stamp, index, arrival_ms / 1000)
@@ -450,8 +398,7 @@ impl Shard {
         let stored = self.journal.append(&self.pending);
         if let Ok(place) = stored {
             let arrival_ms = self.log.arrival_ms(now_ms);
-            self.log
-                .append(&self.pending, self.num_pending, arrival_ms, place);
+            self.log.append(&self.pending, self.num_pending, arrival_ms, place);
         }
         self.pending.clear();
         self.num_pending = 0;
@@ -471,14 +418,6 @@ impl Shard {
             .read(span.place)
             .map_err(|error| KinesisError::internal("Cannot read records from disk", &error))?;
         Ok(Some((frames.into(), n)))
-    }
-
-    fn waiting_ms(&self, index: u64, now_ms: u64) -> KinesisResult<u64> {
-        let Some((frames, n)) = self.frames_of(index)? else {
-            return Ok(0);
-        };
-        let arrival_ms = frames.get(n).map_or(now_ms, |f| f.arrival_ms);
-        Ok(now_ms.saturating_sub(arrival_ms).max(1))
     }
 }
 

@@ -21,12 +21,6 @@ pub(crate) struct HashRange {
 }
 
 impl HashRange {
-    /// The whole key space.
-    pub(crate) const ALL: Self = Self {
-        start: 0,
-        end: HashKey::MAX,
-    };
-
     pub(crate) fn contains(self, key: HashKey) -> bool {
         self.start <= key && key <= self.end
     }
@@ -49,11 +43,7 @@ impl HashRange {
 fn uniform_start(i: u32, count: u32) -> HashKey {
     let (i, count) = (u128::from(i), u128::from(count));
     let (whole, rest) = (HashKey::MAX / count, HashKey::MAX % count + 1);
-    let (whole, rest) = if rest == count {
-        (whole.wrapping_add(1), 0)
-    } else {
-        (whole, rest)
-    };
+    let (whole, rest) = if rest == count { (whole.wrapping_add(1), 0) } else { (whole, rest) };
     whole.wrapping_mul(i) + rest * i / count
 }
 
@@ -104,10 +94,7 @@ pub(crate) struct Topology {
 impl Topology {
     /// `count` open shards of the same size.
     pub(crate) fn uniform(count: u32, now_ms: u64) -> Self {
-        let mut topology = Self {
-            next_index: 0,
-            shards: Vec::new(),
-        };
+        let mut topology = Self { next_index: 0, shards: Vec::new() };
         for range in HashRange::uniform(count) {
             topology.open(range, None, None, now_ms);
         }
@@ -136,9 +123,7 @@ impl Topology {
 
     /// The listed shards that were made of `index`.
     pub(crate) fn children(&self, index: u32) -> impl Iterator<Item = &ShardEntry> {
-        self.shards
-            .iter()
-            .filter(move |s| s.parents().any(|p| p == index))
+        self.shards.iter().filter(move |s| s.parents().any(|p| p == index))
     }
 
     /// Splits `index` so that the second child starts at `new_start`.
@@ -160,33 +145,14 @@ impl Topology {
             )));
         }
         self.close(index, now_ms);
-        self.open(
-            HashRange {
-                end: new_start - 1,
-                ..range
-            },
-            Some(index),
-            None,
-            now_ms,
-        );
-        self.open(
-            HashRange {
-                start: new_start,
-                ..range
-            },
-            Some(index),
-            None,
-            now_ms,
-        );
+        self.open(HashRange { end: new_start - 1, ..range }, Some(index), None, now_ms);
+        self.open(HashRange { start: new_start, ..range }, Some(index), None, now_ms);
         Ok(())
     }
 
     /// Merges two open neighbours.
     pub(crate) fn merge(&mut self, first: u32, second: u32, now_ms: u64) -> KinesisResult<()> {
-        let (a, b) = (
-            self.open_entry(first)?.range,
-            self.open_entry(second)?.range,
-        );
+        let (a, b) = (self.open_entry(first)?.range, self.open_entry(second)?.range);
         let (low, high) = if a.start <= b.start { (a, b) } else { (b, a) };
         if first == second || low.end.checked_add(1) != Some(high.start) {
             return Err(KinesisError::invalid_argument(format!(
@@ -197,10 +163,7 @@ impl Topology {
         }
         self.close(first, now_ms);
         self.close(second, now_ms);
-        let range = HashRange {
-            start: low.start,
-            end: high.end,
-        };
+        let range = HashRange { start: low.start, end: high.end };
         self.open(range, Some(first), Some(second), now_ms);
         Ok(())
     }
@@ -229,12 +192,7 @@ impl Topology {
     /// Drops the closed shards whose last record has passed the retention, and returns them.
     pub(crate) fn drop_expired(&mut self, horizon_ms: u64) -> Vec<u32> {
         let expired = |s: &ShardEntry| s.closed_ms.is_some_and(|at| at < horizon_ms);
-        let dropped = self
-            .shards
-            .iter()
-            .filter(|s| expired(s))
-            .map(|s| s.index)
-            .collect();
+        let dropped = self.shards.iter().filter(|s| expired(s)).map(|s| s.index).collect();
         self.shards.retain(|s| !expired(s));
         dropped
     }

@@ -29,10 +29,8 @@ struct Decoded {
 impl Kinesis {
     pub(super) fn put_record(&self, body: &[u8]) -> KinesisResult<Vec<u8>> {
         let request: requests::PutRecord<'_> = parse(body)?;
-        let shared = self.find(&StreamRef {
-            name: request.stream_name,
-            arn: request.stream_arn,
-        })?;
+        let shared =
+            self.find(&StreamRef { name: request.stream_name, arn: request.stream_arn })?;
         if let Some(number) = &request.sequence_number_for_ordering {
             super::read::parse_sequence(number)?;
         }
@@ -50,10 +48,9 @@ impl Kinesis {
             PutOutcome::Throttled { shard } => {
                 Err(self.rate_exceeded(&self.lock(&shared).meta.name, shard))
             }
-            PutOutcome::Failed => Err(KinesisError::new(
-                ErrorKind::InternalFailure,
-                "Internal service failure.",
-            )),
+            PutOutcome::Failed => {
+                Err(KinesisError::new(ErrorKind::InternalFailure, "Internal service failure."))
+            }
         }
     }
 
@@ -64,20 +61,15 @@ impl Kinesis {
             let rule = "have length greater than or equal to 1 and less than or equal to 500";
             return Err(KinesisError::constraint(&num.to_string(), "records", rule));
         }
-        let shared = self.find(&StreamRef {
-            name: request.stream_name,
-            arn: request.stream_arn,
-        })?;
+        let shared =
+            self.find(&StreamRef { name: request.stream_name, arn: request.stream_arn })?;
         let outcomes = self.put(&shared, &request.records)?;
         let name = self.lock(&shared).meta.name.clone();
         Ok(self.put_records_answer(&name, &outcomes))
     }
 
     fn put_records_answer(&self, stream: &str, outcomes: &[PutOutcome]) -> Vec<u8> {
-        let failed = outcomes
-            .iter()
-            .filter(|o| !matches!(o, PutOutcome::Stored { .. }))
-            .count();
+        let failed = outcomes.iter().filter(|o| !matches!(o, PutOutcome::Stored { .. })).count();
         let mut out = Vec::with_capacity(64 + outcomes.len() * 130);
         out.extend_from_slice(format!("{{\"FailedRecordCount\":{failed},\"Records\":[").as_bytes());
         for (n, outcome) in outcomes.iter().enumerate() {
@@ -117,11 +109,7 @@ impl Kinesis {
         for ((entry, end), hash_key) in entries.iter().zip(&decoded.ends).zip(&decoded.hash_keys) {
             let data = &decoded.data[start..*end];
             require_record_size(&stream, entry, data)?;
-            records.push(NewRecord {
-                key: &entry.partition_key,
-                hash_key: *hash_key,
-                data,
-            });
+            records.push(NewRecord { key: &entry.partition_key, hash_key: *hash_key, data });
             start = *end;
         }
         Ok(stream.put(&records, self.clock.now_ms(), self.options.limited))
@@ -186,10 +174,7 @@ fn require_writable(stream: &Stream, account: &str) -> KinesisResult<()> {
     if matches!(stream.meta.status, Status::Creating { .. }) {
         return Err(KinesisError::new(
             ErrorKind::ResourceNotFound,
-            format!(
-                "Stream {} under account {account} not found.",
-                stream.meta.name
-            ),
+            format!("Stream {} under account {account} not found.", stream.meta.name),
         ));
     }
     Ok(())

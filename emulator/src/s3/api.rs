@@ -40,8 +40,7 @@ impl S3 for Backend {
         &self,
         request: S3Request<GetBucketLocationInput>,
     ) -> S3Result<S3Response<GetBucketLocationOutput>> {
-        self.bucket_location(&request.input.bucket)
-            .map(S3Response::new)
+        self.bucket_location(&request.input.bucket).map(S3Response::new)
     }
 
     async fn put_object(
@@ -76,8 +75,7 @@ impl S3 for Backend {
         &self,
         request: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
-        self.store
-            .delete_object(&request.input.bucket, &request.input.key)?;
+        self.store.delete_object(&request.input.bucket, &request.input.key)?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
@@ -120,9 +118,7 @@ impl S3 for Backend {
         &self,
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-        self.complete_upload(request.input)
-            .await
-            .map(S3Response::new)
+        self.complete_upload(request.input).await.map(S3Response::new)
     }
 
     async fn abort_multipart_upload(

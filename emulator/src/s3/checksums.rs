@@ -20,13 +20,8 @@ pub(crate) enum Algorithm {
 
 impl Algorithm {
     /// All of them, in the order in which S3 lists them.
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Crc32,
-        Self::Crc32c,
-        Self::Crc64Nvme,
-        Self::Sha1,
-        Self::Sha256,
-    ];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Crc32, Self::Crc32c, Self::Crc64Nvme, Self::Sha1, Self::Sha256];
 
     /// The name as `x-amz-checksum-algorithm` and XML carry it.
     pub(crate) fn name(self) -> &'static str {
@@ -52,15 +47,9 @@ impl Algorithm {
 
     /// The algorithm of that name.
     pub(crate) fn named(name: &str) -> S3Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|a| a.name().eq_ignore_ascii_case(name))
-            .ok_or_else(|| {
-                s3_error!(
-                    InvalidRequest,
-                    "Checksum algorithm provided is unsupported: {name}"
-                )
-            })
+        Self::ALL.into_iter().find(|a| a.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
+            s3_error!(InvalidRequest, "Checksum algorithm provided is unsupported: {name}")
+        })
     }
 
     /// True if the checksum of a whole can be had from the checksums of its parts.
@@ -81,11 +70,7 @@ pub(crate) struct Value {
 
 impl Value {
     pub(crate) fn new(algorithm: Algorithm, text: String) -> Self {
-        Self {
-            algorithm,
-            text,
-            composite: false,
-        }
+        Self { algorithm, text, composite: false }
     }
 }
 
@@ -141,12 +126,8 @@ impl Members {
             (Algorithm::Sha1, self.sha1),
             (Algorithm::Sha256, self.sha256),
         ];
-        let mut given = all
-            .into_iter()
-            .filter_map(|(algorithm, text)| Some((algorithm, text?)));
-        let first = given
-            .next()
-            .map(|(algorithm, text)| Value::new(algorithm, text));
+        let mut given = all.into_iter().filter_map(|(algorithm, text)| Some((algorithm, text?)));
+        let first = given.next().map(|(algorithm, text)| Value::new(algorithm, text));
         if given.next().is_some() {
             return Err(s3_error!(
                 InvalidRequest,
@@ -181,11 +162,7 @@ impl Hasher {
             Algorithm::Sha1 => other.sha1 = Some(Sha1::new()),
             Algorithm::Sha256 => other.sha256 = Some(Sha256::new()),
         }
-        Self {
-            md5: Md5::new(),
-            other,
-            algorithm,
-        }
+        Self { md5: Md5::new(), other, algorithm }
     }
 
     pub(crate) fn update(&mut self, bytes: &[u8]) {
@@ -203,10 +180,7 @@ impl Hasher {
             Algorithm::Sha256 => checksum.checksum_sha256,
         };
         let text = text.expect("the hasher was made with this algorithm");
-        Digests {
-            md5: self.md5.finalize(),
-            checksum: Value::new(self.algorithm, text),
-        }
+        Digests { md5: self.md5.finalize(), checksum: Value::new(self.algorithm, text) }
     }
 }
 
@@ -218,11 +192,7 @@ pub(crate) fn composite(algorithm: Algorithm, parts: &[Value]) -> S3Result<Value
         hasher.update(&raw.map_err(|_| s3_error!(InvalidPart, "A part has no valid checksum."))?);
     }
     let text = format!("{}-{}", hasher.finish().checksum.text, parts.len());
-    Ok(Value {
-        algorithm,
-        text,
-        composite: true,
-    })
+    Ok(Value { algorithm, text, composite: true })
 }
 
 /// Lower-case hexadecimal text.
@@ -256,10 +226,7 @@ mod tests {
         assert_eq!(sum(Algorithm::Crc32).checksum.text, "y/Q5Jg==");
         assert_eq!(sum(Algorithm::Crc32c).checksum.text, "4waSgw==");
         assert_eq!(sum(Algorithm::Crc64Nvme).checksum.text, "rosUhgp5mIg=");
-        assert_eq!(
-            hex(&sum(Algorithm::Crc32).md5),
-            "25f9e794323b453885f5181f1b624d0b"
-        );
+        assert_eq!(hex(&sum(Algorithm::Crc32).md5), "25f9e794323b453885f5181f1b624d0b");
     }
 
     #[test]
@@ -274,11 +241,7 @@ mod tests {
 
     #[test]
     fn two_checksums_are_refused() {
-        let two = Members {
-            crc32: Some("a".into()),
-            sha1: Some("b".into()),
-            ..Members::default()
-        };
+        let two = Members { crc32: Some("a".into()), sha1: Some("b".into()), ..Members::default() };
         assert!(two.only().is_err());
         assert_eq!(Members::default().only().expect("none"), None);
     }

@@ -47,15 +47,9 @@ impl Expected {
             ));
         }
         if let Some(md5) = &self.md5 {
-            let sent = base64_simd::STANDARD
-                .decode_to_vec(md5)
-                .ok()
-                .filter(|m| m.len() == 16);
+            let sent = base64_simd::STANDARD.decode_to_vec(md5).ok().filter(|m| m.len() == 16);
             let Some(sent) = sent else {
-                return Err(s3_error!(
-                    InvalidDigest,
-                    "The Content-MD5 you specified was invalid."
-                ));
+                return Err(s3_error!(InvalidDigest, "The Content-MD5 you specified was invalid."));
             };
             if sent != digests.md5 {
                 return Err(s3_error!(
@@ -65,12 +59,7 @@ impl Expected {
             }
         }
         let of_trailer = self.trailer(digests.checksum.algorithm);
-        for sent in self
-            .checksum
-            .iter()
-            .map(|c| c.text.clone())
-            .chain(of_trailer)
-        {
+        for sent in self.checksum.iter().map(|c| c.text.clone()).chain(of_trailer) {
             if sent != digests.checksum.text {
                 return Err(s3_error!(
                     BadDigest,
@@ -84,10 +73,7 @@ impl Expected {
 
     fn trailer(&self, algorithm: Algorithm) -> Option<String> {
         let read = |headers: &http::HeaderMap| {
-            headers
-                .get(algorithm.header())
-                .and_then(|v| v.to_str().ok())
-                .map(str::to_owned)
+            headers.get(algorithm.header()).and_then(|v| v.to_str().ok()).map(str::to_owned)
         };
         self.trailers.as_ref()?.read(read).flatten()
     }
@@ -102,9 +88,7 @@ pub(crate) async fn receive(
     body: Option<StreamingBlob>,
     expected: &Expected,
 ) -> S3Result<(Piece, Digests)> {
-    let mut file = File::create_new(&path)
-        .await
-        .map_err(|e| internal("cannot make a file", &e))?;
+    let mut file = File::create_new(&path).await.map_err(|e| internal("cannot make a file", &e))?;
     // Dropping the piece removes the file, unless it is pardoned below.
     let doomed = PieceFile::new(path.clone(), 0);
     doomed.doom();
@@ -115,14 +99,10 @@ pub(crate) async fn receive(
             let chunk = chunk.map_err(|e| s3_error!(IncompleteBody, "The body broke off: {e}"))?;
             hasher.update(&chunk);
             length += chunk.len() as u64;
-            file.write_all(&chunk)
-                .await
-                .map_err(|e| internal("cannot write an object", &e))?;
+            file.write_all(&chunk).await.map_err(|e| internal("cannot write an object", &e))?;
         }
     }
-    file.flush()
-        .await
-        .map_err(|e| internal("cannot write an object", &e))?;
+    file.flush().await.map_err(|e| internal("cannot write an object", &e))?;
     let digests = hasher.finish();
     expected.verify(length, &digests)?;
     doomed.pardon();
@@ -173,10 +153,7 @@ fn stream(
             spans.push((piece, span));
         }
     }
-    let reading = Reading {
-        spans: spans.into_iter(),
-        open: None,
-    };
+    let reading = Reading { spans: spans.into_iter(), open: None };
     futures::stream::try_unfold(reading, |mut reading| async move {
         if reading.open.is_none() {
             let Some((piece, span)) = reading.spans.next() else {

@@ -24,11 +24,7 @@ pub(crate) struct Page<'a, T> {
 
 /// The next page of `keys`.
 pub(crate) fn list<'a, T>(keys: &'a BTreeMap<String, T>, query: &Query<'_>) -> Page<'a, T> {
-    let mut page = Page {
-        entries: Vec::new(),
-        common_prefixes: Vec::new(),
-        next_after: None,
-    };
+    let mut page = Page { entries: Vec::new(), common_prefixes: Vec::new(), next_after: None };
     let mut from = first_bound(query);
     let mut last: Option<&str> = None;
     loop {
@@ -57,15 +53,9 @@ fn first_bound(query: &Query<'_>) -> Bound<String> {
         Some(after) if after >= query.prefix => {
             // A common prefix that was shown is not shown again for the keys below it.
             let shown = after.strip_prefix(query.prefix).is_some_and(|rest| {
-                query
-                    .delimiter
-                    .is_some_and(|d| !d.is_empty() && rest.ends_with(d))
+                query.delimiter.is_some_and(|d| !d.is_empty() && rest.ends_with(d))
             });
-            if shown {
-                past_prefix(after)
-            } else {
-                Bound::Excluded(after.to_owned())
-            }
+            if shown { past_prefix(after) } else { Bound::Excluded(after.to_owned()) }
         }
         _ => Bound::Included(query.prefix.to_owned()),
     }
@@ -97,15 +87,7 @@ mod tests {
         let (mut entries, mut prefixes) = (Vec::new(), Vec::new());
         let mut after: Option<String> = None;
         loop {
-            let page = list(
-                keys,
-                &Query {
-                    prefix,
-                    delimiter,
-                    after: after.as_deref(),
-                    max,
-                },
-            );
+            let page = list(keys, &Query { prefix, delimiter, after: after.as_deref(), max });
             assert!(page.entries.len() + page.common_prefixes.len() <= max);
             entries.extend(page.entries.iter().map(|(k, ())| (*k).to_owned()));
             prefixes.extend(page.common_prefixes.iter().map(|p| (*p).to_owned()));

@@ -9,8 +9,10 @@ mod api;
 mod checksums;
 mod content;
 mod listing;
+mod listings;
 mod multipart;
 mod objects;
+mod operation;
 mod pieces;
 mod store;
 mod uploads;
@@ -25,6 +27,7 @@ use s3s::host::{S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
+pub(crate) use self::operation::{RequestLine, operation_name};
 use self::store::Store;
 use crate::clock::Clock;
 
@@ -47,11 +50,7 @@ pub(crate) fn open(
     clock: Arc<dyn Clock>,
 ) -> io::Result<S3Service> {
     let store = Arc::new(Store::open(dir)?);
-    let mut builder = S3ServiceBuilder::new(Backend {
-        store,
-        clock,
-        region: region.into(),
-    });
+    let mut builder = S3ServiceBuilder::new(Backend { store, clock, region: region.into() });
     builder.set_auth(KnownKeys(credentials.to_vec()));
     builder.set_host(Hosts);
     Ok(builder.build())
@@ -64,15 +63,13 @@ struct KnownKeys(Vec<(String, String)>);
 impl S3Auth for KnownKeys {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
         let known = self.0.iter().find(|(key, _)| key == access_key);
-        known
-            .map(|(_, secret)| SecretKey::from(secret.as_str()))
-            .ok_or_else(|| {
-                s3_error!(
-                    InvalidAccessKeyId,
-                    "The emulator does not know the access key {access_key}; use test with secret \
+        known.map(|(_, secret)| SecretKey::from(secret.as_str())).ok_or_else(|| {
+            s3_error!(
+                InvalidAccessKeyId,
+                "The emulator does not know the access key {access_key}; use test with secret \
                  test, or start it with --credentials KEY:SECRET"
-                )
-            })
+            )
+        })
     }
 }
 
@@ -95,12 +92,8 @@ pub(crate) fn bucket_of_host(host: &str) -> Option<&str> {
     if name.parse::<std::net::IpAddr>().is_ok() || name.starts_with("s3.") {
         return None;
     }
-    let bucket = [".s3.", ".s3-"]
-        .iter()
-        .find_map(|mark| name.split_once(mark).map(|(b, _)| b));
-    bucket
-        .or_else(|| name.strip_suffix(".localhost"))
-        .filter(|b| !b.is_empty())
+    let bucket = [".s3.", ".s3-"].iter().find_map(|mark| name.split_once(mark).map(|(b, _)| b));
+    bucket.or_else(|| name.strip_suffix(".localhost")).filter(|b| !b.is_empty())
 }
 
 /// A failure of the machine, not of the request.
@@ -123,10 +116,7 @@ mod tests {
     fn buckets_are_found_in_hosts() {
         assert_eq!(bucket_of_host("logs.localhost:4566"), Some("logs"));
         assert_eq!(bucket_of_host("my.logs.s3.localhost:4566"), Some("my.logs"));
-        assert_eq!(
-            bucket_of_host("logs.s3.us-east-1.amazonaws.com"),
-            Some("logs")
-        );
+        assert_eq!(bucket_of_host("logs.s3.us-east-1.amazonaws.com"), Some("logs"));
         assert_eq!(bucket_of_host("localhost:4566"), None);
         assert_eq!(bucket_of_host("s3.localhost:4566"), None);
         assert_eq!(bucket_of_host("127.0.0.1:4566"), None);

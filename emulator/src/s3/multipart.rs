@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::checksums::{Algorithm, Value, composite, hex, members_of, multipart_etag, set_member};
 use super::content::{Expected, digest, receive};
-use super::objects::{Encoding, attributes_of, checksum_type, condition};
+use super::listings::Encoding;
+use super::objects::{attributes_of, checksum_type, condition};
 use super::pieces::Piece;
 use super::store::{ObjectRecord, State};
 use super::uploads::{
@@ -23,10 +24,7 @@ impl Backend {
         &self,
         input: CreateMultipartUploadInput,
     ) -> S3Result<CreateMultipartUploadOutput> {
-        let named = input
-            .checksum_algorithm
-            .as_ref()
-            .map(|a| Algorithm::named(a.as_str()));
+        let named = input.checksum_algorithm.as_ref().map(|a| Algorithm::named(a.as_str()));
         let algorithm = named.transpose()?;
         let whole = match input.checksum_type.as_ref().map(ChecksumType::as_str) {
             Some(kind) => kind == ChecksumType::FULL_OBJECT,
@@ -48,11 +46,7 @@ impl Backend {
             algorithm,
             composite: !whole,
         };
-        let kind = if whole {
-            ChecksumType::FULL_OBJECT
-        } else {
-            ChecksumType::COMPOSITE
-        };
+        let kind = if whole { ChecksumType::FULL_OBJECT } else { ChecksumType::COMPOSITE };
         let output = CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -79,16 +73,10 @@ impl Backend {
         }
         let of_upload = {
             let state = self.store.lock();
-            state
-                .upload(&input.bucket, &input.key, &input.upload_id)?
-                .record
-                .algorithm
+            state.upload(&input.bucket, &input.key, &input.upload_id)?.record.algorithm
         };
         let sent = members_of!(input).only()?;
-        let named = input
-            .checksum_algorithm
-            .as_ref()
-            .map(|a| Algorithm::named(a.as_str()));
+        let named = input.checksum_algorithm.as_ref().map(|a| Algorithm::named(a.as_str()));
         let announced = sent.as_ref().map(|c| c.algorithm).or(named.transpose()?);
         if let (Some(expected), Some(actual)) = (of_upload, announced)
             && expected != actual
@@ -118,12 +106,8 @@ impl Backend {
         };
         let e_tag = Some(ETag::Strong(record.etag.clone()));
         let part = StoredPart { record, piece };
-        self.store
-            .put_part(&input.bucket, &input.key, &input.upload_id, part)?;
-        let mut output = UploadPartOutput {
-            e_tag,
-            ..Default::default()
-        };
+        self.store.put_part(&input.bucket, &input.key, &input.upload_id, part)?;
+        let mut output = UploadPartOutput { e_tag, ..Default::default() };
         set_member!(output, Some(&digests.checksum));
         Ok(S3Response::new(output))
     }
@@ -140,10 +124,7 @@ impl Backend {
             }
             let upload = state.upload(&input.bucket, &input.key, &input.upload_id)?;
             let chosen = choose(upload, &named_parts(&input)?)?;
-            (
-                upload.record.clone(),
-                chosen.into_iter().cloned().collect::<Vec<_>>(),
-            )
+            (upload.record.clone(), chosen.into_iter().cloned().collect::<Vec<_>>())
         };
         let pieces: Vec<Piece> = parts.iter().map(|p| p.piece.clone()).collect();
         let checksum = whole_checksum(&upload, &parts, &pieces).await?;
@@ -174,12 +155,10 @@ impl Backend {
             return Ok(completed_output(done));
         }
         state.upload(&input.bucket, &input.key, &input.upload_id)?;
-        self.store
-            .put_object(&mut state, record, pieces.clone(), &condition)?;
+        self.store.put_object(&mut state, record, pieces.clone(), &condition)?;
         let output = completed_output(&done);
         self.store.remember(&mut state, done)?;
-        self.store
-            .forget_upload(&mut state, &input.upload_id, &pieces)?;
+        self.store.forget_upload(&mut state, &input.upload_id, &pieces)?;
         Ok(output)
     }
 
@@ -231,10 +210,7 @@ impl Backend {
         let state = self.store.lock();
         state.bucket(&input.bucket)?;
         let prefix = input.prefix.clone().unwrap_or_default();
-        let after = (
-            input.key_marker.clone().unwrap_or_default(),
-            input.upload_id_marker.clone(),
-        );
+        let after = (input.key_marker.clone().unwrap_or_default(), input.upload_id_marker.clone());
         // With a key marker alone, all uploads of that key count as shown.
         let is_left = |record: &UploadRecord| match (&after.1, record.key.cmp(&after.0)) {
             (_, std::cmp::Ordering::Greater) => true,
@@ -274,20 +250,12 @@ impl Backend {
 }
 
 fn named_parts(input: &CompleteMultipartUploadInput) -> S3Result<Vec<Named>> {
-    let parts = input
-        .multipart_upload
-        .as_ref()
-        .and_then(|m| m.parts.as_deref());
+    let parts = input.multipart_upload.as_ref().and_then(|m| m.parts.as_deref());
     let named = |part: &CompletedPart| {
         let malformed = || s3_error!(MalformedXML, "A part needs a PartNumber and an ETag");
         Ok(Named {
             number: part.part_number.ok_or_else(malformed)?,
-            etag: part
-                .e_tag
-                .as_ref()
-                .ok_or_else(malformed)?
-                .value()
-                .to_owned(),
+            etag: part.e_tag.as_ref().ok_or_else(malformed)?.value().to_owned(),
             checksum: members_of!(part).only()?,
         })
     };
@@ -342,10 +310,7 @@ fn require_same_checksum(
         return Ok(());
     };
     let same = checksum.is_some_and(|c| {
-        let without_count = c
-            .text
-            .split_once('-')
-            .map_or(c.text.as_str(), |(text, _)| text);
+        let without_count = c.text.split_once('-').map_or(c.text.as_str(), |(text, _)| text);
         c.algorithm == sent.algorithm && (c.text == sent.text || without_count == sent.text)
     });
     if same {

@@ -7,30 +7,18 @@ use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::checksums::{Algorithm, Value, hex, members_of, set_member};
 use super::content::{Expected, receive, send};
-use super::listing::{Page, Query, list};
 use super::store::{
     Attributes, Bucket as StoredBucket, Condition, Object as StoredObject, ObjectRecord,
 };
 use super::{Backend, timestamp};
 
-/// Keys in a page when no limit is given, and at most.
-const MAX_KEYS: i32 = 1000;
-
 /// Takes the descriptive members out of a put or a new upload.
 macro_rules! attributes_of {
     ($input:expr) => {
         $crate::s3::store::Attributes {
-            metadata: $input
-                .metadata
-                .clone()
-                .unwrap_or_default()
-                .into_iter()
-                .collect(),
+            metadata: $input.metadata.clone().unwrap_or_default().into_iter().collect(),
             content_type: $input.content_type.clone(),
-            content_encoding: $input
-                .content_encoding
-                .clone()
-                .filter(|e| e != "aws-chunked"),
+            content_encoding: $input.content_encoding.clone().filter(|e| e != "aws-chunked"),
             content_disposition: $input.content_disposition.clone(),
             content_language: $input.content_language.clone(),
             cache_control: $input.cache_control.clone(),
@@ -47,10 +35,8 @@ macro_rules! describe {
         $output.e_tag = Some(ETag::Strong($object.record.etag.clone()));
         $output.last_modified = Some(timestamp($object.record.modified_ms));
         $output.metadata = metadata_of(attributes);
-        $output.content_type = attributes
-            .content_type
-            .clone()
-            .or_else(|| Some("binary/octet-stream".to_owned()));
+        $output.content_type =
+            attributes.content_type.clone().or_else(|| Some("binary/octet-stream".to_owned()));
         $output.content_encoding = attributes.content_encoding.clone();
         $output.content_disposition = attributes.content_disposition.clone();
         $output.content_language = attributes.content_language.clone();
@@ -89,31 +75,20 @@ pub(crate) fn condition(
 
 impl Backend {
     pub(super) fn create_bucket(&self, input: CreateBucketInput) -> S3Result<CreateBucketOutput> {
-        let configured = input
-            .create_bucket_configuration
-            .and_then(|c| c.location_constraint);
+        let configured = input.create_bucket_configuration.and_then(|c| c.location_constraint);
         let region = configured.map_or_else(|| self.region.to_string(), |r| r.as_str().to_owned());
         let name = input.bucket;
         let created_ms = self.clock.now_ms();
-        let bucket = StoredBucket {
-            name: name.clone(),
-            created_ms,
-            region,
-            objects: Default::default(),
-        };
+        let bucket =
+            StoredBucket { name: name.clone(), created_ms, region, objects: Default::default() };
         self.store.create_bucket(bucket)?;
-        Ok(CreateBucketOutput {
-            location: Some(format!("/{name}")),
-        })
+        Ok(CreateBucketOutput { location: Some(format!("/{name}")) })
     }
 
     pub(super) fn head_bucket(&self, input: &HeadBucketInput) -> S3Result<HeadBucketOutput> {
         let state = self.store.lock();
         let bucket_region = Some(state.bucket(&input.bucket)?.region.clone());
-        Ok(HeadBucketOutput {
-            bucket_region,
-            ..Default::default()
-        })
+        Ok(HeadBucketOutput { bucket_region, ..Default::default() })
     }
 
     pub(super) fn list_buckets(&self) -> ListBucketsOutput {
@@ -123,10 +98,7 @@ impl Backend {
             creation_date: Some(timestamp(b.created_ms)),
             name: Some(b.name.clone()),
         };
-        let owner = Owner {
-            display_name: Some("millrace".into()),
-            id: Some("millrace".into()),
-        };
+        let owner = Owner { display_name: Some("millrace".into()), id: Some("millrace".into()) };
         ListBucketsOutput {
             buckets: Some(state.buckets.values().map(shape).collect()),
             owner: Some(owner),
@@ -139,9 +111,7 @@ impl Backend {
         let region = &state.bucket(bucket)?.region;
         // AWS answers with nothing for its oldest region.
         let named = (region != "us-east-1").then(|| BucketLocationConstraint::from(region.clone()));
-        Ok(GetBucketLocationOutput {
-            location_constraint: named,
-        })
+        Ok(GetBucketLocationOutput { location_constraint: named })
     }
 
     pub(super) async fn put(
@@ -151,10 +121,7 @@ impl Backend {
         let trailers = request.trailing_headers.take();
         let input = request.input;
         self.store.lock().bucket(&input.bucket)?;
-        let named = input
-            .checksum_algorithm
-            .as_ref()
-            .map(|a| Algorithm::named(a.as_str()));
+        let named = input.checksum_algorithm.as_ref().map(|a| Algorithm::named(a.as_str()));
         let expected = Expected {
             length: input.content_length,
             md5: input.content_md5.clone(),
@@ -181,10 +148,7 @@ impl Backend {
         self.store
             .put_object(&mut state, record, vec![piece.clone()], &condition)
             .inspect_err(|_| piece.doom())?;
-        let mut output = PutObjectOutput {
-            e_tag: Some(ETag::Strong(etag)),
-            ..Default::default()
-        };
+        let mut output = PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() };
         set_member!(output, Some(&digests.checksum));
         output.checksum_type = Some(checksum_type(&digests.checksum));
         Ok(S3Response::new(output))
@@ -192,27 +156,17 @@ impl Backend {
 
     pub(super) fn get(&self, input: &GetObjectInput) -> S3Result<S3Response<GetObjectOutput>> {
         let object = self.store.lock().object(&input.bucket, &input.key)?.clone();
-        require_conditions(
-            &object,
-            input.if_match.as_ref(),
-            input.if_none_match.as_ref(),
-        )?;
+        require_conditions(&object, input.if_match.as_ref(), input.if_none_match.as_ref())?;
         let size = object.size();
         let range = match (&input.range, input.part_number) {
             (Some(range), _) => Some(range.check(size).map_err(|_| {
-                s3_error!(
-                    InvalidRange,
-                    "The requested range is not satisfiable: size {size}"
-                )
+                s3_error!(InvalidRange, "The requested range is not satisfiable: size {size}")
             })?),
             (None, Some(number)) => Some(part_range(&object, number)?),
             (None, None) => None,
         };
         let mut output = GetObjectOutput::default();
-        let wanted = input
-            .checksum_mode
-            .as_ref()
-            .is_some_and(|m| m.as_str() == "ENABLED");
+        let wanted = input.checksum_mode.as_ref().is_some_and(|m| m.as_str() == "ENABLED");
         describe!(output, object, wanted && range.is_none());
         let span = range.clone().unwrap_or(0..size);
         output.content_length = Some((span.end - span.start) as i64);
@@ -234,16 +188,9 @@ impl Backend {
     pub(super) fn head(&self, input: &HeadObjectInput) -> S3Result<HeadObjectOutput> {
         let state = self.store.lock();
         let object = state.object(&input.bucket, &input.key)?;
-        require_conditions(
-            object,
-            input.if_match.as_ref(),
-            input.if_none_match.as_ref(),
-        )?;
+        require_conditions(object, input.if_match.as_ref(), input.if_none_match.as_ref())?;
         let mut output = HeadObjectOutput::default();
-        let wanted = input
-            .checksum_mode
-            .as_ref()
-            .is_some_and(|m| m.as_str() == "ENABLED");
+        let wanted = input.checksum_mode.as_ref().is_some_and(|m| m.as_str() == "ENABLED");
         describe!(output, object, wanted);
         output.content_length = Some(object.size() as i64);
         Ok(output)
@@ -251,33 +198,18 @@ impl Backend {
 
     pub(super) async fn copy(&self, input: CopyObjectInput) -> S3Result<CopyObjectOutput> {
         let CopySource::Bucket { bucket, key, .. } = &input.copy_source else {
-            return Err(s3_error!(
-                NotImplemented,
-                "Copy from an access point is not supported"
-            ));
+            return Err(s3_error!(NotImplemented, "Copy from an access point is not supported"));
         };
         let source = self.store.lock().object(bucket, key)?.clone();
         let body = Some(send(source.pieces.clone(), 0..source.size()));
-        let wanted = input
-            .checksum_algorithm
-            .as_ref()
-            .map(|a| Algorithm::named(a.as_str()));
+        let wanted = input.checksum_algorithm.as_ref().map(|a| Algorithm::named(a.as_str()));
         let kept = source.record.checksum.as_ref().map(|c| c.algorithm);
         let algorithm = wanted.transpose()?.or(kept);
-        let expected = Expected {
-            algorithm,
-            ..Default::default()
-        };
+        let expected = Expected { algorithm, ..Default::default() };
         let (piece, digests) = receive(self.store.new_piece(), body, &expected).await?;
-        let replaces = input
-            .metadata_directive
-            .as_ref()
-            .is_some_and(|d| d.as_str() == "REPLACE");
-        let attributes = if replaces {
-            attributes_of!(input)
-        } else {
-            source.record.attributes.clone()
-        };
+        let replaces = input.metadata_directive.as_ref().is_some_and(|d| d.as_str() == "REPLACE");
+        let attributes =
+            if replaces { attributes_of!(input) } else { source.record.attributes.clone() };
         let record = ObjectRecord {
             bucket: input.bucket,
             key: input.key,
@@ -299,10 +231,7 @@ impl Backend {
         self.store
             .put_object(&mut state, record, vec![piece.clone()], &Condition::Always)
             .inspect_err(|_| piece.doom())?;
-        Ok(CopyObjectOutput {
-            copy_object_result: Some(result),
-            ..Default::default()
-        })
+        Ok(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() })
     }
 
     pub(super) fn delete_many(&self, input: DeleteObjectsInput) -> S3Result<DeleteObjectsOutput> {
@@ -313,10 +242,7 @@ impl Backend {
             match self.store.delete_object(&input.bucket, &object.key) {
                 Ok(()) if quiet => {}
                 Ok(()) => {
-                    deleted.push(DeletedObject {
-                        key: Some(object.key),
-                        ..Default::default()
-                    });
+                    deleted.push(DeletedObject { key: Some(object.key), ..Default::default() });
                 }
                 Err(error) => errors.push(Error {
                     code: Some(error.code().as_str().to_owned()),
@@ -327,83 +253,12 @@ impl Backend {
             }
         }
         let errors = (!errors.is_empty()).then_some(errors);
-        Ok(DeleteObjectsOutput {
-            deleted: Some(deleted),
-            errors,
-            request_charged: None,
-        })
-    }
-
-    pub(super) fn list_v1(&self, input: ListObjectsInput) -> S3Result<ListObjectsOutput> {
-        let max_keys = max_keys(input.max_keys)?;
-        let state = self.store.lock();
-        let query = Query {
-            prefix: input.prefix.as_deref().unwrap_or_default(),
-            delimiter: input.delimiter.as_deref(),
-            after: input.marker.as_deref().filter(|m| !m.is_empty()),
-            max: max_keys as usize,
-        };
-        let page = list(&state.bucket(&input.bucket)?.objects, &query);
-        let text = Encoding::of(input.encoding_type.as_ref());
-        let next = page.next_after.as_deref().map(|n| text.write(n));
-        let (contents, common_prefixes) = shapes(&page, text);
-        Ok(ListObjectsOutput {
-            name: Some(input.bucket.clone()),
-            prefix: Some(text.write(query.prefix)),
-            marker: Some(text.write(query.after.unwrap_or_default())),
-            max_keys: Some(max_keys),
-            is_truncated: Some(next.is_some()),
-            next_marker: next,
-            contents: Some(contents),
-            common_prefixes: Some(common_prefixes),
-            delimiter: query.delimiter.map(|d| text.write(d)),
-            encoding_type: input.encoding_type.clone(),
-            ..Default::default()
-        })
-    }
-
-    pub(super) fn list_v2(&self, input: ListObjectsV2Input) -> S3Result<ListObjectsV2Output> {
-        let max_keys = max_keys(input.max_keys)?;
-        let continued = input
-            .continuation_token
-            .as_deref()
-            .map(read_token)
-            .transpose()?;
-        let state = self.store.lock();
-        let query = Query {
-            prefix: input.prefix.as_deref().unwrap_or_default(),
-            delimiter: input.delimiter.as_deref(),
-            after: continued.as_deref().or(input.start_after.as_deref()),
-            max: max_keys as usize,
-        };
-        let page = list(&state.bucket(&input.bucket)?.objects, &query);
-        let text = Encoding::of(input.encoding_type.as_ref());
-        let next = page.next_after.as_ref();
-        let next = next.map(|n| base64_simd::URL_SAFE_NO_PAD.encode_to_string(n));
-        let (contents, common_prefixes) = shapes(&page, text);
-        Ok(ListObjectsV2Output {
-            name: Some(input.bucket.clone()),
-            prefix: Some(text.write(query.prefix)),
-            max_keys: Some(max_keys),
-            key_count: Some((contents.len() + common_prefixes.len()) as i32),
-            continuation_token: input.continuation_token.clone(),
-            is_truncated: Some(next.is_some()),
-            next_continuation_token: next,
-            contents: Some(contents),
-            common_prefixes: Some(common_prefixes),
-            delimiter: query.delimiter.map(|d| text.write(d)),
-            encoding_type: input.encoding_type.clone(),
-            start_after: input.start_after.as_deref().map(|s| text.write(s)),
-            request_charged: None,
-        })
+        Ok(DeleteObjectsOutput { deleted: Some(deleted), errors, request_charged: None })
     }
 }
 
 fn metadata_of(attributes: &Attributes) -> Option<HashMap<String, String>> {
-    let pairs = attributes
-        .metadata
-        .iter()
-        .map(|(k, v)| (k.clone(), v.clone()));
+    let pairs = attributes.metadata.iter().map(|(k, v)| (k.clone(), v.clone()));
     (!attributes.metadata.is_empty()).then(|| pairs.collect())
 }
 
@@ -431,88 +286,8 @@ fn require_conditions(
 fn part_range(object: &StoredObject, number: i32) -> S3Result<std::ops::Range<u64>> {
     let n = usize::try_from(number).ok().and_then(|n| n.checked_sub(1));
     let Some(piece) = n.and_then(|n| object.pieces.get(n)) else {
-        return Err(s3_error!(
-            InvalidRange,
-            "The requested partnumber is not satisfiable"
-        ));
+        return Err(s3_error!(InvalidRange, "The requested partnumber is not satisfiable"));
     };
-    let start = object.pieces[..n.unwrap_or(0)]
-        .iter()
-        .map(|p| p.size())
-        .sum();
+    let start = object.pieces[..n.unwrap_or(0)].iter().map(|p| p.size()).sum();
     Ok(start..start + piece.size())
-}
-
-fn max_keys(asked: Option<i32>) -> S3Result<i32> {
-    match asked {
-        Some(negative) if negative < 0 => Err(s3_error!(
-            InvalidArgument,
-            "Argument maxKeys must be an integer between 0 and 2147483647"
-        )),
-        asked => Ok(asked.unwrap_or(MAX_KEYS).min(MAX_KEYS)),
-    }
-}
-
-fn read_token(token: &str) -> S3Result<String> {
-    base64_simd::URL_SAFE_NO_PAD
-        .decode_to_vec(token)
-        .ok()
-        .and_then(|bytes| String::from_utf8(bytes).ok())
-        .ok_or_else(|| {
-            s3_error!(
-                InvalidArgument,
-                "The continuation token provided is incorrect"
-            )
-        })
-}
-
-fn shapes(page: &Page<'_, StoredObject>, text: Encoding) -> (Vec<Object>, Vec<CommonPrefix>) {
-    let object = |(key, object): &(&str, &StoredObject)| Object {
-        key: Some(text.write(key)),
-        e_tag: Some(ETag::Strong(object.record.etag.clone())),
-        last_modified: Some(timestamp(object.record.modified_ms)),
-        size: Some(object.size() as i64),
-        storage_class: Some(ObjectStorageClass::from_static(
-            ObjectStorageClass::STANDARD,
-        )),
-        ..Default::default()
-    };
-    let prefix = |p: &&str| CommonPrefix {
-        prefix: Some(text.write(p)),
-    };
-    let entries = page.entries.iter().map(object).collect();
-    (entries, page.common_prefixes.iter().map(prefix).collect())
-}
-
-/// How keys are written into a listing.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Encoding {
-    Plain,
-    Url,
-}
-
-impl Encoding {
-    pub(crate) fn of(asked: Option<&EncodingType>) -> Self {
-        if asked.is_some_and(|e| e.as_str() == EncodingType::URL) {
-            Self::Url
-        } else {
-            Self::Plain
-        }
-    }
-
-    pub(crate) fn write(self, text: &str) -> String {
-        match self {
-            Self::Plain => text.to_owned(),
-            Self::Url => text
-                .bytes()
-                .map(|b| match b {
-                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*' | b'/' => {
-                        char::from(b).to_string()
-                    }
-                    b' ' => "+".to_owned(),
-                    _ => format!("%{b:02X}"),
-                })
-                .collect(),
-        }
-    }
 }

@@ -21,11 +21,7 @@ pub(crate) type Piece = Arc<PieceFile>;
 
 impl PieceFile {
     pub(crate) fn new(path: PathBuf, size: u64) -> Piece {
-        Arc::new(Self {
-            path,
-            size,
-            doomed: AtomicBool::new(false),
-        })
+        Arc::new(Self { path, size, doomed: AtomicBool::new(false) })
     }
 
     pub(crate) fn path(&self) -> &PathBuf {
@@ -38,10 +34,7 @@ impl PieceFile {
 
     /// The file name, which is what descriptions on disk keep.
     pub(crate) fn name(&self) -> String {
-        self.path
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default()
+        self.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     /// Lets the file be removed once nobody holds it any more.

@@ -108,10 +108,7 @@ impl Store {
         for part in ["buckets", "objects", "uploads", "pieces"] {
             fs::create_dir_all(dir.join(part))?;
         }
-        let store = Self {
-            dir: dir.to_owned(),
-            state: Mutex::default(),
-        };
+        let store = Self { dir: dir.to_owned(), state: Mutex::default() };
         let mut state = State::default();
         store.load_buckets(&mut state)?;
         store.load_objects(&mut state)?;
@@ -131,17 +128,13 @@ impl Store {
 
     /// A path for a new piece.
     pub(crate) fn new_piece(&self) -> PathBuf {
-        self.path("pieces")
-            .join(Uuid::new_v4().simple().to_string())
+        self.path("pieces").join(Uuid::new_v4().simple().to_string())
     }
 
     /// The pieces of those names and sizes.
     pub(crate) fn pieces(&self, named: &[(String, u64)]) -> Vec<Piece> {
         let dir = self.path("pieces");
-        named
-            .iter()
-            .map(|(name, size)| PieceFile::new(dir.join(name), *size))
-            .collect()
+        named.iter().map(|(name, size)| PieceFile::new(dir.join(name), *size)).collect()
     }
 
     /// Keeps a bucket.
@@ -162,10 +155,7 @@ impl Store {
     pub(crate) fn delete_bucket(&self, name: &str) -> S3Result<()> {
         let mut state = self.lock();
         if !state.bucket(name)?.objects.is_empty() {
-            return Err(s3_error!(
-                BucketNotEmpty,
-                "The bucket you tried to delete is not empty"
-            ));
+            return Err(s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty"));
         }
         remove(&self.bucket_path(name))?;
         state.buckets.remove(name);
@@ -180,10 +170,8 @@ impl Store {
         pieces: Vec<Piece>,
         condition: &Condition,
     ) -> S3Result<()> {
-        let bucket = state
-            .buckets
-            .get_mut(&record.bucket)
-            .ok_or_else(|| no_such_bucket(&record.bucket))?;
+        let bucket =
+            state.buckets.get_mut(&record.bucket).ok_or_else(|| no_such_bucket(&record.bucket))?;
         check(condition, bucket.objects.get(&record.key))?;
         record.version = state.next_version;
         record.pieces = pieces.iter().map(|p| (p.name(), p.size())).collect();
@@ -200,10 +188,7 @@ impl Store {
     /// Removes an object; one that is not there is removed already.
     pub(crate) fn delete_object(&self, bucket: &str, key: &str) -> S3Result<()> {
         let mut state = self.lock();
-        let bucket = state
-            .buckets
-            .get_mut(bucket)
-            .ok_or_else(|| no_such_bucket(bucket))?;
+        let bucket = state.buckets.get_mut(bucket).ok_or_else(|| no_such_bucket(bucket))?;
         match bucket.objects.remove(key) {
             Some(old) => self.discard(&old),
             None => Ok(()),
@@ -235,20 +220,14 @@ impl Store {
     fn load_objects(&self, state: &mut State) -> io::Result<()> {
         for path in json_files(&self.path("objects"))? {
             let record: ObjectRecord = read_json(&path)?;
-            let name = path
-                .file_stem()
-                .and_then(|n| n.to_str())
-                .unwrap_or_default();
+            let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default();
             let id = Uuid::parse_str(name).map_err(io::Error::other)?;
             state.next_version = state.next_version.max(record.version + 1);
             let Some(bucket) = state.buckets.get_mut(&record.bucket) else {
                 fs::remove_file(&path)?;
                 continue;
             };
-            let older = bucket
-                .objects
-                .get(&record.key)
-                .map(|o| (o.record.version, o.id));
+            let older = bucket.objects.get(&record.key).map(|o| (o.record.version, o.id));
             match older {
                 // A crash between putting the new description and removing the old one.
                 Some((version, _)) if version > record.version => {
@@ -259,9 +238,7 @@ impl Store {
                 None => {}
             }
             let pieces = self.pieces(&record.pieces);
-            bucket
-                .objects
-                .insert(record.key.clone(), Object { record, pieces, id });
+            bucket.objects.insert(record.key.clone(), Object { record, pieces, id });
         }
         Ok(())
     }

@@ -85,15 +85,9 @@ pub(crate) struct Named {
 /// InvalidPartOrder, InvalidPart or EntityTooSmall, as the real service.
 pub(crate) fn choose<'u>(upload: &'u Upload, named: &[Named]) -> S3Result<Vec<&'u Part>> {
     if named.is_empty() {
-        return Err(s3_error!(
-            MalformedXML,
-            "You must specify at least one part"
-        ));
+        return Err(s3_error!(MalformedXML, "You must specify at least one part"));
     }
-    if named
-        .windows(2)
-        .any(|pair| pair[0].number >= pair[1].number)
-    {
+    if named.windows(2).any(|pair| pair[0].number >= pair[1].number) {
         return Err(s3_error!(
             InvalidPartOrder,
             "The list of parts was not in ascending order. Parts must be ordered by part number."
@@ -116,10 +110,7 @@ pub(crate) fn choose<'u>(upload: &'u Upload, named: &[Named]) -> S3Result<Vec<&'
         })?);
     }
     let but_last = &chosen[..chosen.len() - 1];
-    if let Some(small) = but_last
-        .iter()
-        .find(|part| part.piece.size() < MIN_PART_BYTES)
-    {
+    if let Some(small) = but_last.iter().find(|part| part.piece.size() < MIN_PART_BYTES) {
         return Err(s3_error!(
             EntityTooSmall,
             "Your proposed upload is smaller than the minimum allowed size: part {} has {} bytes",
@@ -158,13 +149,8 @@ impl Store {
         let dir = self.upload_dir(&record.upload_id);
         fs::create_dir_all(&dir).map_err(|e| internal("cannot make an upload", &e))?;
         save(&dir.join("upload.json"), &record)?;
-        let upload = Upload {
-            record,
-            parts: BTreeMap::new(),
-        };
-        state
-            .uploads
-            .insert(upload.record.upload_id.clone(), upload);
+        let upload = Upload { record, parts: BTreeMap::new() };
+        state.uploads.insert(upload.record.upload_id.clone(), upload);
         Ok(())
     }
 
@@ -176,10 +162,7 @@ impl Store {
             return Err(error);
         }
         let number = part.record.number;
-        save(
-            &self.upload_dir(id).join(format!("{number:05}.json")),
-            &part.record,
-        )?;
+        save(&self.upload_dir(id).join(format!("{number:05}.json")), &part.record)?;
         let upload = state.uploads.get_mut(id).expect("looked up above");
         if let Some(old) = upload.parts.insert(number, part) {
             old.piece.doom();
@@ -209,9 +192,7 @@ impl Store {
     pub(crate) fn remember(&self, state: &mut State, completed: Completed) -> S3Result<()> {
         append_line(&self.path("completed.jsonl"), &completed)
             .map_err(|e| internal("cannot remember a completed upload", &e))?;
-        state
-            .completed
-            .insert(completed.upload_id.clone(), completed);
+        state.completed.insert(completed.upload_id.clone(), completed);
         Ok(())
     }
 
@@ -229,11 +210,7 @@ fn remove_dir(dir: PathBuf) -> io::Result<()> {
 fn append_line(path: &PathBuf, completed: &Completed) -> io::Result<()> {
     let mut line = serde_json::to_vec(completed)?;
     line.push(b'\n');
-    fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)?
-        .write_all(&line)
+    fs::OpenOptions::new().create(true).append(true).open(path)?.write_all(&line)
 }
 
 /// Reads the uploads of a former process, after its objects.
@@ -248,17 +225,7 @@ pub(super) fn load(store: &Store, state: &mut State) -> io::Result<()> {
             let upload_id = r.upload_id.clone()?;
             let (bucket, key, etag) = (r.bucket.clone(), r.key.clone(), r.etag.clone());
             let (checksum, at_ms) = (r.checksum.clone(), r.modified_ms);
-            Some((
-                upload_id.clone(),
-                Completed {
-                    upload_id,
-                    bucket,
-                    key,
-                    etag,
-                    checksum,
-                    at_ms,
-                },
-            ))
+            Some((upload_id.clone(), Completed { upload_id, bucket, key, etag, checksum, at_ms }))
         })
         .collect();
     for entry in fs::read_dir(store.path("uploads"))? {
@@ -276,23 +243,12 @@ pub(super) fn load(store: &Store, state: &mut State) -> io::Result<()> {
             continue;
         }
         let mut parts = BTreeMap::new();
-        for path in json_files(&dir)?
-            .into_iter()
-            .filter(|p| !p.ends_with("upload.json"))
-        {
+        for path in json_files(&dir)?.into_iter().filter(|p| !p.ends_with("upload.json")) {
             let part: PartRecord = read_json(&path)?;
             let piece = store.pieces(std::slice::from_ref(&part.piece)).remove(0);
-            parts.insert(
-                part.number,
-                Part {
-                    record: part,
-                    piece,
-                },
-            );
+            parts.insert(part.number, Part { record: part, piece });
         }
-        state
-            .uploads
-            .insert(record.upload_id.clone(), Upload { record, parts });
+        state.uploads.insert(record.upload_id.clone(), Upload { record, parts });
     }
     Ok(())
 }
@@ -306,21 +262,13 @@ fn load_completed(store: &Store, state: &mut State) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     // The last line may have been cut short by a crash; its upload is found through its object.
-    let all: Vec<Completed> = text
-        .lines()
-        .filter_map(|l| serde_json::from_str(l).ok())
-        .collect();
+    let all: Vec<Completed> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
     let newest_ms = all.iter().map(|c| c.at_ms).max().unwrap_or(0);
     let mut kept = Vec::new();
-    for completed in all
-        .into_iter()
-        .filter(|c| c.at_ms + REMEMBERED_MS > newest_ms)
-    {
+    for completed in all.into_iter().filter(|c| c.at_ms + REMEMBERED_MS > newest_ms) {
         serde_json::to_writer(&mut kept, &completed)?;
         kept.push(b'\n');
-        state
-            .completed
-            .insert(completed.upload_id.clone(), completed);
+        state.completed.insert(completed.upload_id.clone(), completed);
     }
     crate::files::write_atomic(&path, &kept)
 }
@@ -350,34 +298,18 @@ mod tests {
                 modified_ms: 0,
                 piece: (String::new(), *size),
             };
-            (
-                number,
-                Part {
-                    record,
-                    piece: PieceFile::new(PathBuf::new(), *size),
-                },
-            )
+            (number, Part { record, piece: PieceFile::new(PathBuf::new(), *size) })
         };
-        Upload {
-            record,
-            parts: sizes.iter().enumerate().map(part).collect(),
-        }
+        Upload { record, parts: sizes.iter().enumerate().map(part).collect() }
     }
 
     fn named(numbers: &[i32]) -> Vec<Named> {
-        let name = |n: &i32| Named {
-            number: *n,
-            etag: format!("etag-{n}"),
-            checksum: None,
-        };
+        let name = |n: &i32| Named { number: *n, etag: format!("etag-{n}"), checksum: None };
         numbers.iter().map(name).collect()
     }
 
     fn refusal(upload: &Upload, named: &[Named]) -> S3ErrorCode {
-        choose(upload, named)
-            .expect_err("must be refused")
-            .code()
-            .clone()
+        choose(upload, named).expect_err("must be refused").code().clone()
     }
 
     #[test]
@@ -395,19 +327,10 @@ mod tests {
     fn wrong_lists_are_refused_by_name() {
         let upload = upload(&[MIN_PART_BYTES, MIN_PART_BYTES - 1, 1]);
         assert_eq!(refusal(&upload, &named(&[])), S3ErrorCode::MalformedXML);
-        assert_eq!(
-            refusal(&upload, &named(&[3, 1])),
-            S3ErrorCode::InvalidPartOrder
-        );
-        assert_eq!(
-            refusal(&upload, &named(&[1, 1])),
-            S3ErrorCode::InvalidPartOrder
-        );
+        assert_eq!(refusal(&upload, &named(&[3, 1])), S3ErrorCode::InvalidPartOrder);
+        assert_eq!(refusal(&upload, &named(&[1, 1])), S3ErrorCode::InvalidPartOrder);
         assert_eq!(refusal(&upload, &named(&[1, 4])), S3ErrorCode::InvalidPart);
-        assert_eq!(
-            refusal(&upload, &named(&[1, 2, 3])),
-            S3ErrorCode::EntityTooSmall
-        );
+        assert_eq!(refusal(&upload, &named(&[1, 2, 3])), S3ErrorCode::EntityTooSmall);
         let mut wrong = named(&[1]);
         wrong[0].etag = "other".into();
         assert_eq!(refusal(&upload, &wrong), S3ErrorCode::InvalidPart);
