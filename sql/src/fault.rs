@@ -30,8 +30,6 @@ pub enum Fault {
     BlockLost {
         /// The block.
         block: String,
-        /// URL of the executor, empty where the scan does not know it.
-        executor: String,
         /// What the block store said.
         detail: String,
     },

@@ -72,6 +72,11 @@ impl BatchInputs {
         }
     }
 
+    /// Scans that planning has made.
+    pub(crate) fn num_scans(&self) -> usize {
+        usize::try_from(self.scans.load(Ordering::SeqCst)).unwrap_or(usize::MAX)
+    }
+
     pub(crate) fn number_scan(&self) -> u32 {
         self.scans.fetch_add(1, Ordering::SeqCst)
     }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, plan_err};
 use datafusion::error::DataFusionError;
 use datafusion::physical_plan::ExecutionPlan;
@@ -17,7 +17,6 @@ use datafusion_distributed::{
     DistributedLeafExec, NetworkBoundaryExt, NetworkCoalesceExec, RouteTasksEvent,
     RouteTasksEventResponse, ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse, Stage,
 };
-use uuid::Uuid;
 
 use super::batch::BatchInputs;
 use super::sink::SinkExec;
@@ -115,11 +114,12 @@ pub(crate) fn route_tasks(event: RouteTasksEvent<'_>) -> Option<Result<RouteTask
 /// task on the driver.
 pub(crate) fn sink_on_executor(
     plan: Arc<dyn ExecutionPlan>,
-    run: Uuid,
+    inputs: &BatchInputs,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let root = match plan.downcast_ref::<DistributedExec>() {
         Some(distributed) => Arc::clone(only_child(distributed)?),
-        None => plan,
+        // With one executor the engine finds nothing to distribute and leaves the plan as it was.
+        None => fill_scans(plan, inputs)?,
     };
     let Some(coalesce) = root.downcast_ref::<CoalescePartitionsExec>() else {
         return plan_err!("the plan of a batch ends in {} and not in its sink", root.name());
@@ -135,10 +135,24 @@ pub(crate) fn sink_on_executor(
     let Stage::Local(mut stage) = boundary.input_stage().clone() else {
         return plan_err!("a new stage is already placed");
     };
-    stage.query_id = query_id.unwrap_or(run);
+    stage.query_id = query_id.unwrap_or(inputs.run);
     stage.num = stages + 1;
     let boundary: Arc<dyn ExecutionPlan> = boundary.with_input_stage(Stage::Local(stage))?;
     Ok(Arc::new(DistributedExec::new(Arc::new(CoalescePartitionsExec::new(boundary)))))
+}
+
+/// Gives every scan of an undistributed plan the blocks of the only target.
+fn fill_scans(
+    plan: Arc<dyn ExecutionPlan>,
+    inputs: &BatchInputs,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let filled = plan.transform_up(|node| {
+        let Some(scan) = node.downcast_ref::<BlockScanExec>() else {
+            return Ok(Transformed::no(node));
+        };
+        Ok(Transformed::yes(scale_up(&node, scan, inputs, 1)?.plan))
+    })?;
+    Ok(filled.data)
 }
 
 fn only_child(plan: &dyn ExecutionPlan) -> Result<&Arc<dyn ExecutionPlan>> {
@@ -149,7 +163,7 @@ fn only_child(plan: &dyn ExecutionPlan) -> Result<&Arc<dyn ExecutionPlan>> {
 }
 
 /// The query id of the plan's stages, and the highest stage number.
-fn stages_of(plan: &Arc<dyn ExecutionPlan>) -> Result<(Option<Uuid>, usize)> {
+fn stages_of(plan: &Arc<dyn ExecutionPlan>) -> Result<(Option<uuid::Uuid>, usize)> {
     let (mut query_id, mut highest) = (None, 0);
     plan.apply(|node| {
         if let Some(boundary) = node.as_network_boundary() {

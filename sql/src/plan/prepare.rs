@@ -9,9 +9,9 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use arrow::temporal_conversions::timestamp_ms_to_datetime;
 use datafusion::catalog::TableProvider;
-use datafusion::common::Result;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::physical_plan::ExecutionPlan;
@@ -141,9 +141,17 @@ impl PreparedQuery {
         };
         let planner = Arc::clone(state.query_planner());
         let plan = planner.create_physical_plan(optimized, &state).await?;
-        let plan = distribute::sink_on_executor(plan, inputs.run)?;
+        let plan = distribute::sink_on_executor(plan, inputs)?;
+        let scans = scans_of(&plan)?;
+        if scans.len() != inputs.num_scans() {
+            return internal_err!(
+                "{} of {} scans were given blocks",
+                scans.len(),
+                inputs.num_scans()
+            );
+        }
         Ok(PlannedBatch {
-            scans: scans_of(&plan)?,
+            scans,
             num_tasks: distribute::count_tasks(&plan)?,
             may_stop_early: may_stop_early(&plan)?,
             context: state.task_ctx(),

@@ -117,7 +117,7 @@ impl State {
     async fn open(&self, id: &BlockId) -> Result<Progress> {
         let lost = |detail: String| {
             let block = id.to_string();
-            Fault::BlockLost { block, executor: String::new(), detail }.into_error()
+            Fault::BlockLost { block, detail }.into_error()
         };
         let block =
             self.reader.runtime.blocks.get(id).await.map_err(|error| lost(error.to_string()))?;

@@ -187,8 +187,8 @@ async fn a_query_that_fails_on_its_data_blames_no_executor() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_batch_takes_milliseconds() {
     let mut cluster = Cluster::start(&[1, 1]).await;
-    cluster.put(0, "logs", &records(0, 5_000, 50), Behaviour::Good);
-    cluster.put(1, "logs", &records(5_000, 5_000, 50), Behaviour::Good);
+    cluster.put(0, "logs", &records(0, 8, 4), Behaviour::Good);
+    cluster.put(1, "logs", &records(8, 8, 4), Behaviour::Good);
     let logs = source("logs", &[("k", "long")], BadRecordPolicy::Fail);
     let sql = "SELECT k, count(*) AS n FROM logs GROUP BY k";
     let runner = DistributedRunner::prepare(options(vec![logs], sql)).await.unwrap();
@@ -197,9 +197,9 @@ async fn a_small_batch_takes_milliseconds() {
         elapsed.push(cluster.run(&runner).await.unwrap().elapsed);
     }
     elapsed.sort_unstable();
-    // The least of many is what the path costs when the machine is not busy with something else;
-    // a debug build decodes and plans some ten times slower.
-    let limit = Duration::from_millis(if cfg!(debug_assertions) { 85 } else { 20 });
+    // The least of many is what the path costs when the machine is not busy with something else; a
+    // debug build plans some ten times slower.
+    let limit = Duration::from_millis(if cfg!(debug_assertions) { 60 } else { 20 });
     assert!(elapsed[0] < limit, "{elapsed:?}");
     println!("fastest {:?}, median {:?}", elapsed[0], elapsed[10]);
 }

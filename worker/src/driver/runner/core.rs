@@ -11,7 +11,7 @@ use millrace_sql::fault::Fault;
 use millrace_sql::plan::SourceBlocks;
 use millrace_sql::scan::block::BlockId;
 
-use super::{BatchPlan, BlockInput, ExecutorTarget, RecordPlace, RunError, SourceCounts};
+use super::{BatchPlan, BlockInput, RecordPlace, RunError, SourceCounts};
 
 /// The blocks of a source by executor and compute thread: the largest first, each to the thread
 /// with the fewest bytes so far.
@@ -50,21 +50,27 @@ pub(super) fn check(plan: &BatchPlan) -> Result<(), RunError> {
 }
 
 /// What an error of the engine means to the driver.
-pub(super) fn classify(error: &str, executors: &[ExecutorTarget]) -> RunError {
+pub(super) fn classify(error: &str, plan: &BatchPlan) -> RunError {
     let container = |url: &str| {
         let url = url.trim_end_matches('/');
-        let found = executors.iter().find(|target| target.url.trim_end_matches('/') == url);
+        let found = plan.executors.iter().find(|target| target.url.trim_end_matches('/') == url);
         found.map_or_else(|| Arc::from(url), |target| Arc::clone(&target.container))
+    };
+    // A scan knows its block, and the plan knows where it was sent to be read.
+    let holder = |id: &BlockId| {
+        let mut blocks = plan.sources.iter().flat_map(|source| &source.blocks);
+        let found = blocks.find(|block| block.id == *id);
+        let target = found.and_then(|block| plan.executors.get(block.executor));
+        target.map_or_else(|| Arc::from("unknown"), |target| Arc::clone(&target.container))
     };
     match Fault::find_in(error) {
         Some(Fault::Peer { url, detail }) => {
             RunError::ExecutorSuspected { executor: container(&url), detail }
         }
-        Some(Fault::BlockLost { block, executor, detail }) => RunError::BlockLost {
-            block: BlockId::new(block),
-            executor: container(&executor),
-            detail,
-        },
+        Some(Fault::BlockLost { block, detail }) => {
+            let block = BlockId::new(block);
+            RunError::BlockLost { executor: holder(&block), block, detail }
+        }
         Some(Fault::BadRecord { source, shard, sequence_number, detail }) => RunError::Query {
             place: Some(RecordPlace {
                 source: source.into(),
@@ -177,7 +183,7 @@ mod tests {
     use millrace_proto::v1::{BlockRead, TaskReport};
     use proptest::prelude::*;
 
-    use super::super::SourceInput;
+    use super::super::{ExecutorTarget, SourceInput};
     use super::*;
 
     fn block(executor: usize, number: u64, records: u64) -> BlockInput {
@@ -249,10 +255,10 @@ mod tests {
     fn a_fault_of_a_peer_names_its_container() {
         let plan = plan(vec![]);
         let fault = Fault::Peer { url: "http://127.0.0.1:2/".into(), detail: "gone".into() };
-        let error = classify(&format!("stage 1: {fault}"), &plan.executors);
+        let error = classify(&format!("stage 1: {fault}"), &plan);
         let RunError::ExecutorSuspected { executor, .. } = error else { panic!("{error:?}") };
         assert_eq!(&*executor, "app-a1-e2");
-        let error = classify("Divide by zero", &plan.executors);
+        let error = classify("Divide by zero", &plan);
         assert!(matches!(error, RunError::Query { place: None, .. }));
     }
 

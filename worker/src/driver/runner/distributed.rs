@@ -114,9 +114,8 @@ impl DistributedRunner {
         core::check(plan)?;
         let planned = self.query.plan(self.inputs(plan)?).await.map_err(refuse)?;
         let planning = started.elapsed();
-        let results = execute(&planned)
-            .await
-            .map_err(|error| core::classify(&error.to_string(), &plan.executors))?;
+        let results =
+            execute(&planned).await.map_err(|error| core::classify(&error.to_string(), plan))?;
         let reports = self.reports(plan).await?;
         let expected = Expectation {
             plan,
