@@ -1,11 +1,72 @@
 //! The driver: one per application attempt. It cuts batches, has them computed, and commits them.
+//!
+//! Promises: every record between the start and the committed positions has its effect exactly
+//! once. Never does: read records, or start processes.
 
+pub mod acquire;
+pub mod batch;
 pub mod commit;
+pub mod executors;
 pub mod head;
+pub mod ledger;
+pub mod process;
+pub mod receivers;
+pub mod report;
 pub mod runner;
+pub mod session;
+pub mod start;
+#[cfg(test)]
+mod testing;
+pub mod world;
 
-/// Runs the driver of a container.
-pub fn main(context: millrace_proto::v1::LaunchContext) -> std::process::ExitCode {
-    eprintln!("millrace-worker: {}: this build has no driver", context.container_id);
-    std::process::ExitCode::FAILURE
+use std::process::ExitCode;
+use std::time::Duration;
+
+use millrace_common::application::ApplicationSpec;
+use millrace_common::error::Error;
+use millrace_common::shutdown;
+use millrace_proto::v1;
+
+use world::{Times, World};
+
+/// Set to another interval of heartbeats, as `500ms`.
+const HEARTBEAT_VARIABLE: &str = "MILLRACE_HEARTBEAT_INTERVAL";
+
+/// Threads of the driver's runtime: it carries messages and calls, it does not compute.
+const RUNTIME_THREADS: usize = 2;
+
+/// Runs the driver that this launch context describes, to its end.
+#[must_use]
+pub fn main(launch: v1::LaunchContext) -> ExitCode {
+    let system = actix::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RUNTIME_THREADS)
+            .enable_all()
+            .build()
+            .expect("a runtime of two threads can be made")
+    });
+    match system.block_on(run(launch)) {
+        Ok(end) => ExitCode::from(end.exit_code()),
+        Err(error) => {
+            tracing::error!(%error, "the driver can not start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(launch: v1::LaunchContext) -> Result<process::End, Error> {
+    #[cfg(feature = "failpoints")]
+    commit::steps::load().map_err(Error::internal)?;
+    let kill = shutdown::on_signal()
+        .map_err(|error| Error::internal("signals can not be heard").caused_by(error))?;
+    let message = launch.spec.as_ref().ok_or_else(|| Error::internal("no application to run"))?;
+    let spec = ApplicationSpec::from_proto(message)?;
+    let times = std::env::var(HEARTBEAT_VARIABLE).ok().and_then(|text| heartbeat(&text));
+    let world = World::real(&spec, &launch.table, times.unwrap_or_default()).await?;
+    Ok(process::run(launch, spec, world, kill).await)
+}
+
+fn heartbeat(text: &str) -> Option<Times> {
+    let ms: u64 = text.trim().strip_suffix("ms")?.parse().ok()?;
+    Some(Times::with_heartbeat(Duration::from_millis(ms.max(50))))
 }

@@ -227,8 +227,14 @@ fn register(
         block_budget_bytes: budgets.memory,
         disk_budget_bytes: budgets.disk,
         pid: std::process::id(),
+        held_blocks: Vec::new(),
     };
-    Arc::new(move || message.clone())
+    let store = store.clone();
+    // Said at each registration: after a broken session the driver compares.
+    Arc::new(move || ExecutorRegister {
+        held_blocks: store.ids().iter().map(|id| id.as_str().to_owned()).collect(),
+        ..message.clone()
+    })
 }
 
 fn heartbeat(

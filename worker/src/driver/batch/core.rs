@@ -1,0 +1,370 @@
+//! The life of batches: state and event in, decisions out.
+//!
+//! Promises: one batch at a time is in the making; its commit is asked for only when the batch
+//! before is published; after a stop nothing new is begun. Owned by the batch actor.
+//! Never does: run, commit, or read a clock.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use millrace_common::id::ContainerId;
+use millrace_common::retry::Backoff;
+
+/// Failures of one batch that its own data may be to blame for, until the application stops.
+/// (Here a bisection of the batch down to one block will take over.)
+pub const FAILURES_MAX: u32 = 3;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Time has passed.
+    Tick,
+    /// Half of an executor's budget is used.
+    Pressure,
+    /// The receivers were cut: is there a batch, does it hold blocks, and is the drain reached?
+    Prepared {
+        /// None when there was nothing new.
+        blocks: Option<usize>,
+        /// True when everything that the drain asks for is planned.
+        drained: bool,
+    },
+    /// Every block of the batch is held; the run is begun on these executors.
+    Gathered(BTreeSet<ContainerId>),
+    /// The run has a result.
+    RunSucceeded,
+    /// The run has none.
+    RunFailed(Blame),
+    /// The executors of the batch could not be had: ask for its blocks again.
+    RunImpossible,
+    /// An executor is gone.
+    ExecutorLost(ContainerId),
+    /// k5 was applied.
+    Committed,
+    /// k5 was not tried: the run is too old.
+    RunTooOld,
+    /// k6 has ended.
+    Published,
+    /// Finish the batch that was begun and end.
+    Stop,
+    /// Read everything that had arrived when this was asked, and end.
+    Drain,
+    /// The drain took too long: end at the edge of a batch.
+    DrainDeadline,
+}
+
+/// Whose fault a failed run is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// Nobody's: we cancelled it.
+    Cancelled,
+    /// An executor, the network, S3: run again for ever.
+    Surroundings,
+    /// The query on this data, or the engine: after some times it is hopeless.
+    Batch,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Cut all receivers and plan the batch with this number.
+    Prepare(u64),
+    /// Wait until every block of the batch is held, then report them.
+    Gather(u64),
+    /// End the run.
+    CancelRun,
+    /// k5.
+    Commit,
+    /// k6.
+    Publish,
+    /// k7.
+    Notify,
+    /// The batch failed too often.
+    Fail,
+    /// Nothing is left to do.
+    End(Ended),
+}
+
+/// How the life of batches ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// As asked, at the edge of a batch.
+    Stopped,
+    /// Everything asked for was read.
+    Drained,
+    /// The drain's deadline passed first.
+    DrainDeadline,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Preparing,
+    /// The last run failed: wait before the next.
+    Resting(Duration),
+    Gathering,
+    Running(BTreeSet<ContainerId>),
+    /// Has a result and waits for the batch before to be published.
+    Ready,
+    Committing,
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    GoOn,
+    Stop,
+    Drain,
+    /// Drained: the batch in the making is the last.
+    Last,
+    DrainDeadline,
+}
+
+/// The batches of one attempt.
+#[derive(Debug)]
+pub struct Core {
+    interval: Duration,
+    next_cut: Duration,
+    /// Number of the batch in the making, or of the next one.
+    batch: u64,
+    phase: Phase,
+    publishing: bool,
+    wish: Wish,
+    own_failures: u32,
+    other_failures: u32,
+    num_runs: u32,
+}
+
+impl Core {
+    /// Nothing is in the making; the first batch has this number.
+    #[must_use]
+    pub fn new(interval: Duration, first_batch: u64, now: Duration) -> Self {
+        Self {
+            interval,
+            next_cut: now + interval,
+            batch: first_batch,
+            phase: Phase::Idle,
+            publishing: false,
+            wish: Wish::GoOn,
+            own_failures: 0,
+            other_failures: 0,
+            num_runs: 0,
+        }
+    }
+
+    /// Number of the batch in the making, or of the next one.
+    #[must_use]
+    pub fn batch(&self) -> u64 {
+        self.batch
+    }
+
+    /// Runs of the batch in the making that were begun.
+    #[must_use]
+    pub fn num_runs(&self) -> u32 {
+        self.num_runs
+    }
+
+    /// True while a batch is cut and its outcome is open.
+    #[must_use]
+    pub fn is_in_flight(&self) -> bool {
+        !matches!(self.phase, Phase::Idle | Phase::Preparing | Phase::Over) || self.publishing
+    }
+
+    /// True while the application drains.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.wish == Wish::Drain
+    }
+
+    /// When [`Event::Tick`] has something to do next.
+    #[must_use]
+    pub fn wakes_at(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Idle => Some(self.next_cut),
+            Phase::Resting(until) => Some(*until),
+            _ => None,
+        }
+    }
+
+    /// Takes in what happened; `random` in `0.0..1.0` spreads the rests after failures.
+    pub fn on(&mut self, event: Event, now: Duration, random: f64) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Tick => effects.extend(self.tick(now)),
+            Event::Pressure if self.phase == Phase::Idle && self.may_begin() => {
+                self.next_cut = now;
+                effects.extend(self.tick(now));
+            }
+            Event::Pressure => {}
+            Event::Prepared { blocks, drained } => effects.extend(self.prepared(blocks, drained)),
+            Event::Gathered(executors) if self.phase == Phase::Gathering => {
+                self.num_runs += 1;
+                self.phase = Phase::Running(executors);
+            }
+            Event::Gathered(_) => {}
+            Event::RunSucceeded if matches!(self.phase, Phase::Running(_)) => {
+                effects.extend(self.ready());
+            }
+            Event::RunSucceeded => {}
+            Event::RunFailed(blame) => effects.extend(self.run_failed(&blame, now, random)),
+            Event::RunImpossible => {
+                if self.phase == Phase::Gathering {
+                    self.other_failures += 1;
+                    self.phase = Phase::Resting(now + self.rest(random));
+                }
+            }
+            Event::ExecutorLost(lost) => {
+                if matches!(&self.phase, Phase::Running(on) if on.contains(&lost)) {
+                    effects.push(Effect::CancelRun);
+                }
+            }
+            Event::Committed => effects.extend(self.committed()),
+            Event::RunTooOld => {
+                self.phase = Phase::Gathering;
+                effects.push(Effect::Gather(self.batch));
+            }
+            Event::Published => effects.extend(self.published()),
+            Event::Stop => self.wish = Wish::Stop,
+            Event::Drain if self.wish == Wish::GoOn => {
+                self.wish = Wish::Drain;
+                self.next_cut = now;
+            }
+            Event::Drain => {}
+            Event::DrainDeadline if self.wish == Wish::Drain => self.wish = Wish::DrainDeadline,
+            Event::DrainDeadline => {}
+        }
+        effects.extend(self.end_if_done());
+        effects
+    }
+
+    fn may_begin(&self) -> bool {
+        matches!(self.wish, Wish::GoOn | Wish::Drain)
+    }
+
+    fn tick(&mut self, now: Duration) -> Option<Effect> {
+        match self.phase {
+            Phase::Idle if now >= self.next_cut && self.may_begin() => {
+                self.phase = Phase::Preparing;
+                self.keep_pace(now);
+                Some(Effect::Prepare(self.batch))
+            }
+            Phase::Resting(until) if now >= until => {
+                self.phase = Phase::Gathering;
+                Some(Effect::Gather(self.batch))
+            }
+            _ => None,
+        }
+    }
+
+    /// The next cut is a whole number of intervals after the last; those that were missed are
+    /// skipped. While draining there is no reason to wait.
+    fn keep_pace(&mut self, now: Duration) {
+        let interval = match self.wish {
+            Wish::Drain => self.interval.min(DRAIN_INTERVAL),
+            _ => self.interval,
+        };
+        let behind = now.saturating_sub(self.next_cut).as_nanos();
+        let missed = behind / interval.as_nanos().max(1);
+        let skipped = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
+        self.next_cut += interval.saturating_mul(skipped);
+    }
+
+    fn prepared(&mut self, blocks: Option<usize>, drained: bool) -> Option<Effect> {
+        if self.phase != Phase::Preparing {
+            return None;
+        }
+        if drained && self.wish == Wish::Drain {
+            self.wish = Wish::Last;
+        }
+        self.own_failures = 0;
+        self.other_failures = 0;
+        self.num_runs = 0;
+        match blocks {
+            None => {
+                self.phase = Phase::Idle;
+                None
+            }
+            // Positions alone: there is nothing to run.
+            Some(0) => self.ready(),
+            Some(_) => {
+                self.phase = Phase::Gathering;
+                Some(Effect::Gather(self.batch))
+            }
+        }
+    }
+
+    fn ready(&mut self) -> Option<Effect> {
+        if self.publishing {
+            self.phase = Phase::Ready;
+            return None;
+        }
+        self.phase = Phase::Committing;
+        Some(Effect::Commit)
+    }
+
+    fn run_failed(&mut self, blame: &Blame, now: Duration, random: f64) -> Option<Effect> {
+        if !matches!(self.phase, Phase::Running(_)) {
+            return None;
+        }
+        match blame {
+            Blame::Cancelled => {
+                self.phase = Phase::Gathering;
+                return Some(Effect::Gather(self.batch));
+            }
+            Blame::Surroundings => self.other_failures += 1,
+            Blame::Batch => {
+                self.own_failures += 1;
+                if self.own_failures >= FAILURES_MAX {
+                    self.phase = Phase::Over;
+                    return Some(Effect::Fail);
+                }
+            }
+        }
+        self.phase = Phase::Resting(now + self.rest(random));
+        None
+    }
+
+    fn rest(&self, random: f64) -> Duration {
+        Backoff::CALL.delay(self.own_failures + self.other_failures, random)
+    }
+
+    fn committed(&mut self) -> Option<Effect> {
+        if self.phase != Phase::Committing {
+            return None;
+        }
+        self.batch += 1;
+        self.publishing = true;
+        self.phase = Phase::Idle;
+        Some(Effect::Publish)
+    }
+
+    fn published(&mut self) -> Vec<Effect> {
+        self.publishing = false;
+        let mut effects = vec![Effect::Notify];
+        if self.phase == Phase::Ready {
+            self.phase = Phase::Committing;
+            effects.push(Effect::Commit);
+        }
+        effects
+    }
+
+    fn end_if_done(&mut self) -> Option<Effect> {
+        if self.phase != Phase::Idle || self.publishing {
+            return None;
+        }
+        let ended = match self.wish {
+            Wish::GoOn | Wish::Drain => return None,
+            Wish::Stop => Ended::Stopped,
+            Wish::Last => Ended::Drained,
+            Wish::DrainDeadline => Ended::DrainDeadline,
+        };
+        self.phase = Phase::Over;
+        Some(Effect::End(ended))
+    }
+}
+
+/// Between cuts while draining: what is there is worth a batch at once.
+const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

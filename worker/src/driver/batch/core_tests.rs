@@ -1,0 +1,259 @@
+//! The life of batches by its promises.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn core() -> Core {
+    Core::new(SECOND * 10, 1, Duration::ZERO)
+}
+
+fn on(core: &mut Core, event: Event, seconds: u32) -> Vec<Effect> {
+    core.on(event, SECOND * seconds, 0.0)
+}
+
+fn some(blocks: usize) -> Event {
+    Event::Prepared { blocks: Some(blocks), drained: false }
+}
+
+const NONE: Event = Event::Prepared { blocks: None, drained: false };
+
+fn executors() -> BTreeSet<ContainerId> {
+    BTreeSet::from([ContainerId::new("e1")])
+}
+
+#[test]
+fn a_batch_goes_from_cut_to_publication() {
+    let mut core = core();
+    assert_eq!(on(&mut core, Event::Tick, 9), []);
+    assert_eq!(on(&mut core, Event::Tick, 10), [Effect::Prepare(1)]);
+    assert_eq!(on(&mut core, some(3), 10), [Effect::Gather(1)]);
+    assert_eq!(on(&mut core, Event::Gathered(executors()), 10), []);
+    assert_eq!(on(&mut core, Event::RunSucceeded, 11), [Effect::Commit]);
+    assert_eq!(on(&mut core, Event::Committed, 11), [Effect::Publish]);
+    assert_eq!(core.batch(), 2);
+    assert_eq!(on(&mut core, Event::Published, 12), [Effect::Notify]);
+    assert!(!core.is_in_flight());
+}
+
+#[test]
+fn the_pace_is_kept_and_missed_cuts_are_skipped() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 13);
+    on(&mut core, NONE, 13);
+    assert_eq!(core.wakes_at(), Some(SECOND * 20), "late by 3 s, and yet at 20 s again");
+    on(&mut core, Event::Tick, 45);
+    on(&mut core, NONE, 45);
+    assert_eq!(core.wakes_at(), Some(SECOND * 50));
+}
+
+#[test]
+fn nothing_new_is_no_batch_and_positions_alone_are_one_without_a_run() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 10);
+    assert_eq!(on(&mut core, NONE, 10), []);
+    assert_eq!(core.batch(), 1);
+    on(&mut core, Event::Tick, 20);
+    assert_eq!(on(&mut core, some(0), 20), [Effect::Commit]);
+}
+
+#[test]
+fn the_next_commit_waits_for_the_publication_and_its_run_does_not() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 10);
+    on(&mut core, some(1), 10);
+    on(&mut core, Event::Gathered(executors()), 10);
+    on(&mut core, Event::RunSucceeded, 10);
+    on(&mut core, Event::Committed, 10);
+    assert_eq!(on(&mut core, Event::Tick, 20), [Effect::Prepare(2)]);
+    assert_eq!(on(&mut core, some(1), 20), [Effect::Gather(2)]);
+    on(&mut core, Event::Gathered(executors()), 20);
+    assert_eq!(on(&mut core, Event::RunSucceeded, 21), []);
+    assert_eq!(on(&mut core, Event::Published, 30), [Effect::Notify, Effect::Commit]);
+}
+
+#[test]
+fn half_a_budget_cuts_early() {
+    let mut core = core();
+    assert_eq!(on(&mut core, Event::Pressure, 3), [Effect::Prepare(1)]);
+    assert_eq!(on(&mut core, Event::Pressure, 3), [], "one at a time");
+    on(&mut core, NONE, 3);
+    assert_eq!(core.wakes_at(), Some(SECOND * 13));
+}
+
+#[test]
+fn a_lost_executor_ends_the_run_and_the_batch_runs_again() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 10);
+    on(&mut core, some(1), 10);
+    on(&mut core, Event::Gathered(executors()), 10);
+    assert_eq!(on(&mut core, Event::ExecutorLost(ContainerId::new("e2")), 11), []);
+    assert_eq!(on(&mut core, Event::ExecutorLost(ContainerId::new("e1")), 11), [Effect::CancelRun]);
+    assert_eq!(on(&mut core, Event::RunFailed(Blame::Cancelled), 11), [Effect::Gather(1)]);
+    on(&mut core, Event::Gathered(executors()), 12);
+    assert_eq!(core.num_runs(), 2);
+}
+
+#[test]
+fn the_surroundings_may_fail_for_ever_and_the_query_three_times() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 10);
+    on(&mut core, some(1), 10);
+    let mut now = 11;
+    for _ in 0..20 {
+        on(&mut core, Event::Gathered(executors()), now);
+        assert_eq!(on(&mut core, Event::RunFailed(Blame::Surroundings), now), []);
+        now += 10;
+        assert_eq!(on(&mut core, Event::Tick, now), [Effect::Gather(1)]);
+    }
+    for _ in 1..FAILURES_MAX {
+        on(&mut core, Event::Gathered(executors()), now);
+        assert_eq!(on(&mut core, Event::RunFailed(Blame::Batch), now), []);
+        now += 10;
+        assert_eq!(on(&mut core, Event::Tick, now), [Effect::Gather(1)]);
+    }
+    on(&mut core, Event::Gathered(executors()), now);
+    assert_eq!(on(&mut core, Event::RunFailed(Blame::Batch), now), [Effect::Fail]);
+}
+
+#[test]
+fn a_stop_finishes_what_was_begun() {
+    let mut core = core();
+    assert_eq!(on(&mut core, Event::Stop, 1), [Effect::End(Ended::Stopped)], "nothing was begun");
+
+    let mut core = self::core();
+    on(&mut core, Event::Tick, 10);
+    on(&mut core, some(1), 10);
+    assert_eq!(on(&mut core, Event::Stop, 10), []);
+    on(&mut core, Event::Gathered(executors()), 10);
+    assert_eq!(on(&mut core, Event::RunSucceeded, 10), [Effect::Commit]);
+    assert_eq!(on(&mut core, Event::Committed, 10), [Effect::Publish]);
+    assert_eq!(on(&mut core, Event::Tick, 30), [], "nothing new is begun");
+    let end = on(&mut core, Event::Published, 30);
+    assert_eq!(end, [Effect::Notify, Effect::End(Ended::Stopped)]);
+}
+
+#[test]
+fn a_drain_goes_on_until_everything_is_read() {
+    let mut core = core();
+    assert_eq!(on(&mut core, Event::Drain, 1), []);
+    assert_eq!(on(&mut core, Event::Tick, 1), [Effect::Prepare(1)]);
+    on(&mut core, NONE, 1);
+    assert_eq!(on(&mut core, Event::Tick, 2), [Effect::Prepare(1)], "each second now");
+    on(&mut core, Event::Prepared { blocks: Some(2), drained: true }, 2);
+    on(&mut core, Event::Gathered(executors()), 2);
+    on(&mut core, Event::RunSucceeded, 2);
+    on(&mut core, Event::Committed, 2);
+    let end = on(&mut core, Event::Published, 3);
+    assert_eq!(end, [Effect::Notify, Effect::End(Ended::Drained)]);
+}
+
+#[test]
+fn a_drain_without_anything_to_read_ends_at_once_and_its_deadline_at_the_edge() {
+    let mut core = core();
+    on(&mut core, Event::Drain, 1);
+    on(&mut core, Event::Tick, 1);
+    let end = on(&mut core, Event::Prepared { blocks: None, drained: true }, 1);
+    assert_eq!(end, [Effect::End(Ended::Drained)]);
+
+    let mut core = self::core();
+    on(&mut core, Event::Drain, 1);
+    on(&mut core, Event::Tick, 1);
+    on(&mut core, some(1), 1);
+    assert_eq!(on(&mut core, Event::DrainDeadline, 2), []);
+    on(&mut core, Event::Gathered(executors()), 2);
+    on(&mut core, Event::RunSucceeded, 2);
+    on(&mut core, Event::Committed, 2);
+    let end = on(&mut core, Event::Published, 3);
+    assert_eq!(end, [Effect::Notify, Effect::End(Ended::DrainDeadline)]);
+}
+
+#[test]
+fn a_run_that_is_too_old_is_run_again() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 10);
+    on(&mut core, some(1), 10);
+    on(&mut core, Event::Gathered(executors()), 10);
+    on(&mut core, Event::RunSucceeded, 10);
+    assert_eq!(on(&mut core, Event::RunTooOld, 10), [Effect::Gather(1)]);
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => Just(Event::Tick),
+        1 => Just(Event::Pressure),
+        4 => (prop::option::of(0usize..3), any::<bool>())
+            .prop_map(|(blocks, drained)| Event::Prepared { blocks, drained }),
+        4 => Just(Event::Gathered(executors())),
+        4 => Just(Event::RunSucceeded),
+        1 => Just(Event::RunFailed(Blame::Cancelled)),
+        1 => Just(Event::RunFailed(Blame::Surroundings)),
+        1 => Just(Event::RunFailed(Blame::Batch)),
+        1 => Just(Event::RunImpossible),
+        1 => Just(Event::ExecutorLost(ContainerId::new("e1"))),
+        4 => Just(Event::Committed),
+        1 => Just(Event::RunTooOld),
+        4 => Just(Event::Published),
+        1 => Just(Event::Stop),
+        1 => Just(Event::Drain),
+        1 => Just(Event::DrainDeadline),
+    ]
+}
+
+proptest! {
+    /// Whatever comes in whatever order: a commit is asked for only when the one before is
+    /// published, batches are committed in order, and nothing follows the end.
+    #[test]
+    fn commits_are_in_order_and_one_at_a_time(events in prop::collection::vec(events(), 0..200)) {
+        let mut core = core();
+        let (mut committing, mut publishing, mut over) = (false, false, false);
+        let mut next = 1;
+        for (second, event) in events.into_iter().enumerate() {
+            // The shell reports only what it was asked for.
+            let real = match event {
+                Event::Committed | Event::RunTooOld => committing,
+                Event::Published => publishing,
+                _ => true,
+            };
+            if !real {
+                continue;
+            }
+            match event {
+                Event::Committed => {
+                    committing = false;
+                    publishing = true;
+                    next += 1;
+                }
+                Event::RunTooOld => committing = false,
+                Event::Published => publishing = false,
+                _ => {}
+            }
+            for effect in on(&mut core, event, u32::try_from(second).unwrap()) {
+                prop_assert!(!over, "{effect:?} after the end");
+                match effect {
+                    Effect::Commit => {
+                        prop_assert!(!committing && !publishing);
+                        committing = true;
+                    }
+                    Effect::Publish => prop_assert!(publishing),
+                    Effect::Prepare(batch) | Effect::Gather(batch) => {
+                        prop_assert_eq!(batch, next);
+                        prop_assert!(!committing);
+                    }
+                    Effect::End(_) => {
+                        prop_assert!(!committing && !publishing);
+                        over = true;
+                    }
+                    Effect::Fail => over = true,
+                    Effect::Notify | Effect::CancelRun => {}
+                }
+            }
+            // What was committed is published even when the application has failed.
+            if over && !publishing {
+                break;
+            }
+        }
+    }
+}

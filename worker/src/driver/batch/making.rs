@@ -1,0 +1,240 @@
+//! A batch in the making: what it covers, what its runs said, and what its commit will say.
+//!
+//! Promises: the numbers of a commit are those of its own run. Owned by the batch actor.
+//! Never does: decide.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use millrace_common::error::{Code, Error};
+use millrace_common::position::{ShardKey, sequence_number_text};
+use millrace_proto::v1;
+use millrace_sql::plan::upload::{Upload, UploadPart};
+
+use crate::driver::commit::{BatchCommit, RecordCounts};
+use crate::driver::head::{PendingPart, PendingUpload};
+use crate::driver::ledger::Advance;
+use crate::driver::receivers::core::{Planned, PlannedBlock};
+use crate::driver::runner::{BatchOutput, RunError};
+
+/// Shards that an error names at most.
+const SHARDS_NAMED: usize = 3;
+
+/// A batch in the making.
+#[derive(Debug)]
+pub struct Making {
+    batch: u64,
+    cut_ms: i64,
+    planned: Planned,
+    num_records: u64,
+    num_bytes: u64,
+    num_blocks: usize,
+    run_began: Option<Duration>,
+    output: BatchOutput,
+    last_error: Option<RunError>,
+}
+
+/// What was done in this attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Number of the last committed batch.
+    pub batch: u64,
+    /// When it was committed, Unix milliseconds; 0 before the first of this attempt.
+    pub last_commit_ms: i64,
+    /// Records read.
+    pub records: u64,
+    /// Rows written.
+    pub rows: u64,
+    /// Records that did not fit and were skipped or dead-lettered.
+    pub bad_records: u64,
+    /// True while a batch is cut and its outcome is open.
+    pub in_flight: bool,
+}
+
+impl Totals {
+    /// Counts a committed batch in.
+    pub fn add(&mut self, making: &Making, now_ms: i64) {
+        self.batch = making.batch;
+        self.last_commit_ms = now_ms;
+        self.records += making.num_records;
+        self.rows += making.output.rows;
+        self.bad_records += making.num_bad_records();
+    }
+}
+
+/// A committed batch, for the master.
+#[derive(Debug)]
+pub struct Published {
+    batch: v1::Batch,
+}
+
+impl Published {
+    /// As a message, published now.
+    #[must_use]
+    pub fn to_proto(self, now_ms: i64) -> v1::Batch {
+        v1::Batch { published_ms: now_ms, ..self.batch }
+    }
+}
+
+impl Making {
+    /// A batch that was just planned.
+    #[must_use]
+    pub fn new(batch: u64, cut_ms: i64, planned: Planned) -> Self {
+        Self {
+            batch,
+            cut_ms,
+            planned,
+            num_records: 0,
+            num_bytes: 0,
+            num_blocks: 0,
+            run_began: None,
+            output: BatchOutput::default(),
+            last_error: None,
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn batch(&self) -> u64 {
+        self.batch
+    }
+
+    /// When it was cut, Unix milliseconds.
+    #[must_use]
+    pub fn cut_ms(&self) -> i64 {
+        self.cut_ms
+    }
+
+    /// Shards that it advances; none for a renewal, which has nothing to run.
+    #[must_use]
+    pub fn num_shards(&self) -> usize {
+        self.planned.advances.len()
+    }
+
+    /// A run over these blocks begins.
+    pub fn begin(&mut self, blocks: &[PlannedBlock], now: Duration) {
+        self.num_blocks = blocks.len();
+        self.num_records = blocks.iter().map(|block| block.num_records).sum();
+        self.num_bytes = blocks.iter().map(|block| block.num_bytes).sum();
+        self.run_began = Some(now);
+    }
+
+    /// Its run has a result.
+    pub fn succeed(&mut self, output: BatchOutput) {
+        self.output = output;
+    }
+
+    /// Its run has none.
+    pub fn fail(&mut self, error: RunError) {
+        self.last_error = Some(error);
+    }
+
+    fn num_bad_records(&self) -> u64 {
+        self.output.sources.values().map(|counts| counts.bad_records).sum()
+    }
+
+    /// What k5 will write.
+    #[must_use]
+    pub fn commit(&self, spec_hash: &str, now: Duration) -> BatchCommit {
+        let read = self.output.sources.values().map(|counts| counts.records).sum();
+        BatchCommit {
+            positions: self.planned.positions.clone(),
+            uploads: self.output.uploads.iter().cloned().map(pending).collect(),
+            state_ptr: None,
+            spec_hash: spec_hash.to_owned(),
+            dropped_sources: BTreeSet::new(),
+            records: RecordCounts { planned: self.num_records, read },
+            run_age: self.run_began.map_or(Duration::ZERO, |began| now.saturating_sub(began)),
+        }
+    }
+
+    /// The batch as committed now.
+    #[must_use]
+    pub fn published(self, epoch: u64, num_runs: u32, now_ms: i64) -> Published {
+        let num_bad_records = self.num_bad_records();
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let files: Vec<String> = self
+            .output
+            .uploads
+            .iter()
+            .map(|upload| format!("s3://{}/{}", upload.bucket, upload.key))
+            .collect();
+        Published {
+            batch: v1::Batch {
+                number: self.batch,
+                epoch,
+                cut_ms: self.cut_ms,
+                committed_ms: now_ms,
+                published_ms: 0,
+                num_records: self.num_records,
+                num_bytes: self.num_bytes,
+                num_rows: self.output.rows,
+                num_files: count(files.len()),
+                num_blocks: count(self.num_blocks),
+                num_tasks: count(self.output.num_tasks),
+                num_runs,
+                num_bad_records,
+                files,
+            },
+        }
+    }
+
+    /// Why the application stops at this batch, naming shards and ranges.
+    #[must_use]
+    pub fn failed(&self, application: &str) -> Error {
+        let code = match &self.last_error {
+            Some(RunError::Deadline { .. }) => Code::BatchDeadline,
+            _ => Code::BatchFailed,
+        };
+        let detail = self.last_error.as_ref().map(ToString::to_string).unwrap_or_default();
+        let place = match &self.last_error {
+            Some(RunError::Query { place: Some(place), .. }) => {
+                format!(", at record {} of {}/{}", place.sequence_number, place.source, place.shard)
+            }
+            _ => String::new(),
+        };
+        let advances = &self.planned.advances;
+        let mut ranges: Vec<String> = advances.iter().take(SHARDS_NAMED).map(range).collect();
+        if advances.len() > SHARDS_NAMED {
+            ranges.push(format!("and {} more shards", advances.len() - SHARDS_NAMED));
+        }
+        Error::new(
+            code,
+            format!(
+                "batch {} of {application} failed again and again{place}: {detail}; it covers {}",
+                self.batch,
+                ranges.join(", ")
+            ),
+            "correct the query (or set on_bad_record) and submit again: nothing of this batch is written, nothing is lost",
+        )
+    }
+}
+
+/// An upload as the head names it.
+fn pending(upload: Upload) -> PendingUpload {
+    let part = |part: UploadPart| PendingPart {
+        number: part.number,
+        etag: part.etag,
+        crc32c: part.crc32c,
+    };
+    PendingUpload {
+        bucket: upload.bucket,
+        region: upload.region,
+        key: upload.key,
+        upload_id: upload.upload_id,
+        parts: upload.parts.into_iter().map(part).collect(),
+        rows: upload.rows,
+        bytes: upload.bytes,
+        token: upload.token,
+        created_ms: upload.created_ms,
+    }
+}
+
+fn range(advance: &Advance) -> String {
+    let shard: &ShardKey = &advance.shard;
+    let from = match advance.from {
+        Some(from) => sequence_number_text(Some(from)),
+        None => "its start".to_owned(),
+    };
+    format!("{shard} from {from} to {}", sequence_number_text(advance.to))
+}

@@ -1,0 +1,298 @@
+//! The actor that keeps the executors: it collects what sessions and the master say, asks the core,
+//! and tells the receivers and the batch.
+//!
+//! Promises: whoever listens hears of every executor that joins or is lost, in order. Owned by the
+//! driver's main. Never does: decide who is an executor.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use actix::prelude::*;
+use millrace_common::clock::SharedClock;
+use millrace_common::error::Error;
+use millrace_common::id::{BlockId, ContainerId};
+use millrace_proto::v1;
+use millrace_proto::v1::executor_command::Body;
+use tokio::sync::{mpsc, watch};
+
+use super::core::{Answer, Core, ExecutorView, Limits, Registration, SessionId};
+use super::outbox::{Outbox, Outgoing};
+use crate::driver::session::MasterHandle;
+
+/// How often silence is looked for.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What happened to an executor.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub enum ExecutorEvent {
+    /// It is here and may be given work.
+    Joined(Registration),
+    /// It opened another session and still holds these blocks.
+    Rejoined(Registration),
+    /// It and everything it held is gone.
+    Lost(ContainerId),
+    /// It lives.
+    Heartbeat {
+        /// Who.
+        container: ContainerId,
+        /// Bytes of its blocks in memory and on disk.
+        block_bytes: u64,
+        /// True when its receivers have stopped reading for want of room.
+        over_budget: bool,
+    },
+}
+
+/// What the actor is made of.
+pub struct Setup {
+    /// Name of the application.
+    pub application: String,
+    /// Number of the attempt.
+    pub attempt: u32,
+    /// Times to keep.
+    pub limits: Limits,
+    /// What executors are told to keep.
+    pub heartbeat_interval: Duration,
+    /// The way to the executors.
+    pub outbox: Outbox,
+    /// The way to the master.
+    pub master: MasterHandle,
+    /// Time.
+    pub clock: SharedClock,
+    /// Shows the executors that are here.
+    pub views: watch::Sender<Vec<ExecutorView>>,
+    /// Who hears of executors.
+    pub listeners: Vec<Recipient<ExecutorEvent>>,
+}
+
+/// The executors of one attempt.
+pub struct Executors {
+    core: Core,
+    setup: Setup,
+    /// Senders of registrations that wait for their grant.
+    waiting: BTreeMap<SessionId, mpsc::Sender<Outgoing>>,
+}
+
+impl Executors {
+    /// No executor yet.
+    #[must_use]
+    pub fn new(setup: Setup) -> Self {
+        let core = Core::new(&setup.application, setup.attempt, setup.limits);
+        Self { core, setup, waiting: BTreeMap::new() }
+    }
+
+    fn now(&self) -> Duration {
+        self.setup.clock.monotonic()
+    }
+
+    fn tell(&self, event: &ExecutorEvent, ctx: &mut Context<Self>) {
+        for listener in &self.setup.listeners {
+            // Sends in order; a full mailbox delays and never drops.
+            let sent = listener.send(event.clone());
+            ctx.spawn(sent.into_actor(self).map(|_, _, _| ()));
+        }
+    }
+
+    fn show(&self) {
+        self.setup.views.send_replace(self.core.views());
+    }
+
+    fn welcome(
+        &mut self,
+        registration: Registration,
+        session: SessionId,
+        sender: mpsc::Sender<Outgoing>,
+        answer: &Answer,
+        ctx: &mut Context<Self>,
+    ) {
+        let container = registration.container.clone();
+        let interval = u64::try_from(self.setup.heartbeat_interval.as_millis()).unwrap_or(u64::MAX);
+        self.setup.outbox.open(container.clone(), session, sender);
+        let registered = v1::ExecutorRegistered { heartbeat_interval_ms: interval };
+        self.setup.outbox.send(&container, Body::Registered(registered));
+        tracing::info!(executor = %container, address = %registration.address, "executor is here");
+        let event = match answer {
+            Answer::Rejoined => ExecutorEvent::Rejoined(registration),
+            _ => ExecutorEvent::Joined(registration),
+        };
+        self.tell(&event, ctx);
+        self.show();
+    }
+
+    fn lose(&mut self, container: &ContainerId, ctx: &mut Context<Self>) {
+        self.setup.outbox.forget(container);
+        self.tell(&ExecutorEvent::Lost(container.clone()), ctx);
+        self.show();
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        let (lost, refused) = self.core.tick(self.now());
+        for container in lost {
+            tracing::warn!(executor = %container, "executor is silent: given up");
+            self.lose(&container, ctx);
+            self.setup.master.release(&container, "silent: its driver gave it up");
+        }
+        for session in refused {
+            if let Some(sender) = self.waiting.remove(&session) {
+                refuse(&sender, &Error::internal("the master never told of this grant"));
+            }
+        }
+    }
+}
+
+/// Ends a session with the reason; a stream that takes nothing more has ended already.
+fn refuse(sender: &mpsc::Sender<Outgoing>, error: &Error) {
+    if sender.try_send(Err(error.to_status())).is_err() {
+        tracing::debug!(%error, "a refused executor has gone already");
+    }
+}
+
+impl Actor for Executors {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(TICK, Self::tick);
+    }
+}
+
+/// The master granted a container.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Granted(pub ContainerId);
+
+impl Handler<Granted> for Executors {
+    type Result = ();
+
+    fn handle(&mut self, Granted(container): Granted, ctx: &mut Self::Context) {
+        let waiting = self.core.granted(&container);
+        self.setup.master.hold(self.core.held());
+        let Some((session, registration)) = waiting else { return };
+        if let Some(sender) = self.waiting.remove(&session) {
+            let answer = self.core.admit(registration.clone(), session, self.now());
+            self.welcome(registration, session, sender, &answer, ctx);
+        }
+    }
+}
+
+/// A container has ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Ended {
+    /// Which.
+    pub container: ContainerId,
+    /// How.
+    pub exit: v1::ContainerExit,
+}
+
+impl Handler<Ended> for Executors {
+    type Result = ();
+
+    fn handle(&mut self, Ended { container, exit }: Ended, ctx: &mut Self::Context) {
+        tracing::warn!(executor = %container, reason = %exit.reason, "executor has ended");
+        let was_live = self.core.ended(&container);
+        self.setup.master.hold(self.core.held());
+        if was_live {
+            self.lose(&container, ctx);
+        }
+    }
+}
+
+/// An executor opened a session.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Register {
+    /// Its first message.
+    pub message: v1::ExecutorRegister,
+    /// The session.
+    pub session: SessionId,
+    /// Its stream of commands.
+    pub sender: mpsc::Sender<Outgoing>,
+}
+
+impl Handler<Register> for Executors {
+    type Result = ();
+
+    fn handle(&mut self, msg: Register, ctx: &mut Self::Context) {
+        let (registration, answer) = self.core.register(msg.message, msg.session, self.now());
+        match answer {
+            Answer::Wait => {
+                self.waiting.insert(msg.session, msg.sender);
+            }
+            Answer::Refused(error) => refuse(&msg.sender, &error),
+            Answer::Joined | Answer::Rejoined => {
+                self.welcome(registration, msg.session, msg.sender, &answer, ctx);
+            }
+        }
+    }
+}
+
+/// A heartbeat of an executor.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Beat {
+    /// Who.
+    pub container: ContainerId,
+    /// On which session.
+    pub session: SessionId,
+    /// What it says.
+    pub heartbeat: v1::ExecutorHeartbeat,
+}
+
+impl Handler<Beat> for Executors {
+    type Result = ();
+
+    fn handle(&mut self, Beat { container, session, heartbeat }: Beat, ctx: &mut Self::Context) {
+        let block_bytes = heartbeat.block_bytes.saturating_add(heartbeat.disk_bytes);
+        let over_budget = heartbeat.over_budget;
+        if self.core.heartbeat(&container, session, heartbeat, self.now()) {
+            self.tell(&ExecutorEvent::Heartbeat { container, block_bytes, over_budget }, ctx);
+            self.show();
+        }
+    }
+}
+
+/// A session has ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Closed {
+    /// Whose.
+    pub container: ContainerId,
+    /// Which.
+    pub session: SessionId,
+}
+
+impl Handler<Closed> for Executors {
+    type Result = ();
+
+    fn handle(&mut self, Closed { container, session }: Closed, _: &mut Self::Context) {
+        self.waiting.remove(&session);
+        self.setup.outbox.close(&container, session);
+        self.core.closed(&container, session, self.now());
+    }
+}
+
+/// What an executor sends beside heartbeats, for the receivers.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FromExecutor {
+    /// Who.
+    pub container: ContainerId,
+    /// What.
+    pub body: Report,
+}
+
+/// Reports of an executor about its shards and blocks.
+#[derive(Debug)]
+pub enum Report {
+    /// New blocks and empty reads.
+    Announcement(v1::BlockAnnouncement),
+    /// A shard can not be read.
+    Trouble(v1::ShardTrouble),
+    /// A lost block was read again, or could not be.
+    Reread(v1::RereadDone),
+}
+
+/// A block that a run did not find where it should be.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct BlockMissing(pub BlockId);

@@ -1,0 +1,300 @@
+//! The ledger by the chain rule: examples, and receivers that lose, double, delay and lie.
+
+use millrace_proto::v1;
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: Duration = Duration::ZERO;
+
+fn shard() -> ShardKey {
+    ShardKey {
+        source: "logs".into(),
+        stream_arn: "arn".into(),
+        stream_created_ms: 1,
+        shard_id: "shardId-0".into(),
+    }
+}
+
+fn number(n: u64) -> Option<SequenceNumber> {
+    (n > 0).then(|| n.to_string().parse().unwrap())
+}
+
+/// The block of records `after + 1 ..= last`.
+fn block(id: &str, generation: u64, after: u64, last: u64) -> Block {
+    let text = |n: u64| if n == 0 { String::new() } else { n.to_string() };
+    Block::from_proto(v1::BlockDescriptor {
+        block_id: id.into(),
+        shard: Some(shard().to_proto()),
+        generation,
+        after_seq: text(after),
+        first_seq: text(after + 1),
+        last_seq: text(last),
+        num_records: last - after,
+        num_raw_records: last - after,
+        num_bytes: (last - after) * 10,
+        ..Default::default()
+    })
+    .unwrap()
+}
+
+fn executor(n: usize) -> ContainerId {
+    ContainerId::new(format!("e{n}"))
+}
+
+fn ledger() -> Ledger {
+    let mut ledger = Ledger::default();
+    ledger.open(shard(), Position::default(), NOW);
+    ledger.assign(&shard(), executor(1), NOW).unwrap();
+    ledger
+}
+
+#[test]
+fn blocks_must_chain() {
+    let mut ledger = ledger();
+    assert_eq!(ledger.accept(&executor(1), block("a", 1, 0, 5), NOW), Verdict::Accepted);
+    let gap = ledger.accept(&executor(1), block("c", 1, 7, 9), NOW);
+    assert_eq!(gap, Verdict::Refused { generation: 1, tail: number(5) });
+    let overlap = ledger.accept(&executor(1), block("d", 1, 3, 9), NOW);
+    assert_eq!(overlap, Verdict::Refused { generation: 1, tail: number(5) });
+    assert_eq!(ledger.accept(&executor(1), block("b", 1, 5, 9), NOW), Verdict::Accepted);
+    let advances = ledger.plan(1);
+    assert_eq!(advances, [Advance { shard: shard(), from: None, to: number(9), ends: false }]);
+}
+
+#[test]
+fn a_block_announced_again_is_known_and_counted_once() {
+    let mut ledger = ledger();
+    ledger.accept(&executor(1), block("a", 1, 0, 5), NOW);
+    assert_eq!(ledger.accept(&executor(1), block("a", 1, 0, 5), NOW), Verdict::Known);
+    ledger.plan(1);
+    assert_eq!(ledger.accept(&executor(1), block("a", 1, 0, 5), NOW), Verdict::Known);
+    assert_eq!(ledger.blocks(1).len(), 1);
+}
+
+#[test]
+fn a_zombie_reader_is_refused() {
+    let mut ledger = ledger();
+    ledger.assign(&shard(), executor(2), NOW).unwrap();
+    let old = ledger.accept(&executor(1), block("a", 1, 0, 5), NOW);
+    assert_eq!(old, Verdict::Refused { generation: 2, tail: None });
+    let liar = ledger.accept(&executor(1), block("b", 2, 0, 5), NOW);
+    assert_eq!(liar, Verdict::Refused { generation: 2, tail: None });
+    assert_eq!(ledger.accept(&executor(2), block("c", 2, 0, 5), NOW), Verdict::Accepted);
+}
+
+#[test]
+fn an_executors_death_takes_back_what_was_not_planned_and_asks_for_what_was() {
+    let mut ledger = ledger();
+    ledger.accept(&executor(1), block("a", 1, 0, 5), NOW);
+    ledger.plan(1);
+    ledger.accept(&executor(1), block("b", 1, 5, 7), NOW);
+    ledger.assign(&shard(), executor(2), NOW).unwrap();
+    ledger.accept(&executor(2), block("c", 2, 7, 9), NOW);
+    let lost = ledger.lose(&executor(1));
+    assert_eq!(lost.reread.iter().map(|b| b.id.as_str()).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(lost.rolled_back, [shard()]);
+    assert_eq!(lost.dropped, BTreeMap::from([(executor(2), vec![BlockId::new("c")])]));
+    assert_eq!(ledger.reading(&shard()).unwrap().1.sequence_number, number(5));
+    assert_eq!(ledger.blocks(1)[0].holder, None);
+    ledger.found(&BlockId::new("a"), &executor(2));
+    assert_eq!(ledger.blocks(1)[0].holder, Some(executor(2)));
+}
+
+#[test]
+fn committed_blocks_are_not_asked_for_again() {
+    let mut ledger = ledger();
+    ledger.accept(&executor(1), block("a", 1, 0, 5), NOW);
+    ledger.plan(1);
+    ledger.commit(1, &BTreeMap::new(), NOW);
+    assert_eq!(ledger.lose(&executor(1)).reread, []);
+    assert_eq!(ledger.release(1), BTreeMap::new());
+}
+
+#[test]
+fn emptiness_is_known_only_at_the_position() {
+    let mut ledger = ledger();
+    let read = |after, server_ms| EmptyRead {
+        generation: 1,
+        after: number(after),
+        server_ms,
+        millis_behind_latest: 0,
+    };
+    assert!(ledger.empty_read(&executor(1), &shard(), read(0, 1_000_000), NOW));
+    assert_eq!(ledger.planned_position(&shard()).unwrap().empty_until_ms, 940_000);
+    ledger.accept(&executor(1), block("a", 1, 0, 5), NOW);
+    assert!(!ledger.empty_read(&executor(1), &shard(), read(0, 2_000_000), NOW), "an old position");
+    ledger.plan(1);
+    assert_eq!(ledger.planned_position(&shard()).unwrap().empty_until_ms, 0);
+    assert!(ledger.empty_read(&executor(1), &shard(), read(5, 3_000_000), NOW));
+    assert_eq!(ledger.planned_position(&shard()).unwrap().empty_until_ms, 2_940_000);
+    let late = EmptyRead { millis_behind_latest: 5, ..read(5, 9_000_000) };
+    ledger.empty_read(&executor(1), &shard(), late, NOW);
+    assert_eq!(ledger.planned_position(&shard()).unwrap().empty_until_ms, 2_940_000);
+}
+
+#[test]
+fn silence_and_renewal_are_noticed() {
+    let mut ledger = ledger();
+    let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+    let silent = ledger.silent(second * 30, second * 30);
+    assert_eq!(silent, [(shard(), executor(1))]);
+    let read =
+        EmptyRead { generation: 1, after: None, server_ms: 1_000_000, millis_behind_latest: 0 };
+    ledger.empty_read(&executor(1), &shard(), read, second * 29);
+    assert_eq!(ledger.silent(second * 30, second * 30), []);
+    assert!(!ledger.renewal_is_due(second * 29, hour));
+    assert!(ledger.renewal_is_due(hour, hour));
+    let position = ledger.planned_position(&shard()).unwrap();
+    ledger.plan(1);
+    ledger.commit(1, &BTreeMap::from([(shard(), position)]), hour);
+    assert!(!ledger.renewal_is_due(hour * 3, hour), "nothing newer is known");
+}
+
+#[test]
+fn nothing_follows_the_end() {
+    let mut ledger = ledger();
+    let mut end = block("a", 1, 0, 5);
+    end.ends_shard = true;
+    assert_eq!(ledger.accept(&executor(1), end, NOW), Verdict::Accepted);
+    assert!(matches!(
+        ledger.accept(&executor(1), block("b", 1, 5, 6), NOW),
+        Verdict::Refused { .. }
+    ));
+    assert!(ledger.plan(1)[0].ends);
+    assert!(ledger.planned_position(&shard()).unwrap().ended);
+}
+
+#[test]
+fn a_block_out_of_order_is_no_block() {
+    let descriptor = block("a", 1, 3, 5).descriptor;
+    let backwards = v1::BlockDescriptor { last_seq: "2".into(), ..descriptor.clone() };
+    assert!(Block::from_proto(backwards).is_err());
+    let nothing =
+        v1::BlockDescriptor { num_raw_records: 0, last_seq: String::new(), ..descriptor.clone() };
+    assert!(Block::from_proto(nothing.clone()).is_err());
+    let end = v1::BlockDescriptor { ends_shard: true, ..nothing };
+    assert_eq!(Block::from_proto(end).unwrap().last, number(3));
+}
+
+/// A receiver as bad as they come: it reads on from wherever it believes to be.
+#[derive(Clone, Debug)]
+struct Receiver {
+    generation: u64,
+    at: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A receiver makes a block of this many records and sends it.
+    Read(usize, u64),
+    /// The oldest message on its way arrives.
+    Deliver(usize),
+    /// A message on its way is lost.
+    Lose(usize),
+    /// A message on its way is doubled.
+    Double(usize),
+    Assign(usize),
+    Plan,
+    Commit,
+    Die(usize),
+    Reread,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0usize..3, 1u64..5).prop_map(|(who, count)| Step::Read(who, count)),
+        6 => any::<usize>().prop_map(Step::Deliver),
+        1 => any::<usize>().prop_map(Step::Lose),
+        1 => any::<usize>().prop_map(Step::Double),
+        1 => (0usize..3).prop_map(Step::Assign),
+        3 => Just(Step::Plan),
+        2 => Just(Step::Commit),
+        1 => (0usize..3).prop_map(Step::Die),
+        1 => Just(Step::Reread),
+    ];
+    prop::collection::vec(step, 1..150)
+}
+
+proptest! {
+    #[test]
+    fn the_planned_sequence_covers_each_record_once(steps in steps()) {
+        let mut ledger = ledger();
+        let mut receivers = vec![Receiver { generation: 0, at: 0 }; 3];
+        receivers[0].generation = 1;
+        let mut on_its_way: Vec<(usize, Block)> = Vec::new();
+        let mut covered = 0;
+        let (mut batch, mut committed, mut names) = (0, 0, 0);
+        let mut lost_blocks = Vec::new();
+        for step in steps {
+            match step {
+                Step::Read(who, count) => {
+                    names += 1;
+                    let receiver = &mut receivers[who];
+                    let read = block(&format!("b{names}"), receiver.generation, receiver.at, receiver.at + count);
+                    receiver.at += count;
+                    on_its_way.push((who, read));
+                }
+                Step::Deliver(pick) if !on_its_way.is_empty() => {
+                    // Any order: sessions break and begin again.
+                    let (who, read) = on_its_way.remove(pick % on_its_way.len());
+                    if let Verdict::Refused { generation, tail } = ledger.accept(&executor(who + 1), read, NOW)
+                        && receivers[who].generation == generation
+                    {
+                        receivers[who].at = tail.map_or(0, |t| t.to_string().parse().unwrap());
+                    }
+                }
+                Step::Lose(pick) if !on_its_way.is_empty() => {
+                    on_its_way.remove(pick % on_its_way.len());
+                }
+                Step::Double(pick) if !on_its_way.is_empty() => {
+                    let again = on_its_way[pick % on_its_way.len()].clone();
+                    on_its_way.push(again);
+                }
+                Step::Deliver(_) | Step::Lose(_) | Step::Double(_) => {}
+                Step::Assign(who) => {
+                    let (generation, from) = ledger.assign(&shard(), executor(who + 1), NOW).unwrap();
+                    let at = from.sequence_number.map_or(0, |t| t.to_string().parse().unwrap());
+                    receivers[who] = Receiver { generation, at };
+                }
+                Step::Plan => {
+                    batch += 1;
+                    for advance in ledger.plan(batch) {
+                        prop_assert_eq!(advance.from, number(covered));
+                        let mut at = advance.from;
+                        for held in ledger.blocks(batch) {
+                            prop_assert_eq!(held.block.after, at);
+                            at = held.block.last;
+                        }
+                        prop_assert_eq!(at, advance.to);
+                        covered = advance.to.map_or(0, |t| t.to_string().parse().unwrap());
+                    }
+                }
+                Step::Commit if committed < batch => {
+                    committed += 1;
+                    ledger.commit(committed, &BTreeMap::new(), NOW);
+                    ledger.release(committed);
+                }
+                Step::Commit => {}
+                Step::Die(who) => {
+                    let lost = ledger.lose(&executor(who + 1));
+                    lost_blocks.extend(lost.reread);
+                    receivers[who].generation = 0;
+                }
+                Step::Reread => {
+                    for lost in lost_blocks.drain(..) {
+                        ledger.found(&lost.id, &executor(9));
+                    }
+                }
+            }
+        }
+        for lost in &lost_blocks {
+            ledger.found(&lost.id, &executor(9));
+        }
+        for open in committed + 1..=batch {
+            for held in ledger.blocks(open) {
+                prop_assert!(held.holder.is_some(), "block {} is lost and nobody was told", held.block.id);
+            }
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! What was read and how far it is dealt with: per shard a chain of blocks without a gap.
+//!
+//! Promises: a block is accepted only from the shard's reader of the current generation and only if
+//! it begins where the last accepted one ended, so the planned sequence holds each record exactly
+//! once whatever is lost, late, doubled or read by a zombie. Owned by the receivers' core.
+//! Never does: choose readers, decode records, or write the head.
+
+mod block;
+mod track;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use millrace_common::id::{BlockId, ContainerId};
+use millrace_common::position::{Position, SequenceNumber, ShardKey};
+
+pub use block::Block;
+use track::Track;
+
+/// A server date is kept back by this much: it has whole seconds, and an answer may be on its way
+/// while a record arrives.
+pub const EMPTY_MARGIN_MS: i64 = 60_000;
+
+/// What becomes of an announced block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It continues the chain.
+    Accepted,
+    /// It was accepted before: its acknowledgement was lost.
+    Known,
+    /// It does not chain. Its receiver goes on after `tail`, if the generation is its own.
+    Refused {
+        /// Of the driver, now; 0 for a shard that is not read.
+        generation: u64,
+        /// The last accepted record.
+        tail: Option<SequenceNumber>,
+    },
+}
+
+/// An answer of Kinesis without records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmptyRead {
+    /// Generation of the assignment it was read under.
+    pub generation: u64,
+    /// The last record read before it.
+    pub after: Option<SequenceNumber>,
+    /// HTTP Date of the answer, Unix milliseconds.
+    pub server_ms: i64,
+    /// As Kinesis says.
+    pub millis_behind_latest: i64,
+}
+
+/// What one batch covers of one shard: `(from, to]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advance {
+    /// The shard.
+    pub shard: ShardKey,
+    /// The last record before the batch.
+    pub from: Option<SequenceNumber>,
+    /// The last record of the batch.
+    pub to: Option<SequenceNumber>,
+    /// True when the batch ends the shard.
+    pub ends: bool,
+}
+
+/// A planned block and the executor that holds it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The block.
+    pub block: Block,
+    /// None while it is lost and not read again yet.
+    pub holder: Option<ContainerId>,
+}
+
+/// What the loss of an executor costs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Shards whose tail went back, because blocks not yet planned are gone: to be assigned anew.
+    pub rolled_back: Vec<ShardKey>,
+    /// Blocks behind the gap on other executors: they chain no more and may be dropped.
+    pub dropped: BTreeMap<ContainerId, Vec<BlockId>>,
+    /// Planned blocks that must be read again.
+    pub reread: Vec<Block>,
+}
+
+/// The ledger of one application.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    tracks: BTreeMap<ShardKey, Track>,
+    /// Blocks of batches that are planned and not released, by batch.
+    planned: BTreeMap<u64, Vec<Held>>,
+    /// Batches whose commit was applied: their blocks need not be read again.
+    committed: BTreeSet<u64>,
+    /// Ids of accepted blocks that are not released.
+    known: HashMap<BlockId, ShardKey>,
+}
+
+impl Ledger {
+    /// Begins a shard at the position of the head.
+    pub fn open(&mut self, shard: ShardKey, position: Position, now: Duration) {
+        self.tracks.entry(shard).or_insert_with(|| Track::new(position, now));
+    }
+
+    /// True when the shard is kept here.
+    #[must_use]
+    pub fn contains(&self, shard: &ShardKey) -> bool {
+        self.tracks.contains_key(shard)
+    }
+
+    /// Gives the shard a new reader and gives the generation and where to go on.
+    pub fn assign(
+        &mut self,
+        shard: &ShardKey,
+        reader: ContainerId,
+        now: Duration,
+    ) -> Option<(u64, Position)> {
+        let track = self.tracks.get_mut(shard)?;
+        track.assign(reader, now);
+        Some((track.generation, track.tail_position()))
+    }
+
+    /// The current generation and where a reader of it goes on.
+    #[must_use]
+    pub fn reading(&self, shard: &ShardKey) -> Option<(u64, Position)> {
+        let track = self.tracks.get(shard)?;
+        Some((track.generation, track.tail_position()))
+    }
+
+    /// The shard has no reader from now on; what comes late is refused.
+    pub fn unassign(&mut self, shard: &ShardKey) {
+        if let Some(track) = self.tracks.get_mut(shard) {
+            track.unassign();
+        }
+    }
+
+    /// The executor that reads the shard now.
+    #[must_use]
+    pub fn reader(&self, shard: &ShardKey) -> Option<&ContainerId> {
+        self.tracks.get(shard)?.reader.as_ref()
+    }
+
+    /// Judges an announced block by the chain rule.
+    pub fn accept(&mut self, from: &ContainerId, block: Block, now: Duration) -> Verdict {
+        if self.known.contains_key(&block.id) {
+            return Verdict::Known;
+        }
+        let Some(track) = self.tracks.get_mut(&block.shard) else {
+            return Verdict::Refused { generation: 0, tail: None };
+        };
+        if !track.chains(from, &block) {
+            return Verdict::Refused { generation: track.generation, tail: track.tail };
+        }
+        self.known.insert(block.id.clone(), block.shard.clone());
+        track.push(from.clone(), block, now);
+        Verdict::Accepted
+    }
+
+    /// Takes in an answer without records. False when it is of no use: another reader's or old.
+    pub fn empty_read(
+        &mut self,
+        from: &ContainerId,
+        shard: &ShardKey,
+        read: EmptyRead,
+        now: Duration,
+    ) -> bool {
+        self.tracks.get_mut(shard).is_some_and(|track| track.empty_read(from, read, now))
+    }
+
+    /// True when blocks wait to be planned.
+    #[must_use]
+    pub fn has_pending(&self) -> bool {
+        self.tracks.values().any(|track| !track.pending.is_empty())
+    }
+
+    /// Accepted bytes that wait to be planned, by executor.
+    #[must_use]
+    pub fn pending_bytes(&self) -> BTreeMap<ContainerId, u64> {
+        let mut bytes = BTreeMap::new();
+        for held in self.tracks.values().flat_map(|track| &track.pending) {
+            *bytes.entry(held.0.clone()).or_default() += held.1.num_bytes;
+        }
+        bytes
+    }
+
+    /// Bytes of planned blocks that are not released, by executor.
+    #[must_use]
+    pub fn planned_bytes(&self) -> BTreeMap<ContainerId, u64> {
+        let mut bytes = BTreeMap::new();
+        for held in self.planned.values().flatten() {
+            if let Some(holder) = &held.holder {
+                *bytes.entry(holder.clone()).or_default() += held.block.num_bytes;
+            }
+        }
+        bytes
+    }
+
+    /// Makes everything that waits into batch `batch` and gives what it covers, shard by shard.
+    pub fn plan(&mut self, batch: u64) -> Vec<Advance> {
+        let mut advances = Vec::new();
+        let mut blocks = Vec::new();
+        for (shard, track) in &mut self.tracks {
+            if track.pending.is_empty() {
+                continue;
+            }
+            let from = track.planned;
+            let (held, ends) = track.take_pending();
+            advances.push(Advance { shard: shard.clone(), from, to: track.planned, ends });
+            blocks.extend(
+                held.into_iter().map(|(holder, block)| Held { block, holder: Some(holder) }),
+            );
+        }
+        self.planned.insert(batch, blocks);
+        advances
+    }
+
+    /// The blocks of a planned batch.
+    #[must_use]
+    pub fn blocks(&self, batch: u64) -> &[Held] {
+        self.planned.get(&batch).map_or(&[], Vec::as_slice)
+    }
+
+    /// Position of a shard once everything that is planned is committed.
+    #[must_use]
+    pub fn planned_position(&self, shard: &ShardKey) -> Option<Position> {
+        self.tracks.get(shard).map(Track::planned_position)
+    }
+
+    /// The commit of a batch was applied with these positions.
+    pub fn commit(&mut self, batch: u64, positions: &BTreeMap<ShardKey, Position>, now: Duration) {
+        self.committed.insert(batch);
+        for (shard, position) in positions {
+            if let Some(track) = self.tracks.get_mut(shard) {
+                track.commit(*position, now);
+            }
+        }
+    }
+
+    /// Lets go of a committed batch and gives the blocks to drop, by executor.
+    pub fn release(&mut self, batch: u64) -> BTreeMap<ContainerId, Vec<BlockId>> {
+        let mut dropped = BTreeMap::<ContainerId, Vec<BlockId>>::new();
+        self.committed.remove(&batch);
+        for held in self.planned.remove(&batch).unwrap_or_default() {
+            self.known.remove(&held.block.id);
+            if let Some(holder) = held.holder {
+                dropped.entry(holder).or_default().push(held.block.id);
+            }
+        }
+        dropped
+    }
+
+    /// An executor and everything it held is gone.
+    pub fn lose(&mut self, executor: &ContainerId) -> Lost {
+        let mut lost = Lost::default();
+        for (shard, track) in &mut self.tracks {
+            if track.reader.as_ref() == Some(executor) {
+                track.unassign();
+            }
+            let first = track.pending.iter().position(|(holder, _)| holder == executor);
+            if let Some(first) = first {
+                for (holder, block) in track.roll_back(first) {
+                    self.known.remove(&block.id);
+                    if holder != *executor {
+                        lost.dropped.entry(holder).or_default().push(block.id);
+                    }
+                }
+                lost.rolled_back.push(shard.clone());
+            }
+        }
+        for (batch, held) in &mut self.planned {
+            for held in held.iter_mut().filter(|held| held.holder.as_ref() == Some(executor)) {
+                held.holder = None;
+                if !self.committed.contains(batch) {
+                    lost.reread.push(held.block.clone());
+                }
+            }
+        }
+        lost
+    }
+
+    /// A block that must be read again: its executor does not have it any more. None when no
+    /// planned batch needs it.
+    pub fn lose_block(&mut self, id: &BlockId) -> Option<Block> {
+        for (_, blocks) in self.planned.iter_mut().filter(|(b, _)| !self.committed.contains(*b)) {
+            if let Some(held) = blocks.iter_mut().find(|held| held.block.id == *id) {
+                held.holder = None;
+                return Some(held.block.clone());
+            }
+        }
+        None
+    }
+
+    /// True while a batch that is not committed needs the block.
+    #[must_use]
+    pub fn needs(&self, id: &BlockId) -> bool {
+        self.planned
+            .iter()
+            .filter(|(batch, _)| !self.committed.contains(*batch))
+            .any(|(_, blocks)| blocks.iter().any(|held| held.block.id == *id))
+    }
+
+    /// A lost block is held again.
+    pub fn found(&mut self, id: &BlockId, holder: &ContainerId) {
+        for held in self.planned.values_mut().flatten().filter(|held| held.block.id == *id) {
+            held.holder = Some(holder.clone());
+        }
+    }
+
+    /// The accepted blocks that an executor must hold.
+    pub fn held_by<'a>(&'a self, executor: &'a ContainerId) -> impl Iterator<Item = &'a BlockId> {
+        let pending = self.tracks.values().flat_map(|track| &track.pending);
+        let pending = pending.filter(move |(holder, _)| holder == executor).map(|(_, b)| &b.id);
+        let uncommitted = self.planned.iter().filter(|(batch, _)| !self.committed.contains(*batch));
+        let planned = uncommitted.flat_map(|(_, blocks)| blocks);
+        let planned = planned.filter(move |held| held.holder.as_ref() == Some(executor));
+        pending.chain(planned.map(|held| &held.block.id))
+    }
+
+    /// Assigned shards of which nothing was heard for as long as `limit`, with their readers.
+    #[must_use]
+    pub fn silent(&self, now: Duration, limit: Duration) -> Vec<(ShardKey, ContainerId)> {
+        let silent = self.tracks.iter().filter_map(|(shard, track)| {
+            let reader = track.reader.clone()?;
+            let due = !track.ended && now.saturating_sub(track.heard_at) >= limit;
+            due.then(|| (shard.clone(), reader))
+        });
+        silent.collect()
+    }
+
+    /// True when an idle shard's entry in the head is older than `every` and newer news is here.
+    #[must_use]
+    pub fn renewal_is_due(&self, now: Duration, every: Duration) -> bool {
+        self.tracks.values().any(|track| track.renewal_is_due(now, every))
+    }
+
+    /// True when everything that arrived in the shard up to `since_ms` (server time) is accepted.
+    #[must_use]
+    pub fn is_read_past(&self, shard: &ShardKey, since_ms: i64) -> bool {
+        self.tracks.get(shard).is_some_and(|track| track.is_read_past(since_ms))
+    }
+
+    /// True when a block that ends the shard is accepted.
+    #[must_use]
+    pub fn is_ended(&self, shard: &ShardKey) -> bool {
+        self.tracks.get(shard).is_some_and(|track| track.ended)
+    }
+
+    /// Goes on behind a gap, by the policy `continue`: the next block is the first there is.
+    pub fn skip_gap(&mut self, shard: &ShardKey) {
+        if let Some(track) = self.tracks.get_mut(shard) {
+            track.unassign();
+            track.tail = None;
+        }
+    }
+
+    /// Marks a shard as ended without having read its end, by the policy `continue`.
+    pub fn end_with_gap(&mut self, shard: &ShardKey) {
+        if let Some(track) = self.tracks.get_mut(shard) {
+            track.unassign();
+            track.ended = true;
+        }
+    }
+
+    /// Lets go of shards that left the head.
+    pub fn forget(&mut self, shard: &ShardKey) {
+        self.tracks.remove(shard);
+    }
+
+    /// Every shard that is kept here.
+    pub fn shards(&self) -> impl Iterator<Item = &ShardKey> {
+        self.tracks.keys()
+    }
+}
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

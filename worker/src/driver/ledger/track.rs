@@ -1,0 +1,169 @@
+//! The chain of one shard: committed, planned, accepted.
+//!
+//! Promises: committed <= planned <= tail, and every block between planned and tail is in
+//! `pending`, in order and without a gap. Owned by the ledger.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use millrace_common::id::ContainerId;
+use millrace_common::position::{Position, SequenceNumber};
+
+use super::{Block, EMPTY_MARGIN_MS, EmptyRead};
+
+#[derive(Debug)]
+pub(super) struct Track {
+    /// Of the assignment that is valid now; 0 before the first.
+    pub(super) generation: u64,
+    /// The executor that reads the shard now.
+    pub(super) reader: Option<ContainerId>,
+    /// As the head has it.
+    committed: Position,
+    /// The last record of the last planned batch.
+    pub(super) planned: Option<SequenceNumber>,
+    planned_end: bool,
+    /// The last accepted record.
+    pub(super) tail: Option<SequenceNumber>,
+    /// True when the block that ends the shard is accepted.
+    pub(super) ended: bool,
+    /// Accepted and not planned, with their holders.
+    pub(super) pending: VecDeque<(ContainerId, Block)>,
+    /// The shard held nothing past the first as of the second, server time less the margin.
+    empty: Option<(Option<SequenceNumber>, i64)>,
+    /// Everything that arrived up to then (server time) is accepted.
+    read_until_ms: i64,
+    /// When a block or an empty read last came, monotonic.
+    pub(super) heard_at: Duration,
+    /// When the head's entry last said something new of this shard, monotonic.
+    written_at: Duration,
+}
+
+impl Track {
+    pub(super) fn new(position: Position, now: Duration) -> Self {
+        let empty = (position.empty_until_ms > 0)
+            .then_some((position.sequence_number, position.empty_until_ms));
+        Self {
+            generation: 0,
+            reader: None,
+            committed: position,
+            planned: position.sequence_number,
+            planned_end: position.ended,
+            tail: position.sequence_number,
+            ended: position.ended,
+            pending: VecDeque::new(),
+            empty,
+            read_until_ms: 0,
+            heard_at: now,
+            written_at: now,
+        }
+    }
+
+    pub(super) fn assign(&mut self, reader: ContainerId, now: Duration) {
+        self.generation += 1;
+        self.reader = Some(reader);
+        self.heard_at = now;
+    }
+
+    pub(super) fn unassign(&mut self) {
+        self.reader = None;
+    }
+
+    pub(super) fn tail_position(&self) -> Position {
+        Position {
+            sequence_number: self.tail,
+            empty_until_ms: self.empty_at(self.tail),
+            ended: self.ended,
+        }
+    }
+
+    pub(super) fn planned_position(&self) -> Position {
+        Position {
+            sequence_number: self.planned,
+            empty_until_ms: self.empty_at(self.planned),
+            ended: self.planned_end,
+        }
+    }
+
+    pub(super) fn chains(&self, from: &ContainerId, block: &Block) -> bool {
+        self.reader.as_ref() == Some(from)
+            && self.generation == block.generation
+            && self.tail == block.after
+            && !self.ended
+    }
+
+    pub(super) fn push(&mut self, holder: ContainerId, block: Block, now: Duration) {
+        self.tail = block.last;
+        self.ended = block.ends_shard;
+        self.heard_at = now;
+        // What arrived a minute before this record is in front of it, however clocks differ.
+        self.read_until_ms = self.read_until_ms.max(block.last_arrival_ms - EMPTY_MARGIN_MS);
+        self.pending.push_back((holder, block));
+    }
+
+    pub(super) fn empty_read(
+        &mut self,
+        from: &ContainerId,
+        read: EmptyRead,
+        now: Duration,
+    ) -> bool {
+        if self.reader.as_ref() != Some(from) || self.generation != read.generation {
+            return false;
+        }
+        self.heard_at = now;
+        if read.after != self.tail {
+            return false;
+        }
+        if read.millis_behind_latest == 0 && read.server_ms > 0 {
+            self.empty = Some((self.tail, read.server_ms - EMPTY_MARGIN_MS));
+            self.read_until_ms = self.read_until_ms.max(read.server_ms);
+        }
+        true
+    }
+
+    /// Everything pending becomes planned; true when that ends the shard.
+    pub(super) fn take_pending(&mut self) -> (VecDeque<(ContainerId, Block)>, bool) {
+        self.planned = self.tail;
+        self.planned_end = self.ended;
+        (std::mem::take(&mut self.pending), self.ended)
+    }
+
+    /// Goes back to before the pending block with this index; gives that one and those behind it.
+    pub(super) fn roll_back(&mut self, first: usize) -> VecDeque<(ContainerId, Block)> {
+        let gone = self.pending.split_off(first);
+        if let Some((_, block)) = gone.front() {
+            self.tail = block.after;
+            self.ended = false;
+            self.read_until_ms = 0;
+            self.unassign();
+        }
+        gone
+    }
+
+    pub(super) fn commit(&mut self, position: Position, now: Duration) {
+        if self.committed != position {
+            self.committed = position;
+            self.written_at = now;
+        }
+    }
+
+    pub(super) fn renewal_is_due(&self, now: Duration, every: Duration) -> bool {
+        let known = self.empty_at(self.planned);
+        let every_ms = i64::try_from(every.as_millis()).unwrap_or(i64::MAX);
+        let aged = known.saturating_sub(self.committed.empty_until_ms) >= every_ms
+            && self.committed.empty_until_ms > 0;
+        known > self.committed.empty_until_ms
+            && (aged || now.saturating_sub(self.written_at) >= every)
+    }
+
+    pub(super) fn is_read_past(&self, since_ms: i64) -> bool {
+        self.ended || self.read_until_ms > since_ms
+    }
+
+    /// Until when the shard is known to hold nothing past this record; 0 when not known.
+    fn empty_at(&self, number: Option<SequenceNumber>) -> i64 {
+        match self.empty {
+            Some((at, until_ms)) if at == number => until_ms,
+            _ => 0,
+        }
+    }
+}

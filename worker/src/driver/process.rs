@@ -1,0 +1,481 @@
+//! The driver's process: start, work, end.
+//!
+//! Promises: the master hears how it ended, if there is a master; executors are told to end; what
+//! was committed is left for the next driver to complete. Never does: decide about batches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use millrace_common::application::ApplicationSpec;
+use millrace_common::error::{Code, Error};
+use millrace_common::id::ContainerId;
+use millrace_common::rpc;
+use millrace_proto::v1;
+use millrace_proto::v1::driver_command::Body as Command;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::acquire::{Acquisition, acquire};
+use super::batch::actor::{self as batch, Batches, Drain, Outcome, Stop};
+use super::batch::core::Ended as EndedHow;
+use super::batch::making::Totals;
+use super::commit::{CommitError, Committer, LaunchFacts, Published};
+use super::executors::actor::{self as executors, Ended, Executors, Granted};
+use super::executors::core::ExecutorView;
+use super::executors::outbox::Outbox;
+use super::executors::server::Service;
+use super::receivers::actor::{self as receivers, Receivers};
+use super::receivers::core::{Core as ReceiversCore, Snapshot};
+use super::report::report;
+use super::runner::BatchRunner;
+use super::session::{self, Identity, MasterHandle};
+use super::start::{Checked, check, sources};
+use super::world::World;
+
+/// How the driver ended.
+#[derive(Debug)]
+pub enum End {
+    /// As asked.
+    Stopped,
+    /// The drain took too long: this is the lag.
+    DrainDeadline(Error),
+    /// The specification can not run.
+    Rejected(Error),
+    /// Something failed; true when another attempt may do better.
+    Failed(Error, bool),
+    /// The process was told to end at once.
+    Killed,
+}
+
+impl End {
+    /// The process's exit code: 0 stopped, 1 failed or rejected, 5 drain deadline, 143 SIGTERM.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Stopped => 0,
+            Self::Rejected(_) | Self::Failed(..) => 1,
+            Self::DrainDeadline(_) => 5,
+            Self::Killed => 143,
+        }
+    }
+
+    fn to_proto(&self) -> v1::DriverFinished {
+        use v1::ApplicationState as State;
+        let (state, retryable, error) = match self {
+            Self::Stopped | Self::Killed => (State::Stopped, false, None),
+            Self::DrainDeadline(error) => (State::Stopped, false, Some(error)),
+            Self::Rejected(error) => (State::Rejected, false, Some(error)),
+            Self::Failed(error, retryable) => (State::Failed, *retryable, Some(error)),
+        };
+        v1::DriverFinished {
+            state: state.into(),
+            retryable,
+            reason: error.map_or_else(|| "stopped as asked".to_owned(), ToString::to_string),
+            failure: error.map(Error::to_failure),
+        }
+    }
+}
+
+/// What happens while the driver works.
+enum Happening {
+    Command(Option<Command>),
+    Outcome(Option<Outcome>),
+    Failure(Option<Error>),
+    Report,
+    Killed,
+}
+
+/// Runs a driver from its launch to its end. Must be called in an actix system.
+pub async fn run(
+    launch: v1::LaunchContext,
+    spec: ApplicationSpec,
+    world: World,
+    kill: CancellationToken,
+) -> End {
+    let cancel = kill.child_token();
+    let end = match Driver::open(launch, spec, world, cancel.clone()).await {
+        Ok(driver) => driver.live(&kill).await,
+        Err(error) => {
+            tracing::error!(%error, "the driver can not start");
+            End::Failed(error, true)
+        }
+    };
+    cancel.cancel();
+    end
+}
+
+struct Driver {
+    launch: v1::LaunchContext,
+    spec: ApplicationSpec,
+    world: World,
+    cancel: CancellationToken,
+    master: MasterHandle,
+    commands: mpsc::Receiver<Command>,
+    incoming: Option<tonic::transport::server::TcpIncoming>,
+}
+
+/// The actors of a driver at work, and what they show.
+struct Work {
+    executors: Addr<Executors>,
+    batches: Addr<Batches>,
+    outbox: Outbox,
+    views: watch::Receiver<Vec<ExecutorView>>,
+    input: watch::Receiver<Snapshot>,
+    totals: watch::Receiver<Totals>,
+    late: watch::Receiver<Option<String>>,
+    outcome: mpsc::Receiver<Outcome>,
+    failures: mpsc::Receiver<Error>,
+    committer: Committer,
+}
+
+impl Driver {
+    async fn open(
+        launch: v1::LaunchContext,
+        spec: ApplicationSpec,
+        world: World,
+        cancel: CancellationToken,
+    ) -> Result<Self, Error> {
+        let (incoming, address) = rpc::bind(&format!("{}:0", launch.host)).await?;
+        let identity = Identity {
+            master_address: launch.master_address.clone(),
+            application: launch.application.clone(),
+            attempt: launch.attempt,
+            epoch: launch.epoch,
+            container_id: launch.container_id.clone(),
+            address: format!("{}:{}", launch.host, address.port()),
+        };
+        tracing::info!(address = %identity.address, attempt = launch.attempt, epoch = launch.epoch, "driver of {}", launch.application);
+        let (master, commands) = session::start(identity, cancel.clone())?;
+        Ok(Self { launch, spec, world, cancel, master, commands, incoming: Some(incoming) })
+    }
+
+    async fn live(mut self, kill: &CancellationToken) -> End {
+        let end = tokio::select! {
+            () = kill.cancelled() => End::Killed,
+            end = self.start_and_work() => end,
+        };
+        match &end {
+            End::Stopped => tracing::info!("the application stopped"),
+            End::Killed => tracing::warn!("the driver was told to end"),
+            End::DrainDeadline(error) | End::Rejected(error) | End::Failed(error, _) => {
+                tracing::error!(%error, "the driver ends");
+            }
+        }
+        if !matches!(end, End::Killed) {
+            self.master.finish(end.to_proto()).await;
+        }
+        end
+    }
+
+    async fn start_and_work(&mut self) -> End {
+        let (checked, runner) = match self.check().await {
+            Ok(checked) => checked,
+            Err(error) if is_passing(&error) => return End::Failed(error, true),
+            Err(error) => return End::Rejected(error),
+        };
+        let committer = self.committer();
+        let acquisition = Acquisition {
+            spec: &self.spec,
+            streams: &checked.streams,
+            kinesis: self.world.streams.as_ref(),
+            master: &self.master,
+            cancel: &self.cancel,
+        };
+        let acquired = acquire(acquisition, committer, &mut self.commands).await;
+        let (committer, proof, early) = match acquired {
+            Ok(acquired) => acquired,
+            Err(CommitError::Failed(error)) if is_refusal(&error) => return End::Rejected(error),
+            Err(error) => return self.commit_ended(error),
+        };
+        let work = match self.begin(&checked, runner, committer, proof) {
+            Ok(work) => work,
+            Err(error) => return End::Failed(error, false),
+        };
+        let outbox = work.outbox.clone();
+        let end = self.work(work, early).await;
+        let reason = "the application ends".to_owned();
+        outbox.send_all(&v1::executor_command::Body::Stop(v1::StopExecutor { reason }));
+        end
+    }
+
+    async fn check(&self) -> Result<(Checked, Arc<dyn BatchRunner>), Error> {
+        let runner = self.world.runners.prepare(&self.spec).await?;
+        let checked =
+            check(&self.spec, self.world.streams.as_ref(), self.world.buckets.as_ref()).await?;
+        Ok((checked, runner))
+    }
+
+    fn committer(&self) -> Committer {
+        let facts = LaunchFacts {
+            application: self.spec.name.clone(),
+            cluster: self.launch.cluster.clone(),
+            epoch: self.launch.epoch,
+            owner: uuid::Uuid::new_v4().to_string(),
+            head_expected: self.launch.head_expected,
+        };
+        let (heads, uploads) = (self.world.heads.clone(), self.world.uploads.clone());
+        Committer::new(heads, uploads, facts, self.world.clock.clone())
+    }
+
+    /// Starts the actors and the server and asks for executors.
+    fn begin(
+        &mut self,
+        checked: &Checked,
+        runner: Arc<dyn BatchRunner>,
+        committer: Committer,
+        proof: Published,
+    ) -> Result<Work, Error> {
+        let head = proof.head();
+        let epoch = head.epoch;
+        let setups = sources::setups(&self.spec, &checked.streams, &head.starts)?;
+        let core = ReceiversCore::new(setups, &head.positions, self.world.clock.monotonic());
+        let outbox = Outbox::default();
+        let (failure_sender, failures) = mpsc::channel(1);
+        let (snapshot, input) = watch::channel(core.snapshot());
+        let receivers = Receivers::new(receivers::Setup {
+            core,
+            streams: sources::streams_of(&checked.streams),
+            kinesis: self.world.streams.clone(),
+            outbox: outbox.clone(),
+            clock: self.world.clock.clone(),
+            discovery_interval: self.world.times.discovery_interval,
+            cut_wait: self.world.times.cut_wait.min(self.spec.batch.interval),
+            failures: failure_sender,
+            snapshot,
+        })
+        .start();
+        let (view_sender, views) = watch::channel(Vec::new());
+        let (total_sender, totals) = watch::channel(Totals::default());
+        let (outcome_sender, outcome) = mpsc::channel(1);
+        let batches = Batches::new(
+            batch::Setup {
+                application: self.launch.application.clone(),
+                epoch,
+                interval: self.spec.batch.interval,
+                deadline: self.spec.batch.deadline,
+                spec_hash: spec_hash(&self.spec),
+                committer: committer.clone(),
+                runner,
+                receivers: receivers.clone(),
+                master: self.master.clone(),
+                executors: views.clone(),
+                input: input.clone(),
+                totals: total_sender,
+                clock: self.world.clock.clone(),
+                cancel: self.cancel.clone(),
+                outcome: outcome_sender,
+            },
+            proof,
+        )
+        .start();
+        let executors = Executors::new(executors::Setup {
+            application: self.launch.application.clone(),
+            attempt: self.launch.attempt,
+            limits: self.world.times.limits,
+            heartbeat_interval: self.world.times.heartbeat_interval,
+            outbox: outbox.clone(),
+            master: self.master.clone(),
+            clock: self.world.clock.clone(),
+            views: view_sender,
+            listeners: vec![receivers.clone().recipient(), batches.clone().recipient()],
+        })
+        .start();
+        self.serve(Service::new(executors.clone(), receivers));
+        self.master.want(v1::ExecutorTarget {
+            count: self.spec.resources.executors.max,
+            resources: Some(self.spec.resources.executor.to_proto()),
+        });
+        let late = committer.status().degraded();
+        Ok(Work {
+            executors,
+            batches,
+            outbox,
+            views,
+            input,
+            totals,
+            late,
+            outcome,
+            failures,
+            committer,
+        })
+    }
+
+    fn serve(&mut self, service: Service) {
+        let Some(incoming) = self.incoming.take() else { return };
+        let stop = self.cancel.clone();
+        // Ends with the driver; a listener that breaks ends the driver.
+        tokio::spawn(async move {
+            if let Err(error) = service.serve(incoming, stop.clone()).await {
+                tracing::error!(%error, "the driver's server broke");
+                stop.cancel();
+            }
+        });
+    }
+
+    /// Carries what happens to the actors until they are through.
+    async fn work(&mut self, mut work: Work, early: Vec<Command>) -> End {
+        for command in early {
+            self.command(command, &work).await;
+        }
+        let mut reports = tokio::time::interval(self.world.times.report_interval);
+        reports.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let happening = tokio::select! {
+                command = self.commands.recv() => Happening::Command(command),
+                outcome = work.outcome.recv() => Happening::Outcome(outcome),
+                failure = work.failures.recv() => Happening::Failure(failure),
+                _ = reports.tick() => Happening::Report,
+                Ok(()) = work.totals.changed() => Happening::Report,
+                () = self.cancel.cancelled() => Happening::Killed,
+            };
+            match happening {
+                Happening::Command(Some(command)) => self.command(command, &work).await,
+                // The session has ended for good: only when the driver ends.
+                Happening::Command(None) | Happening::Killed => return End::Killed,
+                Happening::Outcome(Some(outcome)) => return self.ended(outcome, &work).await,
+                Happening::Failure(Some(error)) => return End::Failed(error, false),
+                Happening::Outcome(None) | Happening::Failure(None) => {
+                    let error = Error::internal("an actor of the driver ended by itself");
+                    return End::Failed(error, true);
+                }
+                Happening::Report => self.report(&work),
+            }
+        }
+    }
+
+    fn report(&self, work: &Work) {
+        let late = work.late.borrow().clone();
+        self.master.report(report(
+            &work.totals.borrow(),
+            &work.views.borrow(),
+            &work.input.borrow(),
+            late.as_deref(),
+        ));
+    }
+
+    async fn command(&self, command: Command, work: &Work) {
+        let told = match command {
+            Command::Started(started) => {
+                let granted = Granted(ContainerId::new(started.container_id));
+                work.executors.send(granted).await
+            }
+            Command::Ended(ended) => {
+                let container = ContainerId::new(ended.container_id);
+                let exit = ended.exit.unwrap_or_default();
+                work.executors.send(Ended { container, exit }).await
+            }
+            Command::Stop(stop) if stop.drain => {
+                let since_ms = self.asked_at().await;
+                tracing::info!(since_ms, deadline_ms = stop.deadline_ms, "asked to drain");
+                let deadline =
+                    (stop.deadline_ms > 0).then(|| Duration::from_millis(stop.deadline_ms));
+                work.batches.send(Drain { since_ms, deadline }).await
+            }
+            Command::Stop(_) => {
+                tracing::info!("asked to stop");
+                work.batches.send(Stop).await
+            }
+            Command::Unmet(unmet) => {
+                tracing::info!(missing = unmet.missing, reason = %unmet.reason, "executors are still to come");
+                Ok(())
+            }
+            Command::Registered(_) | Command::Epoch(_) => Ok(()),
+        };
+        if told.is_err() {
+            tracing::debug!("an actor has ended already");
+        }
+    }
+
+    /// Server time at which a drain was asked for: the end of the second that the Date names.
+    async fn asked_at(&self) -> i64 {
+        let stream = self.spec.sources.values().next().map(|source| source.stream.clone());
+        if let Some(stream) = stream
+            && let Ok(description) = self.world.streams.describe(&stream).await
+            && let Ok(listing) = self
+                .world
+                .streams
+                .list(&description.stream, super::receivers::discovery::Filter::All)
+                .await
+            && listing.server_ms > 0
+        {
+            return listing.server_ms + 999;
+        }
+        tracing::warn!("Kinesis gives no date: the drain goes by this host's clock");
+        self.world.clock.now_ms()
+    }
+
+    async fn ended(&self, outcome: Outcome, work: &Work) -> End {
+        self.report(work);
+        match outcome {
+            Outcome::Failed(error) => End::Failed(error, false),
+            Outcome::Commit(error) => self.commit_ended(error),
+            Outcome::Ended(how, proof) => {
+                self.leave_clean(&work.committer, proof).await;
+                if how != EndedHow::DrainDeadline {
+                    return End::Stopped;
+                }
+                let lag_ms = work.input.borrow().millis_behind_latest.unwrap_or(-1);
+                End::DrainDeadline(Error::new(
+                    Code::DrainDeadline,
+                    format!(
+                        "the drain of {} did not end by its deadline; it is {lag_ms} ms behind",
+                        self.spec.name
+                    ),
+                    "submit it again and drain with a longer deadline; nothing is lost",
+                ))
+            }
+        }
+    }
+
+    /// Leaves a head with nothing pending, so that no later start has to ask S3 about it.
+    async fn leave_clean(&self, committer: &Committer, proof: Option<Published>) {
+        let Some(proof) = proof.filter(|proof| !proof.head().pending.is_empty()) else { return };
+        let clean = committer.fix_starts(proof, std::collections::BTreeMap::new(), &self.cancel);
+        match tokio::time::timeout(LEAVE_WITHIN, clean).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the head keeps its published uploads"),
+            Err(_) => tracing::warn!("the head keeps its published uploads: no answer"),
+        }
+    }
+
+    fn commit_ended(&self, error: CommitError) -> End {
+        if matches!(error, CommitError::Cancelled) {
+            return End::Killed;
+        }
+        let retryable = error.is_retryable();
+        End::Failed(error.explain(&self.spec.name), retryable)
+    }
+}
+
+/// How long the last, dispensable write of a driver may take.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// True for errors of the surroundings, which say nothing about the specification.
+fn is_passing(error: &Error) -> bool {
+    matches!(error.code(), Code::AwsUnreachable | Code::Throttled | Code::AwsOther)
+}
+
+/// True for errors of the specification that only the head or the stream could show.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.code(), Code::InvalidValue | Code::SourceChanged)
+}
+
+/// Tells one specification from another; the head keeps it.
+fn spec_hash(spec: &ApplicationSpec) -> String {
+    use prost::Message as _;
+    use sha2::Digest as _;
+    let mut message = spec.to_proto();
+    // Maps have no order on the wire.
+    let env: std::collections::BTreeMap<_, _> = message.env.drain().collect();
+    let mut hash = sha2::Sha256::new();
+    hash.update(message.encode_to_vec());
+    for (name, value) in env {
+        hash.update(format!("{name}={value}\0"));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+#[path = "process_tests.rs"]
+mod tests;

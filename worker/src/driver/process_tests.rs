@@ -1,0 +1,336 @@
+//! Whole drivers against a fake world: every record becomes visible exactly once, whatever happens.
+
+use std::future::Future;
+
+use millrace_common::application::parse_toml;
+
+use super::*;
+use crate::driver::testing::{Fake, FakeExecutor, FakeMaster, eventually, query_error};
+
+const FILE: &str = r#"
+name = "app"
+[resources]
+executors = 2
+[batch]
+interval = "100ms"
+[source.logs]
+type = "kinesis"
+stream = "app-logs"
+start = "earliest"
+format = "text"
+[query]
+sql = "SELECT line FROM logs"
+[sink]
+type = "s3"
+path = "s3://results/app/"
+format = "json"
+"#;
+
+/// A test runs in an actix system on a runtime of two threads, as the driver does.
+fn in_system(test: impl Future<Output = ()>) {
+    let system = actix::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    });
+    system.block_on(async {
+        let limit = Duration::from_secs(60);
+        tokio::time::timeout(limit, test).await.expect("the test takes too long");
+    });
+}
+
+struct Running {
+    master: FakeMaster,
+    address: String,
+    end: tokio::task::JoinHandle<End>,
+}
+
+fn launch(master: &FakeMaster, epoch: u64) -> v1::LaunchContext {
+    v1::LaunchContext {
+        container_id: "app-a1-driver".into(),
+        application: "app".into(),
+        attempt: 1,
+        epoch,
+        cluster: "local".into(),
+        master_address: master.address.clone(),
+        host: "127.0.0.1".into(),
+        ..Default::default()
+    }
+}
+
+async fn start(fake: &Fake, epoch: u64) -> Running {
+    start_with(fake, epoch, FILE).await
+}
+
+async fn start_with(fake: &Fake, epoch: u64, file: &str) -> Running {
+    let master = FakeMaster::start().await;
+    let spec = parse_toml("app.toml", file, &[]).unwrap();
+    let driver = run(launch(&master, epoch), spec, fake.world(), CancellationToken::new());
+    let end = tokio::task::spawn_local(driver);
+    eventually("the driver asks for executors", || master.driver_at_work().is_some()).await;
+    let address = master.driver_at_work().unwrap();
+    Running { master, address, end }
+}
+
+impl Running {
+    async fn executor(&self, fake: &Fake, name: &str) -> FakeExecutor {
+        self.master.grant(name).await;
+        FakeExecutor::start(fake, &self.address, name, false)
+    }
+
+    async fn stop(self) -> (End, v1::DriverFinished) {
+        self.master.stop(false, 0).await;
+        let end = self.end.await.unwrap();
+        (end, self.master.finished().expect("the master heard of the end"))
+    }
+}
+
+#[test]
+fn batches_are_cut_run_and_committed_and_a_stop_leaves_nothing_pending() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a", "b"]);
+        fake.put("a", 0..10);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("the first batch", || fake.visible().len() == 10).await;
+        let _e2 = driver.executor(&fake, "app-a1-e2").await;
+        eventually("two receivers", || {
+            driver.master.report().is_some_and(|report| report.receivers.len() == 2)
+        })
+        .await;
+        fake.put("a", 10..15);
+        fake.put("b", 15..20);
+        eventually("more batches", || fake.visible().len() == 20).await;
+        eventually("the master hears of all", || {
+            driver.master.batches().iter().map(|batch| batch.num_records).sum::<u64>() == 20
+        })
+        .await;
+        let numbers: Vec<u64> = driver.master.batches().iter().map(|batch| batch.number).collect();
+        assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+        eventually("the blocks are dropped", || fake.num_blocks() == 0).await;
+        let report = driver.master.report().unwrap();
+        assert_eq!((report.task_cores_total, report.num_shards), (4, 2));
+        let (end, finished) = driver.stop().await;
+        assert!(matches!(end, End::Stopped), "{end:?}");
+        assert_eq!(finished.state(), v1::ApplicationState::Stopped);
+        assert_eq!(fake.visible(), (0..20).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn nothing_new_makes_no_batch() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.put("a", 0..3);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("the batch", || fake.visible().len() == 3).await;
+        // Some more intervals pass: reports count them.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(driver.master.batches().len(), 1);
+        driver.stop().await;
+    });
+}
+
+#[test]
+fn a_killed_executors_blocks_are_read_again() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a", "b", "c", "d"]);
+        let driver = start(&fake, 1).await;
+        let e1 = driver.executor(&fake, "app-a1-e1").await;
+        let _e2 = driver.executor(&fake, "app-a1-e2").await;
+        eventually("both read", || {
+            driver.master.report().is_some_and(|report| report.receivers.len() == 2)
+        })
+        .await;
+        fake.hold_runs(true);
+        for (number, shard) in ["a", "b", "c", "d"].into_iter().enumerate() {
+            let first = number as u64 * 10;
+            fake.put(shard, first..first + 10);
+        }
+        eventually("a run begins", || fake.num_runs() > 0).await;
+        drop(e1);
+        driver.master.end("app-a1-e1").await;
+        eventually("the run is begun again", || fake.num_runs() > 1).await;
+        fake.hold_runs(false);
+        eventually("everything is visible", || fake.visible().len() >= 40).await;
+        assert_eq!(fake.visible(), (0..40).collect::<Vec<_>>());
+        fake.put("a", 40..50);
+        eventually("the shard has moved", || fake.visible().len() == 50).await;
+        driver.stop().await;
+        assert_eq!(fake.visible(), (0..50).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_silent_executor_is_given_back_and_its_shards_move() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        let driver = start(&fake, 1).await;
+        let e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("it reads", || {
+            driver.master.report().is_some_and(|report| report.receivers.len() == 1)
+        })
+        .await;
+        // The master does not hear of this death.
+        drop(e1);
+        eventually("it is given back", || driver.master.released() == ["app-a1-e1"]).await;
+        let _e2 = driver.executor(&fake, "app-a1-e2").await;
+        fake.put("a", 0..5);
+        eventually("the other reads on", || fake.visible().len() == 5).await;
+        driver.stop().await;
+    });
+}
+
+#[test]
+fn blocks_that_do_not_chain_are_refused_and_read_again() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.put("a", 0..10);
+        let driver = start(&fake, 1).await;
+        driver.master.grant("app-a1-e1").await;
+        let _skipping = FakeExecutor::start(&fake, &driver.address, "app-a1-e1", true);
+        eventually("everything is visible", || fake.visible().len() == 10).await;
+        driver.stop().await;
+        assert_eq!(fake.visible(), (0..10).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn an_executor_may_register_before_the_master_tells_of_its_grant() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.put("a", 0..3);
+        let driver = start(&fake, 1).await;
+        let _early = FakeExecutor::start(&fake, &driver.address, "app-a1-e1", false);
+        driver.master.grant("app-a1-e1").await;
+        eventually("it reads", || fake.visible().len() == 3).await;
+        driver.stop().await;
+    });
+}
+
+#[test]
+fn children_follow_their_parents_and_a_drain_reads_them_all() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.put("a", 0..10);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("the parent is read", || fake.visible().len() == 10).await;
+        fake.put("a", 10..12);
+        fake.split("a", &["b", "c"]);
+        fake.put("b", 20..25);
+        fake.put("c", 30..35);
+        driver.master.stop(true, 0).await;
+        let end = driver.end.await.unwrap();
+        assert!(matches!(end, End::Stopped), "{end:?}");
+        let expected: Vec<u64> = (0..12).chain(20..25).chain(30..35).collect();
+        assert_eq!(fake.visible(), expected);
+    });
+}
+
+#[test]
+fn a_drain_that_takes_too_long_says_so() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        let driver = start(&fake, 1).await;
+        // No executor: nothing can be read.
+        driver.master.stop(true, 300).await;
+        let end = driver.end.await.unwrap();
+        assert_eq!(end.exit_code(), 5);
+        let finished = driver.master.finished().unwrap();
+        assert_eq!(finished.failure.unwrap().code, "MR4010");
+    });
+}
+
+#[test]
+fn a_next_driver_goes_on_where_the_last_one_committed() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.put("a", 0..10);
+        let driver = start(&fake, 1).await;
+        let e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("the first batch", || fake.visible().len() == 10).await;
+        driver.stop().await;
+        drop(e1);
+        let batch = fake.head().unwrap().batch;
+        fake.put("a", 10..20);
+        // The master grants the same epoch again: the driver asks for a higher one.
+        let driver = start(&fake, 1).await;
+        assert_eq!(fake.head().unwrap().epoch, 2);
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("the next batch", || fake.visible().len() == 20).await;
+        assert!(fake.head().unwrap().batch > batch);
+        driver.stop().await;
+        assert_eq!(fake.visible(), (0..20).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_fenced_driver_ends_at_once_and_commits_nothing() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        fake.fence(9);
+        fake.put("a", 0..5);
+        let end = driver.end.await.unwrap();
+        let End::Failed(error, _) = end else { panic!("{end:?}") };
+        assert_eq!(error.code(), Code::Fenced);
+        assert_eq!(fake.visible(), Vec::<u64>::new());
+    });
+}
+
+#[test]
+fn a_query_that_fails_three_times_stops_the_application_and_once_does_not() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.fail_next_runs(vec![query_error()]);
+        fake.put("a", 0..5);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("the second run succeeds", || fake.visible().len() == 5).await;
+        fake.fail_next_runs(vec![query_error(), query_error(), query_error()]);
+        fake.put("a", 5..7);
+        let end = driver.end.await.unwrap();
+        let End::Failed(error, false) = end else { panic!("{end:?}") };
+        assert_eq!(error.code(), Code::BatchFailed);
+        assert!(error.message().contains("logs/a from 5 to 7"), "{error}");
+        assert!(error.message().contains("record 3 of logs/a"), "{error}");
+        assert_eq!(fake.visible(), (0..5).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn an_s3_that_fails_for_a_while_delays_and_loses_nothing() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        let slow = crate::driver::runner::RunError::Sink {
+            retryable: true,
+            code: "SlowDown".into(),
+            detail: "503".into(),
+        };
+        fake.fail_next_runs(vec![slow; 5]);
+        fake.put("a", 0..5);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("the sixth run succeeds", || fake.visible().len() == 5).await;
+        assert!(fake.num_runs() >= 6);
+        driver.stop().await;
+    });
+}
+
+#[test]
+fn a_start_in_the_future_is_refused_before_executors_are_asked_for() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        let master = FakeMaster::start().await;
+        let file = FILE.replace("start = \"earliest\"", "start = 2999-01-01T00:00:00Z");
+        let spec = parse_toml("app.toml", &file, &[]).unwrap();
+        let end = run(launch(&master, 1), spec, fake.world(), CancellationToken::new()).await;
+        assert!(
+            matches!(&end, End::Rejected(error) if error.code() == Code::InvalidValue),
+            "{end:?}"
+        );
+        assert!(!master.has_asked_for_executors());
+        assert!(fake.head().is_none(), "nothing was written");
+    });
+}

@@ -1,0 +1,331 @@
+//! The actor that keeps lineage, assignment and ledger: it collects what executors and Kinesis say,
+//! asks the core, and sends what the core decides.
+//!
+//! Promises: whoever asks for a batch or for its blocks gets an answer, or hears that the driver
+//! ends. Owned by the driver's main. Never does: decide.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use millrace_common::clock::SharedClock;
+use millrace_common::error::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::core::{Core, Effect, Planned, PlannedBlock, Snapshot, Stream};
+use super::discovery::{Filter, Shards, Streams};
+use crate::driver::executors::actor::{BlockMissing, ExecutorEvent, FromExecutor, Report};
+use crate::driver::executors::outbox::Outbox;
+
+/// How often time is looked at.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What the actor is made of.
+pub struct Setup {
+    /// What it decides with.
+    pub core: Core,
+    /// The streams of the sources, by source.
+    pub streams: BTreeMap<String, Stream>,
+    /// Kinesis.
+    pub kinesis: Arc<dyn Streams>,
+    /// The way to the executors.
+    pub outbox: Outbox,
+    /// Time.
+    pub clock: SharedClock,
+    /// How often shards are listed.
+    pub discovery_interval: Duration,
+    /// How long a cut waits for the slowest receiver.
+    pub cut_wait: Duration,
+    /// Whom to tell that the application can not go on.
+    pub failures: mpsc::Sender<Error>,
+    /// Shows the input.
+    pub snapshot: watch::Sender<Snapshot>,
+}
+
+struct Preparing {
+    batch: u64,
+    drained_since_ms: Option<i64>,
+    reply: oneshot::Sender<Prepared>,
+}
+
+/// The input of an application.
+pub struct Receivers {
+    setup: Setup,
+    preparing: Option<Preparing>,
+    /// Who waits for the blocks of which batch.
+    gathering: Option<(u64, oneshot::Sender<Vec<PlannedBlock>>)>,
+    listing: BTreeMap<String, SpawnHandle>,
+}
+
+impl Receivers {
+    /// Nothing is read yet.
+    #[must_use]
+    pub fn new(setup: Setup) -> Self {
+        Self { setup, preparing: None, gathering: None, listing: BTreeMap::new() }
+    }
+
+    fn now(&self) -> Duration {
+        self.setup.clock.monotonic()
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(to, body) => {
+                    // An executor without a session is told everything again when it is back.
+                    self.setup.outbox.send(&to, body);
+                }
+                Effect::Discover(source) => self.discover(&source, ctx),
+                Effect::Gap(error) => {
+                    tracing::error!(%error, "records are lost; going on by on_data_loss = continue")
+                }
+                Effect::Fail(error) => {
+                    if self.setup.failures.try_send(error).is_err() {
+                        tracing::debug!("the driver fails already");
+                    }
+                }
+            }
+        }
+        self.settle(ctx);
+        self.setup.snapshot.send_replace(self.setup.core.snapshot());
+    }
+
+    /// Answers whoever can be answered now.
+    fn settle(&mut self, ctx: &mut Context<Self>) {
+        if self.preparing.is_some() && self.setup.core.cut_is_answered() {
+            self.prepare(ctx);
+        }
+        if let Some((batch, _)) = &self.gathering
+            && let Some(blocks) = self.setup.core.blocks(*batch)
+            && let Some((_, reply)) = self.gathering.take()
+            && reply.send(blocks).is_err()
+        {
+            tracing::debug!("nobody waits for the blocks any more");
+        }
+    }
+
+    /// The cut is over: plan what there is.
+    fn prepare(&mut self, ctx: &mut Context<Self>) {
+        let Some(Preparing { batch, drained_since_ms, reply }) = self.preparing.take() else {
+            return;
+        };
+        let now = self.now();
+        let mut planned = None;
+        if self.setup.core.has_news(now) {
+            let (plan, effects) = self.setup.core.plan(batch, now);
+            planned = Some(plan);
+            self.perform(effects, ctx);
+        }
+        let drained = drained_since_ms.is_some_and(|since| self.setup.core.is_read_past(since));
+        if reply.send(Prepared { planned, drained }).is_err() {
+            tracing::debug!("nobody waits for the batch any more");
+        }
+    }
+
+    /// Lists a source's shards, unless that is being done.
+    fn discover(&mut self, source: &str, ctx: &mut Context<Self>) {
+        let Some(stream) = self.setup.streams.get(source).cloned() else { return };
+        if self.listing.contains_key(source) {
+            return;
+        }
+        let kinesis = self.setup.kinesis.clone();
+        let listing = async move { kinesis.list(&stream, Filter::All).await };
+        let name = source.to_owned();
+        let listed = listing.into_actor(self).map(move |result, actor, ctx| {
+            actor.listing.remove(&name);
+            actor.listed(&name, result, ctx);
+        });
+        let handle = ctx.spawn(listed);
+        self.listing.insert(source.to_owned(), handle);
+    }
+
+    fn listed(&mut self, source: &str, result: Result<Shards, Error>, ctx: &mut Context<Self>) {
+        match result {
+            Ok(listing) => {
+                let now = self.now();
+                let effects =
+                    self.setup.core.listed(source, listing.shards, listing.server_ms, now);
+                self.perform(effects, ctx);
+            }
+            Err(error) => {
+                tracing::warn!(source, %error, "the shards could not be listed");
+                self.setup.core.listing_failed(source);
+            }
+        }
+    }
+
+    fn discover_all(&mut self, ctx: &mut Context<Self>) {
+        let sources: Vec<String> = self.setup.streams.keys().cloned().collect();
+        for source in sources {
+            self.discover(&source, ctx);
+        }
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now();
+        let effects = self.setup.core.tick(now);
+        self.perform(effects, ctx);
+    }
+}
+
+impl Actor for Receivers {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.discover_all(ctx);
+        ctx.run_interval(self.setup.discovery_interval, Self::discover_all);
+        ctx.run_interval(TICK, Self::tick);
+    }
+}
+
+impl Handler<ExecutorEvent> for Receivers {
+    type Result = ();
+
+    fn handle(&mut self, event: ExecutorEvent, ctx: &mut Self::Context) {
+        let now = self.now();
+        let core = &mut self.setup.core;
+        let effects = match event {
+            ExecutorEvent::Joined(executor) => {
+                core.joined(executor.container, executor.budget_bytes, &executor.held, now)
+            }
+            ExecutorEvent::Rejoined(executor) => {
+                core.rejoined(&executor.container, executor.budget_bytes, &executor.held, now)
+            }
+            ExecutorEvent::Lost(container) => core.lost(&container, now),
+            ExecutorEvent::Heartbeat { container, block_bytes, over_budget } => {
+                core.heartbeat(&container, block_bytes, over_budget);
+                Vec::new()
+            }
+        };
+        self.perform(effects, ctx);
+    }
+}
+
+impl Handler<FromExecutor> for Receivers {
+    type Result = ();
+
+    fn handle(&mut self, FromExecutor { container, body }: FromExecutor, ctx: &mut Self::Context) {
+        let now = self.now();
+        let core = &mut self.setup.core;
+        let effects = match body {
+            Report::Announcement(announcement) => core.announced(&container, announcement, now),
+            Report::Trouble(trouble) => core.troubled(&container, trouble, now),
+            Report::Reread(done) => core.reread_done(&container, done, now),
+        };
+        self.perform(effects, ctx);
+    }
+}
+
+impl Handler<BlockMissing> for Receivers {
+    type Result = ();
+
+    fn handle(&mut self, BlockMissing(block): BlockMissing, ctx: &mut Self::Context) {
+        let now = self.now();
+        let effects = self.setup.core.block_missing(&block, now);
+        self.perform(effects, ctx);
+    }
+}
+
+/// Cut all receivers and make everything accepted into this batch.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<Prepared, oneshot::error::RecvError>")]
+pub struct Prepare {
+    /// The batch's number.
+    pub batch: u64,
+    /// Set while draining: since when (server time) everything must have been read.
+    pub drained_since_ms: Option<i64>,
+}
+
+/// The answer to [`Prepare`].
+#[derive(Clone, Debug, Default)]
+pub struct Prepared {
+    /// The batch; none when there is nothing new.
+    pub planned: Option<Planned>,
+    /// True when everything that arrived before the drain was asked for is planned.
+    pub drained: bool,
+}
+
+impl Handler<Prepare> for Receivers {
+    type Result = ResponseFuture<Result<Prepared, oneshot::error::RecvError>>;
+
+    fn handle(&mut self, msg: Prepare, ctx: &mut Self::Context) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        let Prepare { batch, drained_since_ms } = msg;
+        if drained_since_ms.is_some() {
+            // The drain must know of every shard that was there when it was asked for.
+            self.discover_all(ctx);
+        }
+        let (cut, effects) = self.setup.core.cut();
+        self.preparing = Some(Preparing { batch, drained_since_ms, reply });
+        ctx.run_later(self.setup.cut_wait, move |actor, ctx| {
+            if actor.preparing.is_some() && actor.setup.core.is_cut(cut) {
+                tracing::debug!(batch, "a receiver is late: its blocks come with the next batch");
+                actor.prepare(ctx);
+            }
+        });
+        self.perform(effects, ctx);
+        Box::pin(answer)
+    }
+}
+
+/// Close open blocks without making a batch.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct CloseBlocks;
+
+impl Handler<CloseBlocks> for Receivers {
+    type Result = ();
+
+    fn handle(&mut self, CloseBlocks: CloseBlocks, ctx: &mut Self::Context) {
+        if self.preparing.is_none() {
+            let (_, effects) = self.setup.core.cut();
+            self.perform(effects, ctx);
+        }
+    }
+}
+
+/// Give the blocks of a planned batch once living executors hold all of them.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<Vec<PlannedBlock>, oneshot::error::RecvError>")]
+pub struct Gather(pub u64);
+
+impl Handler<Gather> for Receivers {
+    type Result = ResponseFuture<Result<Vec<PlannedBlock>, oneshot::error::RecvError>>;
+
+    fn handle(&mut self, Gather(batch): Gather, ctx: &mut Self::Context) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        self.gathering = Some((batch, reply));
+        self.settle(ctx);
+        Box::pin(answer)
+    }
+}
+
+/// k5 of a batch was applied.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct BatchCommitted(pub u64);
+
+impl Handler<BatchCommitted> for Receivers {
+    type Result = ();
+
+    fn handle(&mut self, BatchCommitted(batch): BatchCommitted, _: &mut Self::Context) {
+        let now = self.now();
+        self.setup.core.committed(batch, now);
+    }
+}
+
+/// A batch is published: its blocks may be dropped.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct BatchPublished(pub u64);
+
+impl Handler<BatchPublished> for Receivers {
+    type Result = ();
+
+    fn handle(&mut self, BatchPublished(batch): BatchPublished, ctx: &mut Self::Context) {
+        let now = self.now();
+        let effects = self.setup.core.release(batch, now);
+        self.perform(effects, ctx);
+    }
+}

@@ -1,0 +1,232 @@
+//! What executors report of their shards: blocks, empty reads, trouble.
+
+use std::time::Duration;
+
+use millrace_common::error::{Code, Error};
+use millrace_common::id::{ContainerId, ReceiverId};
+use millrace_common::position::{ShardKey, optional_sequence_number};
+use millrace_proto::v1;
+use millrace_proto::v1::executor_command::Body;
+use millrace_proto::v1::shard_trouble::Kind;
+
+use super::{Core, Effect};
+use crate::driver::ledger::{Block, EmptyRead, Verdict};
+
+impl Core {
+    /// An announcement: judged block by block and always acknowledged. A malformed part is a
+    /// defect of the sender: it is logged and refused, never guessed at.
+    pub fn announced(
+        &mut self,
+        from: &ContainerId,
+        announcement: v1::BlockAnnouncement,
+        now: Duration,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if !self.executors.contains_key(from) {
+            return effects;
+        }
+        let mut refused = Vec::new();
+        let mut ended = false;
+        for descriptor in announcement.blocks {
+            let ends = descriptor.ends_shard;
+            match self.take_block(from, descriptor, now) {
+                Ok(None) => ended |= ends,
+                Ok(Some(refusal)) => refused.push(refusal),
+                Err(error) => {
+                    tracing::error!(executor = %from, %error, "a block was not understood")
+                }
+            }
+        }
+        for read in announcement.empty_reads {
+            if let Err(error) = self.take_empty_read(from, &read, now) {
+                tracing::error!(executor = %from, %error, "an empty read was not understood");
+            }
+        }
+        for lag in announcement.lags {
+            if let Ok(shard) = ShardKey::from_proto(lag.shard)
+                && self.ledger.contains(&shard)
+            {
+                self.lags.insert(shard, lag.millis_behind_latest);
+            }
+        }
+        if let Some(cut) = &mut self.cut
+            && cut.id == announcement.cut_id
+        {
+            let receiver = ReceiverId::new(announcement.receiver_id.clone());
+            cut.waiting.remove(&(from.clone(), receiver));
+        }
+        effects.push(Effect::Send(
+            from.clone(),
+            Body::Acknowledged(v1::AnnouncementAcknowledged {
+                receiver_id: announcement.receiver_id,
+                sequence: announcement.sequence,
+                refused,
+            }),
+        ));
+        if ended {
+            effects.extend(self.stale_listings());
+            effects.extend(self.place(now));
+        }
+        effects
+    }
+
+    /// Takes in a block; gives the refusal, if it is one.
+    fn take_block(
+        &mut self,
+        from: &ContainerId,
+        descriptor: v1::BlockDescriptor,
+        now: Duration,
+    ) -> Result<Option<v1::RefusedBlock>, Error> {
+        let block = Block::from_proto(descriptor)?;
+        let (id, shard, bytes) = (block.id.clone(), block.shard.clone(), block.num_bytes);
+        let children =
+            if block.ends_shard { block.descriptor.children.clone() } else { Vec::new() };
+        let ends_shard = block.ends_shard;
+        match self.ledger.accept(from, block, now) {
+            Verdict::Accepted => {
+                self.rates.observe(&shard, bytes, now);
+                self.avoid.remove(&shard);
+                self.troubles.remove(&shard);
+                if ends_shard {
+                    self.end_accepted(&shard, children);
+                }
+                Ok(None)
+            }
+            Verdict::Known => Ok(None),
+            Verdict::Refused { generation, tail } => {
+                tracing::info!(%shard, block = %id, executor = %from, generation, ?tail, "a block does not chain: refused");
+                let mut position = self.ledger.reading(&shard).map(|(_, p)| p).unwrap_or_default();
+                position.sequence_number = tail;
+                Ok(Some(v1::RefusedBlock {
+                    block_id: id.as_str().to_owned(),
+                    shard: Some(shard.to_proto()),
+                    generation,
+                    tail: Some(self.read_from(&shard, position)),
+                }))
+            }
+        }
+    }
+
+    fn end_accepted(&mut self, shard: &ShardKey, children: Vec<v1::ChildShard>) {
+        self.lags.remove(shard);
+        if let Some(source) = self.sources.get_mut(&shard.source) {
+            source.listing_is_stale = true;
+            for child in children {
+                source.lineage.announce_child(child.shard_id, child.parents);
+            }
+        }
+    }
+
+    fn take_empty_read(
+        &mut self,
+        from: &ContainerId,
+        read: &v1::EmptyRead,
+        now: Duration,
+    ) -> Result<(), Error> {
+        let shard = ShardKey::from_proto(read.shard.clone())?;
+        let useful = self.ledger.empty_read(
+            from,
+            &shard,
+            EmptyRead {
+                generation: read.generation,
+                after: optional_sequence_number(&read.after_seq)?,
+                server_ms: read.server_ms,
+                millis_behind_latest: read.millis_behind_latest,
+            },
+            now,
+        );
+        if useful {
+            self.avoid.remove(&shard);
+            self.troubles.remove(&shard);
+            self.lags.insert(shard, read.millis_behind_latest);
+        }
+        Ok(())
+    }
+
+    /// A shard can not be read as assigned.
+    pub fn troubled(
+        &mut self,
+        from: &ContainerId,
+        trouble: v1::ShardTrouble,
+        now: Duration,
+    ) -> Vec<Effect> {
+        let kind = trouble.kind();
+        let shard = match ShardKey::from_proto(trouble.shard) {
+            Ok(shard) => shard,
+            Err(error) => {
+                tracing::error!(executor = %from, %error, "a trouble was not understood");
+                return Vec::new();
+            }
+        };
+        let current = self.ledger.reader(&shard) == Some(from)
+            && self.ledger.reading(&shard).is_some_and(|(g, _)| g == trouble.generation);
+        if !current {
+            return Vec::new();
+        }
+        let cause = trouble.failure.map(Error::from_failure);
+        match kind {
+            Kind::DataLost => {
+                let range = (trouble.lost_after_seq, trouble.lost_before_seq);
+                self.data_lost(&shard, &range, cause, now)
+            }
+            Kind::StreamGone => vec![Effect::Fail(cause.unwrap_or_else(|| {
+                Error::new(
+                    Code::StreamMissing,
+                    format!("the stream of {shard} is gone"),
+                    "restore the stream, or remove the source from the application",
+                )
+            }))],
+            Kind::Forbidden | Kind::Delayed | Kind::Unspecified => {
+                let text = cause.map_or_else(
+                    || format!("{shard} can not be read for now"),
+                    |cause| format!("{} {}", cause.code().as_str(), cause.message()),
+                );
+                tracing::warn!(%shard, executor = %from, "{text}");
+                self.troubles.insert(shard, text);
+                Vec::new()
+            }
+        }
+    }
+
+    fn data_lost(
+        &mut self,
+        shard: &ShardKey,
+        (after, before): &(String, String),
+        cause: Option<Error>,
+        now: Duration,
+    ) -> Vec<Effect> {
+        let survives =
+            self.sources.get(&shard.source).is_some_and(|source| source.setup.survives_loss);
+        let show = |number: &str, otherwise: &str| {
+            if number.is_empty() { otherwise.to_owned() } else { number.to_owned() }
+        };
+        let mut error = Error::new(
+            Code::DataLost,
+            format!(
+                "records of {shard} after {} and before {} can not be read any more",
+                show(after, "its start"),
+                show(before, "what Kinesis still holds")
+            ),
+            "reset the application to a new start, or set on_data_loss = \"continue\" to go on",
+        );
+        if let Some(cause) = cause {
+            error = error.caused_by(cause);
+        }
+        if !survives {
+            return vec![Effect::Fail(error)];
+        }
+        self.ledger.skip_gap(shard);
+        let mut effects = vec![Effect::Gap(error)];
+        effects.extend(self.place(now));
+        effects
+    }
+
+    /// Listings that are wanted because a shard ended since the last one.
+    fn stale_listings(&self) -> Vec<Effect> {
+        self.sources
+            .iter()
+            .filter(|(_, source)| source.listing_is_stale)
+            .map(|(name, _)| Effect::Discover(name.clone()))
+            .collect()
+    }
+}

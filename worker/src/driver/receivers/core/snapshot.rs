@@ -1,0 +1,84 @@
+//! What the driver tells others about its input.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millrace_common::id::{ContainerId, ReceiverId};
+
+use super::Core;
+
+/// A receiver and its shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiverView {
+    /// The receiver.
+    pub receiver: ReceiverId,
+    /// The executor it is on.
+    pub container: ContainerId,
+    /// Its source.
+    pub source: String,
+    /// Ids of the shards it reads.
+    pub shards: Vec<String>,
+}
+
+/// The input at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Every receiver that reads a shard.
+    pub receivers: Vec<ReceiverView>,
+    /// Shards that are read or wait for a reader.
+    pub num_shards: u64,
+    /// The largest lag of any shard; none when no shard has said yet.
+    pub millis_behind_latest: Option<i64>,
+    /// Bytes of accepted blocks that are not released.
+    pub buffered_bytes: u64,
+    /// Why a shard is late, if one is.
+    pub trouble: Option<String>,
+    /// True when half of an executor's budget is filled by blocks that wait to be planned.
+    pub under_pressure: bool,
+}
+
+impl Core {
+    /// The input now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut receivers = BTreeMap::<(ReceiverId, ContainerId), ReceiverView>::new();
+        for (shard, seat) in &self.assignment {
+            let view = receivers
+                .entry((seat.receiver.clone(), seat.container.clone()))
+                .or_insert_with(|| ReceiverView {
+                    receiver: seat.receiver.clone(),
+                    container: seat.container.clone(),
+                    source: shard.source.clone(),
+                    shards: Vec::new(),
+                });
+            view.shards.push(shard.shard_id.clone());
+        }
+        let pending = self.ledger.pending_bytes();
+        let planned = self.ledger.planned_bytes();
+        let readable: BTreeSet<_> = self
+            .sources
+            .iter()
+            .flat_map(|(name, source)| source.lineage.readable().map(move |(id, _)| (name, id)))
+            .collect();
+        Snapshot {
+            receivers: receivers.into_values().collect(),
+            num_shards: readable.len() as u64,
+            millis_behind_latest: self.lags.values().max().copied(),
+            buffered_bytes: pending.values().chain(planned.values()).sum(),
+            trouble: self.troubles.values().next().cloned(),
+            under_pressure: self.is_under_pressure(),
+        }
+    }
+
+    /// True when half of an executor's budget is filled by blocks that wait to be planned.
+    #[must_use]
+    pub fn is_under_pressure(&self) -> bool {
+        let pending = self.ledger.pending_bytes();
+        let planned = self.ledger.planned_bytes();
+        self.executors.iter().any(|(id, executor)| {
+            let accepted = pending.get(id).copied().unwrap_or(0);
+            let fixed = planned.get(id).copied().unwrap_or(0);
+            let waiting = accepted.max(executor.block_bytes.saturating_sub(fixed));
+            executor.budget_bytes > 0 && waiting >= executor.budget_bytes / 2
+        })
+    }
+}

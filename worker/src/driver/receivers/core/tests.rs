@@ -1,0 +1,366 @@
+//! The receivers' core as its actor uses it: one step at a time.
+
+use millrace_common::position::HashKeyRange;
+
+use super::*;
+use crate::driver::receivers::lineage::ListedShard;
+
+const NOW: Duration = Duration::ZERO;
+const MIB: u64 = 1 << 20;
+
+fn stream() -> Stream {
+    Stream { arn: "arn:s".into(), name: "s".into(), created_ms: 5, keyed: true }
+}
+
+fn setup(start: Start) -> SourceSetup {
+    SourceSetup {
+        name: "logs".into(),
+        stream: stream(),
+        start,
+        retention: Duration::from_secs(86_400),
+        layout: Layout::PerExecutor,
+        survives_loss: false,
+    }
+}
+
+fn listed(id: &str, parents: &[&str], open: bool) -> ListedShard {
+    ListedShard {
+        shard_id: id.into(),
+        parents: parents.iter().map(|p| (*p).to_owned()).collect(),
+        range: HashKeyRange { starting: 0, ending: 9 },
+        open,
+    }
+}
+
+fn key(id: &str) -> ShardKey {
+    stream().shard("logs", id)
+}
+
+fn e(n: usize) -> ContainerId {
+    ContainerId::new(format!("e{n}"))
+}
+
+fn join(core: &mut Core, n: usize) -> Vec<Effect> {
+    core.joined(e(n), 100 * MIB, &BTreeSet::new(), NOW)
+}
+
+/// Assignments sent to an executor: shard, generation, where from.
+fn assigned(effects: &[Effect], to: &ContainerId) -> Vec<(String, u64, v1::read_from::At)> {
+    let mut found = Vec::new();
+    for effect in effects {
+        if let Effect::Send(executor, Body::Assign(assign)) = effect
+            && executor == to
+        {
+            for a in &assign.assignments {
+                let at = a.from.clone().unwrap().at.unwrap();
+                found.push((a.shard.clone().unwrap().shard_id, a.generation, at));
+            }
+        }
+    }
+    found
+}
+
+fn block(id: &str, shard: &str, generation: u64, after: &str, last: &str) -> v1::BlockDescriptor {
+    v1::BlockDescriptor {
+        block_id: id.into(),
+        shard: Some(key(shard).to_proto()),
+        generation,
+        after_seq: after.into(),
+        first_seq: last.into(),
+        last_seq: last.into(),
+        num_records: 1,
+        num_raw_records: 1,
+        num_bytes: MIB,
+        ..Default::default()
+    }
+}
+
+fn announce(core: &mut Core, n: usize, blocks: Vec<v1::BlockDescriptor>) -> Vec<Effect> {
+    let announcement = v1::BlockAnnouncement {
+        receiver_id: format!("logs/{n}"),
+        sequence: 1,
+        blocks,
+        ..Default::default()
+    };
+    core.announced(&e(n), announcement, NOW)
+}
+
+fn refused(effects: &[Effect]) -> Vec<v1::RefusedBlock> {
+    effects
+        .iter()
+        .find_map(|effect| match effect {
+            Effect::Send(_, Body::Acknowledged(ack)) => Some(ack.refused.clone()),
+            _ => None,
+        })
+        .expect("an announcement is always acknowledged")
+}
+
+fn one_shard_on_one_executor() -> Core {
+    let mut core = Core::new(vec![setup(Start::Earliest)], &BTreeMap::new(), NOW);
+    core.listed("logs", vec![listed("a", &[], true)], 1, NOW);
+    join(&mut core, 1);
+    core
+}
+
+#[test]
+fn shards_are_assigned_when_an_executor_comes_and_spread_when_more_come() {
+    let mut core = Core::new(vec![setup(Start::Earliest)], &BTreeMap::new(), NOW);
+    assert!(
+        core.listed("logs", vec![listed("a", &[], true), listed("b", &[], true)], 1, NOW)
+            .is_empty()
+    );
+    let effects = join(&mut core, 1);
+    let trim = v1::read_from::At::TrimHorizon(true);
+    assert_eq!(
+        assigned(&effects, &e(1)),
+        [("a".into(), 1, trim.clone()), ("b".into(), 1, trim.clone())]
+    );
+    let effects = join(&mut core, 2);
+    let moved = assigned(&effects, &e(2));
+    assert_eq!(moved.len(), 1);
+    assert_eq!(moved[0].1, 2, "each move is a new generation");
+    assert!(
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Send(to, Body::Revoke(_)) if *to == e(1)))
+    );
+}
+
+#[test]
+fn latest_reads_from_its_moment_and_a_position_from_there() {
+    let start = Start::At { timestamp_ms: 7_000, shards: BTreeSet::from(["a".into(), "b".into()]) };
+    let position = Position { sequence_number: "42".parse().ok(), ..Position::default() };
+    let positions = BTreeMap::from([(key("a"), position), (key("b"), Position::default())]);
+    let mut core = Core::new(vec![setup(start)], &positions, NOW);
+    core.listed("logs", vec![listed("a", &[], true), listed("b", &[], true)], 1, NOW);
+    let assigned = assigned(&join(&mut core, 1), &e(1));
+    assert_eq!(assigned[0].2, v1::read_from::At::Position(position.to_proto()));
+    assert_eq!(assigned[1].2, v1::read_from::At::TimestampMs(7_000));
+}
+
+#[test]
+fn a_block_that_does_not_chain_is_refused_with_the_tail() {
+    let mut core = one_shard_on_one_executor();
+    assert_eq!(refused(&announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")])), []);
+    let refused = refused(&announce(&mut core, 1, vec![block("b3", "a", 1, "7", "9")]));
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].generation, 1);
+    let tail = refused[0].tail.clone().unwrap().at.unwrap();
+    let v1::read_from::At::Position(position) = tail else { panic!("{tail:?}") };
+    assert_eq!(position.sequence_number, "5");
+}
+
+#[test]
+fn a_batch_covers_what_was_announced_and_is_released_after_its_commit() {
+    let mut core = one_shard_on_one_executor();
+    assert!(!core.has_news(NOW));
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")]);
+    assert!(core.has_news(NOW));
+    let (planned, _) = core.plan(1, NOW);
+    assert_eq!(planned.positions[&key("a")].sequence_number, "5".parse().ok());
+    assert_eq!(core.blocks(1).unwrap().len(), 1);
+    assert!(!core.has_news(NOW));
+    core.committed(1, NOW);
+    let effects = core.release(1, NOW);
+    let [Effect::Send(to, Body::Release(release))] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((to, release.block_ids.as_slice()), (&e(1), ["b1".to_owned()].as_slice()));
+}
+
+#[test]
+fn the_commit_that_ends_the_last_parent_writes_the_childs_entry() {
+    let mut core = Core::new(vec![setup(Start::Earliest)], &BTreeMap::new(), NOW);
+    let listing =
+        vec![listed("a", &[], false), listed("b", &[], false), listed("c", &["a", "b"], true)];
+    core.listed("logs", listing, 1, NOW);
+    join(&mut core, 1);
+    let end = |shard: &str, id: &str| v1::BlockDescriptor {
+        ends_shard: true,
+        ..block(id, shard, 1, "", "5")
+    };
+    let effects = announce(&mut core, 1, vec![end("a", "b1")]);
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Discover(_))),
+        "an end asks for a listing"
+    );
+    let (planned, _) = core.plan(1, NOW);
+    assert!(planned.positions[&key("a")].ended);
+    assert!(!planned.positions.contains_key(&key("c")));
+    announce(&mut core, 1, vec![end("b", "b2")]);
+    let (planned, effects) = core.plan(2, NOW);
+    assert_eq!(planned.positions[&key("c")], Position::default());
+    assert_eq!(planned.advances.len(), 1, "the child's records belong to a later batch");
+    let trim = v1::read_from::At::TrimHorizon(true);
+    assert_eq!(assigned(&effects, &e(1)), [("c".into(), 1, trim)]);
+}
+
+#[test]
+fn a_lost_planned_block_is_read_again_elsewhere() {
+    let mut core = one_shard_on_one_executor();
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")]);
+    core.plan(1, NOW);
+    join(&mut core, 2);
+    let effects = core.lost(&e(1), NOW);
+    let asked = effects.iter().find_map(|effect| match effect {
+        Effect::Send(to, Body::Reread(reread)) => {
+            Some((to.clone(), reread.block.clone().unwrap().block_id))
+        }
+        _ => None,
+    });
+    assert_eq!(asked, Some((e(2), "b1".into())));
+    assert!(core.blocks(1).is_none());
+    let late = v1::Failure { code: "MR3008".into(), ..Default::default() };
+    let done = v1::RereadDone { block_id: "b1".into(), failure: Some(late) };
+    assert!(core.reread_done(&e(2), done, NOW).is_empty(), "it is asked for again after a pause");
+    let effects = core.tick(Duration::from_secs(1));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Send(_, Body::Reread(_)))));
+    let done = v1::RereadDone { block_id: "b1".into(), failure: None };
+    core.reread_done(&e(2), done, NOW);
+    assert_eq!(core.blocks(1).unwrap()[0].executor, e(2));
+}
+
+#[test]
+fn a_block_that_can_not_be_had_again_fails_the_application() {
+    let mut core = one_shard_on_one_executor();
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")]);
+    core.plan(1, NOW);
+    join(&mut core, 2);
+    core.lost(&e(1), NOW);
+    let gone = v1::Failure { code: Code::DataLost.as_str().into(), ..Default::default() };
+    let done = v1::RereadDone { block_id: "b1".into(), failure: Some(gone) };
+    let effects = core.reread_done(&e(2), done, NOW);
+    assert!(matches!(effects.as_slice(), [Effect::Fail(error)] if error.code() == Code::DataLost));
+}
+
+#[test]
+fn an_executor_that_comes_back_is_told_everything_again() {
+    let mut core = one_shard_on_one_executor();
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")]);
+    core.plan(1, NOW);
+    core.committed(1, NOW);
+    core.release(1, NOW);
+    announce(&mut core, 1, vec![block("b2", "a", 1, "5", "6")]);
+    // The release was lost with the session; b2 is there.
+    let held = BTreeSet::from([BlockId::new("b1"), BlockId::new("b2"), BlockId::new("b3")]);
+    let effects = core.rejoined(&e(1), 100 * MIB, &held, NOW);
+    let released: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Send(_, Body::Release(release)) => Some(release.block_ids.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(released, [["b1".to_owned()]], "b3 is not announced yet and stays");
+    assert_eq!(assigned(&effects, &e(1))[0].1, 1, "the same generation: nothing begins anew");
+    // It has lost b2: the shard goes back to before it, under a new generation.
+    let effects = core.rejoined(&e(1), 100 * MIB, &BTreeSet::new(), NOW);
+    let again = assigned(&effects, &e(1));
+    assert_eq!(again[0].1, 2);
+    let v1::read_from::At::Position(position) = &again[0].2 else { panic!("{again:?}") };
+    assert_eq!(position.sequence_number, "5");
+}
+
+#[test]
+fn a_silent_shard_gets_another_reader() {
+    let mut core = one_shard_on_one_executor();
+    join(&mut core, 2);
+    let reader = core.snapshot().receivers[0].container.clone();
+    let effects = core.tick(SILENCE_LIMIT);
+    let other = if reader == e(1) { e(2) } else { e(1) };
+    assert_eq!(assigned(&effects, &other).len(), 1);
+    // But not while its executor has no room to read.
+    core.heartbeat(&other, 100 * MIB, true);
+    assert!(assigned(&core.tick(SILENCE_LIMIT * 2), &reader).is_empty());
+}
+
+#[test]
+fn a_cut_waits_for_every_receiver_with_shards() {
+    let mut core = one_shard_on_one_executor();
+    join(&mut core, 2);
+    let (cut, effects) = core.cut();
+    assert_eq!(effects.len(), 1, "the other executor reads nothing");
+    assert!(!core.cut_is_answered());
+    let reader = core.snapshot().receivers[0].clone();
+    let answer = |cut_id| v1::BlockAnnouncement {
+        receiver_id: reader.receiver.as_str().into(),
+        cut_id,
+        ..Default::default()
+    };
+    core.announced(&reader.container, answer(cut - 1), NOW);
+    assert!(!core.cut_is_answered(), "an answer to an older cut");
+    core.announced(&reader.container, answer(cut), NOW);
+    assert!(core.cut_is_answered());
+    core.cut();
+    core.lost(&reader.container, NOW);
+    assert!(core.cut_is_answered(), "nobody waits for the dead");
+}
+
+#[test]
+fn data_loss_stops_the_application_or_is_skipped_by_policy() {
+    let trouble = |generation| v1::ShardTrouble {
+        shard: Some(key("a").to_proto()),
+        generation,
+        kind: v1::shard_trouble::Kind::DataLost.into(),
+        lost_after_seq: "5".into(),
+        lost_before_seq: "9".into(),
+        ..Default::default()
+    };
+    let mut core = one_shard_on_one_executor();
+    assert!(core.troubled(&e(1), trouble(7), NOW).is_empty(), "of an assignment that is not");
+    let effects = core.troubled(&e(1), trouble(1), NOW);
+    let [Effect::Fail(error)] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(error.code(), Code::DataLost);
+    assert!(error.message().contains("logs/a after 5 and before 9"), "{error}");
+
+    let survivor = SourceSetup { survives_loss: true, ..setup(Start::Earliest) };
+    let mut core = Core::new(vec![survivor], &BTreeMap::new(), NOW);
+    core.listed("logs", vec![listed("a", &[], true)], 1, NOW);
+    join(&mut core, 1);
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")]);
+    core.plan(1, NOW);
+    let effects = core.troubled(&e(1), trouble(1), NOW);
+    assert!(matches!(effects.first(), Some(Effect::Gap(_))));
+    let again = assigned(&effects, &e(1));
+    assert_eq!(again, [("a".into(), 2, v1::read_from::At::TrimHorizon(true))]);
+    announce(&mut core, 1, vec![block("b2", "a", 2, "", "9")]);
+    let (planned, _) = core.plan(2, NOW);
+    assert_eq!(planned.advances[0].from, "5".parse().ok(), "the gap is behind the position");
+    assert_eq!(planned.positions[&key("a")].sequence_number, "9".parse().ok());
+}
+
+#[test]
+fn pressure_counts_blocks_that_wait_and_not_those_of_the_batch_in_the_making() {
+    let mut core = one_shard_on_one_executor();
+    core.joined(e(1), 2 * MIB, &BTreeSet::new(), NOW);
+    assert!(!core.is_under_pressure());
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")]);
+    assert!(core.is_under_pressure());
+    core.plan(1, NOW);
+    assert!(!core.is_under_pressure());
+    core.heartbeat(&e(1), 2 * MIB, false);
+    assert!(core.is_under_pressure(), "an open block of 1 MiB");
+}
+
+#[test]
+fn a_drain_is_over_when_every_shard_was_read_past_its_moment() {
+    let mut core = one_shard_on_one_executor();
+    assert!(!core.is_read_past(10_000), "not listed since");
+    core.listed("logs", vec![listed("a", &[], true)], 11_000, NOW);
+    assert!(!core.is_read_past(10_000), "not read since");
+    let read = |server_ms| v1::EmptyRead {
+        shard: Some(key("a").to_proto()),
+        generation: 1,
+        server_ms,
+        ..Default::default()
+    };
+    let announcement = |server_ms| v1::BlockAnnouncement {
+        receiver_id: "logs/1".into(),
+        empty_reads: vec![read(server_ms)],
+        ..Default::default()
+    };
+    core.announced(&e(1), announcement(10_000), NOW);
+    assert!(!core.is_read_past(10_000));
+    core.announced(&e(1), announcement(11_000), NOW);
+    assert!(core.is_read_past(10_000));
+}

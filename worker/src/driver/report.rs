@@ -1,0 +1,63 @@
+//! What the driver says of its application: once a second, and after each batch.
+//!
+//! Promises: a report is what was true at one moment, never a sum of guesses. Owned by the driver's
+//! main. Never does: decide.
+
+use std::collections::BTreeMap;
+
+use millrace_proto::v1;
+
+use super::batch::making::Totals;
+use super::executors::core::ExecutorView;
+use super::receivers::core::Snapshot;
+
+/// Puts a report together.
+#[must_use]
+pub fn report(
+    totals: &Totals,
+    executors: &[ExecutorView],
+    input: &Snapshot,
+    commits_late: Option<&str>,
+) -> v1::DriverReport {
+    let mut receivers_on = BTreeMap::<&str, u32>::new();
+    for receiver in &input.receivers {
+        *receivers_on.entry(receiver.container.as_str()).or_default() += 1;
+    }
+    let executor = |view: &ExecutorView| {
+        let registration = &view.registration;
+        let container = registration.container.as_str();
+        v1::ExecutorReport {
+            container_id: container.to_owned(),
+            node_id: registration.node_id.clone(),
+            address: registration.address.clone(),
+            cores: registration.cores,
+            cores_busy: view.heartbeat.cores_busy,
+            block_bytes: view.heartbeat.block_bytes.saturating_add(view.heartbeat.disk_bytes),
+            block_bytes_budget: registration.budget_bytes,
+            num_receivers: receivers_on.get(container).copied().unwrap_or(0),
+            rss_bytes: view.heartbeat.rss_bytes,
+        }
+    };
+    let receiver = |view: &super::receivers::core::ReceiverView| v1::ReceiverReport {
+        receiver_id: view.receiver.as_str().to_owned(),
+        container_id: view.container.as_str().to_owned(),
+        source: view.source.clone(),
+        shards: view.shards.clone(),
+    };
+    v1::DriverReport {
+        batch: totals.batch,
+        last_commit_ms: totals.last_commit_ms,
+        executors: executors.iter().map(executor).collect(),
+        receivers: input.receivers.iter().map(receiver).collect(),
+        num_shards: input.num_shards,
+        millis_behind_latest: input.millis_behind_latest.unwrap_or(-1),
+        task_cores_total: executors.iter().map(|view| view.registration.cores).sum(),
+        task_cores_busy: executors.iter().map(|view| view.heartbeat.cores_busy).sum(),
+        records_total: totals.records,
+        rows_total: totals.rows,
+        bad_records_total: totals.bad_records,
+        degraded: commits_late.or(input.trouble.as_deref()).unwrap_or_default().to_owned(),
+        num_batches_in_flight: u32::from(totals.in_flight),
+        buffered_bytes: input.buffered_bytes,
+    }
+}
