@@ -31,6 +31,8 @@ impl Endpoint {
         [
             ("AWS_ENDPOINT_URL", self.url.as_str()),
             ("AWS_REGION", REGION),
+            // What boto3 reads.
+            ("AWS_DEFAULT_REGION", REGION),
             ("AWS_ACCESS_KEY_ID", &self.access_key_id),
             ("AWS_SECRET_ACCESS_KEY", &self.secret_access_key),
             // No look at a metadata service that is not there.

@@ -21,16 +21,33 @@ fn exports(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Ends what a failing test leaves behind.
+struct Leftovers<'a>(&'a Path);
+
+impl Drop for Leftovers<'_> {
+    fn drop(&mut self) {
+        processes::naming(self.0).into_iter().for_each(processes::kill_by_id);
+    }
+}
+
 #[tokio::test]
 async fn a_local_cluster_comes_up_works_and_goes_away() {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path().join("cluster").display().to_string();
     let base = base_environment();
+    let _leftovers = Leftovers(directory.path());
     let up = ["local", "up", "--dir", &dir, "--workers", "2", "--cores", "2"];
     let _ = millrace(&base, &up).await.success();
     millrace(&base, &up).await.assert_refused("MR6006", &[&dir]);
 
-    let outcome = first_application(&base, &dir, directory.path()).await;
+    let mut environment = base.clone();
+    let printed = millrace(&base, &["local", "env", "--dir", &dir]).await.success();
+    environment.extend(exports(&printed.stdout));
+    for name in ["AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "MILLRACE_MASTER"] {
+        assert!(environment.iter().any(|(key, _)| key == name), "no {name}: {printed}");
+    }
+    first_application(&environment, directory.path()).await;
+
     let _ = millrace(&base, &["local", "down", "--dir", &dir]).await.success();
     within(PATIENCE, "no process names the directory", async || {
         match processes::naming(directory.path()).as_slice() {
@@ -39,48 +56,35 @@ async fn a_local_cluster_comes_up_works_and_goes_away() {
         }
     })
     .await;
-    outcome.unwrap();
     millrace(&base, &["local", "env", "--dir", &dir]).await.assert_refused("MR6006", &[&dir]);
 }
 
-/// The steps of the README. An `Err` instead of a panic, so that the cluster is always taken down.
-async fn first_application(
-    base: &[(String, String)],
-    dir: &str,
-    directory: &Path,
-) -> Result<(), String> {
-    let mut environment = base.to_vec();
-    let printed = millrace(base, &["local", "env", "--dir", dir]).await;
-    environment.extend(exports(&printed.stdout));
-    for name in ["AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "MILLRACE_MASTER"] {
-        if !environment.iter().any(|(key, _)| key == name) {
-            return Err(format!("{name} is not exported: {printed}"));
-        }
-    }
-    let expect = |output: Output, text: &str| {
-        let fits = output.code == 0 && output.stdout.contains(text);
-        if fits { Ok(output) } else { Err(format!("no {text:?}: {output}")) }
+/// The steps of the README.
+async fn first_application(environment: &[(String, String)], directory: &Path) {
+    let run = async |arguments: &[&str], shows: &str| {
+        let output = millrace(environment, arguments).await.success();
+        assert!(output.stdout.contains(shows), "no {shows:?}: {output}");
+        output
     };
-    expect(millrace(&environment, &["nodes"]).await, "node-1")?;
-    let nodes = expect(millrace(&environment, &["nodes", "--json"]).await, "node-2")?;
-    serde_json::from_str::<serde_json::Value>(&nodes.stdout)
-        .map_err(|e| format!("{e}: {nodes}"))?;
-
+    run(&["nodes"], "node-1").await;
+    let nodes = run(&["nodes", "--json"], "node-2").await.json();
+    assert!(!nodes.is_null());
     let produce = ["produce", "--stream", "lines", "--generate", "app-logs", "--count", "500"];
-    let produce = [produce.as_slice(), &["--create-shards", "2"]].concat();
-    expect(millrace(&environment, &produce).await, "")?;
+    run(&[produce.as_slice(), &["--create-shards", "2"]].concat(), "").await;
+
     let path = directory.join("application.toml");
-    std::fs::write(&path, File::default().toml()).map_err(|error| error.to_string())?;
+    std::fs::write(&path, File::default().toml()).expect("the test's directory can be written to");
     let path = path.display().to_string();
-    expect(millrace(&environment, &["explain", &path]).await, "Aggregate")?;
-    expect(millrace(&environment, &["submit", "--wait", &path]).await, "word-count")?;
+    run(&["explain", &path], "Aggregate").await;
+    run(&["submit", "--wait", &path], "word-count").await;
     within(PATIENCE, "a batch is listed", async || {
-        expect(millrace(&environment, &["batches", "word-count", "--json"]).await, "number")
+        let batches = millrace(environment, &["batches", "word-count", "--json"]).await.success();
+        if batches.stdout.contains("num_records") { Ok(()) } else { Err(batches.to_string()) }
     })
     .await;
-    expect(millrace(&environment, &["list"]).await, "word-count")?;
-    expect(millrace(&environment, &["status", "word-count"]).await, "running")?;
-    expect(millrace(&environment, &["stop", "word-count"]).await, "stopped")?;
-    expect(millrace(&environment, &["list"]).await, "stopped")?;
-    Ok(())
+    run(&["list"], "word-count").await;
+    run(&["status", "word-count"], "running").await;
+    run(&["logs", "word-count"], "").await;
+    run(&["stop", "word-count"], "stopped").await;
+    run(&["list"], "stopped").await;
 }

@@ -243,8 +243,16 @@ fn respects_the_worker_walls(source: &Source) -> Vec<String> {
 
 /// A core decides; it does not wait, send, or call.
 fn keeps_cores_pure(source: &Source) -> Vec<String> {
-    const SHELL: [&str; 8] =
-        ["tokio::", "tonic::", "actix::", "aws_sdk_", "async fn ", ".await", "std::thread", "now()"];
+    const SHELL: [&str; 8] = [
+        "tokio::",
+        "tonic::",
+        "actix::",
+        "aws_sdk_",
+        "async fn ",
+        ".await",
+        "std::thread",
+        "now()",
+    ];
     let name = source.path.file_name().and_then(|name| name.to_str());
     let inside = source.path.iter().any(|part| part == "core");
     if name != Some("core.rs") && !inside {
