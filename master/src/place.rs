@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// The place of a listener, as text to be compared.
 #[must_use]
-pub fn of(address: SocketAddr) -> String {
+pub(crate) fn of(address: SocketAddr) -> String {
     let machine = read("/etc/machine-id").or_else(|| read("/proc/sys/kernel/random/boot_id"));
     let host = read("/proc/sys/kernel/hostname");
     let network = std::fs::read_link(Path::new("/proc/self/ns/net"))

@@ -26,7 +26,7 @@ use crate::{http, place};
 /// How often a standby looks at the leader item.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
 /// How long a new leader tries to read what the store holds before it gives leadership up.
-const LOAD_DEADLINE: Duration = Duration::from_secs(5);
+const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 /// How long records may still be written when the process ends.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 /// How long open answers have to end when the process ends.
@@ -47,11 +47,13 @@ pub async fn run(
     let (incoming, local) = rpc::bind(&config.listen).await?;
     let address = config.advertise.clone().unwrap_or_else(|| local.to_string());
     let (announce, control) = watch::channel(None);
-    let shared =
-        Shared { leader: Leader::new(control), store: Arc::clone(&store), tasks: TaskTracker::new() };
-    let router = grpc::routes(&shared)?
-        .into_axum_router()
-        .merge(http::routes(shared.leader.clone()));
+    let shared = Shared {
+        leader: Leader::new(control),
+        store: Arc::clone(&store),
+        tasks: TaskTracker::new(),
+    };
+    let router =
+        grpc::routes(&shared)?.into_axum_router().merge(http::routes(shared.leader.clone()));
     let end = shutdown.child_token();
     let server = rpc::server().accept_http1(true).add_routes(Routes::from(router));
     let ended = end.clone().cancelled_owned();
@@ -68,7 +70,8 @@ pub async fn run(
     };
     end.cancel();
     shared.tasks.close();
-    if !server.is_finished() && tokio::time::timeout(SERVER_END_DEADLINE, &mut server).await.is_err()
+    if !server.is_finished()
+        && tokio::time::timeout(SERVER_END_DEADLINE, &mut server).await.is_err()
     {
         server.abort();
     }
@@ -89,14 +92,16 @@ fn server_failed(
 /// Writes the address for scripts, in one step, so that nobody reads half of it.
 fn write_port_file(path: &Path, address: &str) -> Result<(), Error> {
     let staged = path.with_extension("tmp");
-    std::fs::write(&staged, address).and_then(|()| std::fs::rename(&staged, path)).map_err(|error| {
-        Error::new(
-            Code::DirectoryUnusable,
-            format!("the port file {} can not be written", path.display()),
-            "give a path in a writable directory with --port-file",
-        )
-        .caused_by(error)
-    })
+    std::fs::write(&staged, address).and_then(|()| std::fs::rename(&staged, path)).map_err(
+        |error| {
+            Error::new(
+                Code::DirectoryUnusable,
+                format!("the port file {} can not be written", path.display()),
+                "give a path in a writable directory with --port-file",
+            )
+            .caused_by(error)
+        },
+    )
 }
 
 struct Master {
@@ -135,7 +140,8 @@ impl Master {
         shutdown: &CancellationToken,
     ) -> Result<u64, Error> {
         let term = leadership.item.term;
-        let end = shutdown.child_token();
+        // Not of `shutdown`: leadership is given up after the last records are written.
+        let end = CancellationToken::new();
         let held = hold(
             &*self.store,
             &*self.clock,
@@ -183,8 +189,7 @@ impl Master {
         };
         let (applications, nodes) = (snapshot.applications.len(), snapshot.nodes.len());
         tracing::info!(term, applications, nodes, "this master leads");
-        let now =
-            Moment { wall_ms: self.clock.now_ms(), monotonic: self.clock.monotonic() };
+        let now = Moment { wall_ms: self.clock.now_ms(), monotonic: self.clock.monotonic() };
         let identity = Identity {
             cluster: self.config.cluster.clone(),
             term,

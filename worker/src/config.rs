@@ -28,3 +28,24 @@ settings! {
         shutdown_grace: Duration = "10s";
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use millrace_common::config::{Sources, check_document, load};
+
+    use super::*;
+
+    #[test]
+    fn the_document_is_what_the_declaration_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+        let bless = std::env::var_os("MILLRACE_BLESS").is_some();
+        check_document::<WorkerConfig>(&path, bless).unwrap();
+    }
+
+    #[test]
+    fn the_defaults_fit_their_keys() {
+        load::<WorkerConfig>(&Sources::default()).unwrap();
+    }
+}

@@ -238,8 +238,9 @@ fn from_environment<S: Settings>(
         .filter(|(name, _)| name.starts_with(&prefix))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    let source =
-        Environment::with_prefix(prefix.trim_end_matches('_')).prefix_separator("_").source(Some(ours));
+    let source = Environment::with_prefix(prefix.trim_end_matches('_'))
+        .prefix_separator("_")
+        .source(Some(ours));
     let table = source
         .collect()
         .map_err(|error| Error::internal("the environment can not be read").caused_by(error))?;
@@ -251,9 +252,8 @@ fn from_environment<S: Settings>(
         }
         let place = format!("environment variable {prefix}{}", name.to_uppercase());
         let key = find::<S>(&name).ok_or_else(|| unknown::<S>(&place, &name))?;
-        let text = value
-            .into_string()
-            .map_err(|error| Error::internal(place.clone()).caused_by(error))?;
+        let text =
+            value.into_string().map_err(|error| Error::internal(place.clone()).caused_by(error))?;
         found.push((key, text));
     }
     Ok(found)

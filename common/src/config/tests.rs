@@ -101,7 +101,10 @@ fn values_that_do_not_fit_name_their_origin() {
         let error = load::<Example>(&Sources { flags: map(&[(key, value)]), ..Sources::default() })
             .unwrap_err();
         assert_eq!(error.code(), Code::ConfigurationValue, "{key} = {value}");
-        assert!(error.message().contains(&format!("(flag --{})", key.replace('_', "-"))), "{error}");
+        assert!(
+            error.message().contains(&format!("(flag --{})", key.replace('_', "-"))),
+            "{error}"
+        );
     }
     let (_dir, path) = file("[listen]\nx = 1\n");
     let error = load::<Example>(&Sources { file: Some(path), ..Sources::default() }).unwrap_err();
@@ -111,7 +114,8 @@ fn values_that_do_not_fit_name_their_origin() {
 #[test]
 fn files_that_are_missing_or_not_toml_are_named() {
     let missing = PathBuf::from("/nonexistent/millrace.toml");
-    let error = load::<Example>(&Sources { file: Some(missing), ..Sources::default() }).unwrap_err();
+    let error =
+        load::<Example>(&Sources { file: Some(missing), ..Sources::default() }).unwrap_err();
     assert_eq!(error.code(), Code::FileUnreadable);
     let (_dir, path) = file("listen = \n");
     let error = load::<Example>(&Sources { file: Some(path), ..Sources::default() }).unwrap_err();
@@ -122,7 +126,8 @@ fn files_that_are_missing_or_not_toml_are_named() {
 #[test]
 fn flags_come_from_the_keys() {
     let command = clap::Command::new("example").args(to_args::<Example>());
-    let matches = command.get_matches_from(["example", "--heartbeat-interval", "5s", "--cores", "2"]);
+    let matches =
+        command.get_matches_from(["example", "--heartbeat-interval", "5s", "--cores", "2"]);
     let sources = from_matches::<Example>(&matches, map(&[("MILLRACE_EXAMPLE_CONFIG", "/x.toml")]));
     assert_eq!(sources.flags, map(&[("heartbeat_interval", "5s"), ("cores", "2")]));
     assert_eq!(sources.file, Some(PathBuf::from("/x.toml")));
@@ -130,8 +135,9 @@ fn flags_come_from_the_keys() {
 
 #[test]
 fn a_stale_document_is_noticed_and_can_be_blessed() {
-    let (_dir, path) =
-        file("# Keys\n<!-- generated: millrace-example -->\nold\n<!-- end: millrace-example -->\ntail\n");
+    let (_dir, path) = file(
+        "# Keys\n<!-- generated: millrace-example -->\nold\n<!-- end: millrace-example -->\ntail\n",
+    );
     let error = check_document::<Example>(&path, false).unwrap_err();
     assert!(error.contains("is stale"), "{error}");
     check_document::<Example>(&path, true).unwrap();

@@ -18,7 +18,7 @@ const EXECUTORS_MAX: u32 = 10_000;
 /// # Errors
 /// What the specification's own check says, and [`Code::DoesNotFit`] for numbers that no cluster
 /// can ever satisfy.
-pub fn admit(spec: Option<&v1::ApplicationSpec>) -> Result<ApplicationSpec, Error> {
+pub(crate) fn admit(spec: Option<&v1::ApplicationSpec>) -> Result<ApplicationSpec, Error> {
     let spec = spec.ok_or_else(|| {
         Error::new(
             Code::InvalidValue,

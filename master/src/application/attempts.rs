@@ -7,13 +7,13 @@ use crate::config::Timing;
 
 /// The failures of an application's drivers since its last commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Failures {
+pub(crate) struct Failures {
     times: VecDeque<Duration>,
 }
 
 /// What follows from a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Start the driver again after this delay; it was this failure of the allowed ones.
     RetryAfter(Duration, u32),
     /// It failed this often: no more.
@@ -22,7 +22,7 @@ pub enum Verdict {
 
 impl Failures {
     /// A driver failed at this monotonic time.
-    pub fn record(&mut self, now: Duration, timing: &Timing) -> Verdict {
+    pub(crate) fn record(&mut self, now: Duration, timing: &Timing) -> Verdict {
         self.times.push_back(now);
         while self
             .times
@@ -40,7 +40,7 @@ impl Failures {
     }
 
     /// A batch was committed: the application makes progress.
-    pub fn forgive(&mut self) {
+    pub(crate) fn forgive(&mut self) {
         self.times.clear();
     }
 }

@@ -30,7 +30,7 @@ const EXECUTOR_BACKOFF: Backoff =
 
 /// What the control actor does for an application.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Write the record to the store.
     Save,
     /// Write the record, and tell the driver once it is written.
@@ -52,7 +52,7 @@ pub enum Action {
 
 /// One application and all its attempts.
 #[derive(Debug)]
-pub struct Application {
+pub(crate) struct Application {
     /// What it is called.
     pub name: ApplicationName,
     pub(super) timing: Timing,
@@ -67,8 +67,6 @@ pub struct Application {
     pub(super) retry_at: Duration,
     executor_failures: u32,
     pub(super) executor_retry_at: Duration,
-    /// How it ends as soon as nothing of it runs any more.
-    outcome: Option<(ApplicationState, String, Option<v1::Failure>)>,
     /// Last report of the driver.
     pub report: Option<v1::DriverReport>,
     /// The last batches.
@@ -79,7 +77,7 @@ pub struct Application {
 
 impl Application {
     /// An application that was just submitted under a name that was never used.
-    pub fn submit(
+    pub(crate) fn submit(
         now: Moment,
         timing: Timing,
         name: ApplicationName,
@@ -94,6 +92,7 @@ impl Application {
             is_head_expected: false,
             sequence: 0,
             stop: None,
+            outcome: None,
         };
         let mut made = Self::restore(now, timing, name, record);
         made.accept(now, spec, sequence);
@@ -102,7 +101,7 @@ impl Application {
 
     /// An application as the store holds it, after a restart of the master. A driver that was
     /// placed is taken for alive until its node says otherwise.
-    pub fn restore(
+    pub(crate) fn restore(
         now: Moment,
         timing: Timing,
         name: ApplicationName,
@@ -126,7 +125,6 @@ impl Application {
             retry_at: Duration::ZERO,
             executor_failures: 0,
             executor_retry_at: Duration::ZERO,
-            outcome: None,
             report: None,
             history: History::default(),
             told_unmet: None,
@@ -134,34 +132,37 @@ impl Application {
     }
 
     /// Its state.
-    pub fn state(&self) -> ApplicationState {
+    pub(crate) fn state(&self) -> ApplicationState {
         self.record.application.state()
     }
 
     /// The number of its current or last attempt; 0 before the first.
-    pub fn attempt(&self) -> u32 {
+    pub(crate) fn attempt(&self) -> u32 {
         self.record.last_attempt
     }
 
     /// Place in the order of submission.
-    pub fn sequence(&self) -> u64 {
+    pub(crate) fn sequence(&self) -> u64 {
         self.record.sequence
     }
 
     /// True while it may start or hold containers.
-    pub fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         !is_terminal(self.state())
     }
 
     /// What the store keeps.
-    pub fn record(&self) -> &ApplicationRecord {
+    pub(crate) fn record(&self) -> &ApplicationRecord {
         &self.record
     }
 
     /// The application as clients see it.
-    pub fn to_proto(&self) -> v1::Application {
+    pub(crate) fn to_proto(&self) -> v1::Application {
         let mut shown = self.record.application.clone();
-        shown.report = self.report.clone();
+        shown.report.clone_from(&self.report);
+        if let Some((_, unmet)) = &self.told_unmet {
+            shown.reason = format!("{}; {unmet}", shown.reason);
+        }
         shown.num_executors = u32::try_from(self.executors.len()).unwrap_or(u32::MAX);
         shown
     }
@@ -170,7 +171,7 @@ impl Application {
     ///
     /// # Errors
     /// [`Code::NameInUse`] while it is live.
-    pub fn resubmit(
+    pub(crate) fn resubmit(
         &mut self,
         now: Moment,
         spec: v1::ApplicationSpec,
@@ -186,7 +187,10 @@ impl Application {
                     format_ms(self.record.application.changed_ms),
                     self.record.last_attempt,
                 ),
-                format!("wait for it, end it with `millrace stop {}`, or use another name", self.name),
+                format!(
+                    "wait for it, end it with `millrace stop {}`, or use another name",
+                    self.name
+                ),
             ));
         }
         self.accept(now, spec, sequence);
@@ -205,7 +209,7 @@ impl Application {
         self.executor_retry_at = Duration::ZERO;
         self.target = None;
         self.report = None;
-        self.outcome = None;
+        self.record.outcome = None;
         self.enter(now, ApplicationState::Queued, "waits for a place for its driver".to_owned());
     }
 
@@ -213,12 +217,9 @@ impl Application {
     pub(super) fn enter(&mut self, now: Moment, state: ApplicationState, reason: String) {
         let from = self.state();
         if from != state && !may_become(from, state) {
-            tracing::error!(
-                application = %self.name,
-                "defect: {} may not become {}",
-                state_name(from),
-                state_name(state)
-            );
+            let (from, to) = (state_name(from), state_name(state));
+            tracing::error!(application = %self.name, "defect: {from} may not become {to}");
+            debug_assert!(false, "{} is {from} and may not become {to}", self.name);
             return;
         }
         let application = &mut self.record.application;
@@ -228,17 +229,17 @@ impl Application {
     }
 
     /// Says why it waits, without a change of state.
-    pub fn set_reason(&mut self, reason: &str) {
+    pub(crate) fn set_reason(&mut self, reason: &str) {
         self.record.application.reason = reason.to_owned();
     }
 
     /// Why it is in this state.
-    pub fn reason(&self) -> &str {
+    pub(crate) fn reason(&self) -> &str {
         &self.record.application.reason
     }
 
     /// One of its containers has ended.
-    pub fn container_ended(&mut self, now: Moment, ended: &Ended) -> Vec<Action> {
+    pub(crate) fn container_ended(&mut self, now: Moment, ended: &Ended) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.driver.as_ref().is_some_and(|driver| driver.container == ended.container) {
             self.driver_ended(now, ended, &mut actions);
@@ -285,11 +286,15 @@ impl Application {
             });
         }
         actions.push(Action::Save);
-        if self.outcome.is_some() {
+        if self.is_concluded() {
             return;
         }
-        if !ended.was_started {
-            // No process, no failure: the grant goes elsewhere.
+        if self.state() == ApplicationState::Stopping && ended.exit.code == Some(0) {
+            self.conclude(ApplicationState::Stopped, "stopped on request".to_owned(), None);
+            return;
+        }
+        if !ended.was_started || ended.was_evicted {
+            // Not the driver's failure: it goes elsewhere.
             return self.requeue(now, format!("waits for another place: {why}"));
         }
         match self.failures.record(now.monotonic, &self.timing) {
@@ -317,7 +322,7 @@ impl Application {
                 )
                 .to_failure();
                 let reason = format!("{}: {}", failure.code, failure.message);
-                self.outcome = Some((ApplicationState::Failed, reason, Some(failure)));
+                self.conclude(ApplicationState::Failed, reason, Some(failure));
             }
         }
     }
@@ -346,7 +351,9 @@ impl Application {
         reason: String,
         failure: Option<v1::Failure>,
     ) {
-        self.outcome = Some((state, reason, failure));
+        let mut outcome = v1::DriverFinished { reason, failure, ..Default::default() };
+        outcome.set_state(state);
+        self.record.outcome = Some(outcome);
     }
 
     /// Enters the end that was concluded, when nothing of it runs any more.
@@ -354,17 +361,18 @@ impl Application {
         if self.driver.is_some() || !self.executors.is_empty() {
             return;
         }
-        if let Some((state, reason, failure)) = self.outcome.take() {
-            self.record.application.failure = failure;
+        if let Some(outcome) = self.record.outcome.take() {
+            let state = outcome.state();
+            self.record.application.failure = outcome.failure;
             self.record.stop = None;
-            self.enter(now, state, reason);
+            self.enter(now, state, outcome.reason);
             actions.push(Action::Save);
         }
     }
 
     /// True when it is decided how it ends.
     pub(super) fn is_concluded(&self) -> bool {
-        self.outcome.is_some()
+        self.record.outcome.is_some()
     }
 
     /// A batch was committed.

@@ -14,7 +14,7 @@ const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The one driver that may act for an application.
 #[derive(Clone, Debug)]
-pub struct Driver {
+pub(crate) struct Driver {
     /// Its container.
     pub container: ContainerId,
     /// The node it is on.
@@ -36,7 +36,7 @@ pub struct Driver {
 
 impl Driver {
     /// A driver that has just been granted, or that was known before the master's restart.
-    pub fn new(now: Moment, container: ContainerId, node: NodeId) -> Self {
+    pub(crate) fn new(now: Moment, container: ContainerId, node: NodeId) -> Self {
         Self {
             container,
             node,
@@ -51,7 +51,7 @@ impl Driver {
     }
 
     /// It opened a stream. The stream that this one replaces.
-    pub fn connect(
+    pub(crate) fn connect(
         &mut self,
         now: Moment,
         session: SessionId,
@@ -64,27 +64,30 @@ impl Driver {
     }
 
     /// Its stream has ended; it may come back.
-    pub fn disconnect(&mut self, now: Moment) {
+    pub(crate) fn disconnect(&mut self, now: Moment) {
         self.session = None;
         self.heard = now.monotonic;
     }
 
     /// A word of the driver.
-    pub fn hear(&mut self, now: Moment) {
+    pub(crate) fn hear(&mut self, now: Moment) {
         self.heard = now.monotonic;
     }
 
     /// It said that it is done and will exit.
-    pub fn finish(&mut self, now: Moment) {
+    pub(crate) fn finish(&mut self, now: Moment) {
         self.finished.get_or_insert(now.monotonic);
     }
 
     /// Why it has to be ended by force, if it has.
-    pub fn overdue(&self, now: Moment, timing: &Timing) -> Option<String> {
+    pub(crate) fn overdue(&self, now: Moment, timing: &Timing) -> Option<String> {
         if let Some(finished) = self.finished {
             let late = now.since(finished) > timing.kill_grace;
             return late.then(|| {
-                format!("the driver said that it is done {:?} ago and did not exit", timing.kill_grace)
+                format!(
+                    "the driver said that it is done {:?} ago and did not exit",
+                    timing.kill_grace
+                )
             });
         }
         let (limit, what) = if self.has_registered {

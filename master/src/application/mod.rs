@@ -3,7 +3,7 @@
 //! Pure: events and times go in, actions come out; the control actor performs them. An application
 //! never talks to a node, a driver or the store itself, and knows nothing of other applications.
 
-pub mod admission;
+pub(crate) mod admission;
 mod attempts;
 mod core;
 mod driver;
@@ -13,13 +13,12 @@ mod record;
 mod session;
 mod state;
 
-pub use self::attempts::{Failures, Verdict};
-pub use self::core::{Action, Application};
-pub use self::driver::Driver;
-pub use self::history::{BATCHES_MAX, History};
-pub use self::places::Launch;
-pub use self::record::ApplicationRecord;
-pub use self::state::{is_terminal, may_become, name as state_name};
+pub(crate) use self::core::{Action, Application};
+pub(crate) use self::driver::Driver;
+pub(crate) use self::history::BATCHES_MAX;
+pub(crate) use self::places::Launch;
+pub(crate) use self::record::ApplicationRecord;
+pub(crate) use self::state::{is_terminal, name as state_name};
 
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ const ATTEMPTS_MAX: usize = 50;
 
 /// A container that is to be started.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Launch {
+pub(crate) struct Launch {
     /// Its id.
     pub container: ContainerId,
     /// What its process is told; the control actor adds what it knows of the cluster.
@@ -25,8 +25,13 @@ pub struct Launch {
 
 impl Application {
     pub(super) fn spec_resources(&self) -> (Resources, Resources, u32) {
-        let resources =
-            self.record.application.spec.as_ref().and_then(|spec| spec.resources).unwrap_or_default();
+        let resources = self
+            .record
+            .application
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.resources)
+            .unwrap_or_default();
         let cost = |cost: Option<v1::resources_spec::Cost>| {
             let cost = cost.unwrap_or_default();
             Resources::from_proto(&v1::Resources {
@@ -38,7 +43,7 @@ impl Application {
     }
 
     /// What it needs from the scheduler now, if anything.
-    pub fn claim(&self, now: Moment) -> Option<Claim> {
+    pub(crate) fn claim(&self, now: Moment) -> Option<Claim> {
         if !self.is_live() || self.is_concluded() {
             return None;
         }
@@ -47,6 +52,11 @@ impl Application {
         for node in self.executors.values() {
             *held.entry(node.clone()).or_default() += 1;
         }
+        // To stop at a batch edge a driver needs nobody.
+        let num_minimum = match self.record.stop {
+            Some(stop) if !stop.drain => 0,
+            _ => num_minimum,
+        };
         let mut claim = Claim {
             application: self.name.clone(),
             driver: None,
@@ -75,7 +85,7 @@ impl Application {
 
     /// Its driver got a place: a new attempt with an epoch above all before. The context is
     /// completed by the control actor and sent once the record is written.
-    pub fn place_driver(&mut self, now: Moment, node: NodeId) -> Launch {
+    pub(crate) fn place_driver(&mut self, now: Moment, node: NodeId) -> Launch {
         self.record.last_attempt += 1;
         self.record.max_epoch += 1;
         let attempt = self.record.last_attempt;
@@ -101,11 +111,14 @@ impl Application {
         }
         self.driver = Some(Driver::new(now, container.clone(), node));
         let (driver_cost, ..) = self.spec_resources();
-        Launch { context: self.context(&container, v1::ContainerKind::Driver, driver_cost), container }
+        Launch {
+            context: self.context(&container, v1::ContainerKind::Driver, driver_cost),
+            container,
+        }
     }
 
     /// An executor got a place.
-    pub fn place_executor(&mut self, node: NodeId, resources: Resources) -> Launch {
+    pub(crate) fn place_executor(&mut self, node: NodeId, resources: Resources) -> Launch {
         self.last_executor += 1;
         let container = self.name.executor_id(self.record.last_attempt, self.last_executor);
         self.executors.insert(container.clone(), node);
@@ -139,19 +152,19 @@ impl Application {
     }
 
     /// What its driver costs.
-    pub fn driver_cost(&self) -> Resources {
+    pub(crate) fn driver_cost(&self) -> Resources {
         self.spec_resources().0
     }
 
     /// How many of the executors that the driver asked for it does not have.
-    pub fn num_missing(&self) -> u32 {
+    pub(crate) fn num_missing(&self) -> u32 {
         let held = u32::try_from(self.executors.len()).unwrap_or(u32::MAX);
         self.target.map_or(0, |(count, _)| count.saturating_sub(held))
     }
 
     /// What the submitter of this specification should know about its start positions: a head that
     /// exists wins over them.
-    pub fn unused_start(&self, spec: &v1::ApplicationSpec) -> Option<String> {
+    pub(crate) fn unused_start(&self, spec: &v1::ApplicationSpec) -> Option<String> {
         let starts = |spec: &v1::ApplicationSpec| -> Vec<_> {
             spec.sources.iter().map(|source| (source.name.clone(), source.start)).collect()
         };

@@ -17,4 +17,6 @@ pub struct ApplicationRecord {
     pub sequence: u64,
     /// What the driver was asked to do when it was asked to stop.
     pub stop: Option<v1::StopDriver>,
+    /// How it ends as soon as nothing of it runs any more, when that is decided.
+    pub outcome: Option<v1::DriverFinished>,
 }

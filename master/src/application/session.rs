@@ -17,7 +17,7 @@ impl Application {
     ///
     /// # Errors
     /// [`Code::Fenced`] for a driver that is not the current one: it has to exit.
-    pub fn driver_registered(
+    pub(crate) fn driver_registered(
         &mut self,
         now: Moment,
         session: SessionId,
@@ -54,7 +54,7 @@ impl Application {
     }
 
     /// Tells a driver that came back what ended and what is there, once all nodes have reported.
-    pub fn reconcile_driver(&mut self) -> Vec<Action> {
+    pub(crate) fn reconcile_driver(&mut self) -> Vec<Action> {
         let Some(driver) = &mut self.driver else { return Vec::new() };
         let live: BTreeSet<ContainerId> = self.executors.keys().cloned().collect();
         let mut actions = Vec::new();
@@ -74,7 +74,7 @@ impl Application {
     }
 
     /// The stream to the driver has ended.
-    pub fn driver_disconnected(&mut self, now: Moment, session: SessionId) {
+    pub(crate) fn driver_disconnected(&mut self, now: Moment, session: SessionId) {
         if let Some(driver) = self.driver_at(session) {
             driver.disconnect(now);
         }
@@ -85,7 +85,7 @@ impl Application {
     }
 
     /// A message of the driver.
-    pub fn driver_said(
+    pub(crate) fn driver_said(
         &mut self,
         now: Moment,
         session: SessionId,
@@ -165,14 +165,14 @@ impl Application {
         };
         driver.failure.clone_from(&finished.failure);
         self.conclude(end, reason, finished.failure);
-        Vec::new()
+        vec![Action::Save]
     }
 
     /// Asked to stop at the next batch edge, or to drain.
     ///
     /// # Errors
     /// [`Code::WrongState`] when it has ended.
-    pub fn stop(
+    pub(crate) fn stop(
         &mut self,
         now: Moment,
         drain: bool,
@@ -203,7 +203,7 @@ impl Application {
     ///
     /// # Errors
     /// [`Code::WrongState`] when it has ended.
-    pub fn kill(&mut self, now: Moment) -> Result<Vec<Action>, Error> {
+    pub(crate) fn kill(&mut self, now: Moment) -> Result<Vec<Action>, Error> {
         if !self.is_live() {
             return Err(self.has_ended("killed"));
         }
@@ -238,16 +238,25 @@ impl Application {
         )
     }
 
-    /// Time has passed: a driver that is silent or does not end is ended by force.
-    pub fn tick(&mut self, now: Moment) -> Vec<Action> {
-        let Some(driver) = &self.driver else { return Vec::new() };
+    /// Time has passed: a driver that is silent or does not end is ended by force, and an end that
+    /// was decided before the master's restart is entered.
+    pub(crate) fn tick(&mut self, now: Moment) -> Vec<Action> {
+        let Some(driver) = &self.driver else {
+            let mut actions = Vec::new();
+            self.settle(now, &mut actions);
+            return actions;
+        };
         let Some(reason) = driver.overdue(now, &self.timing) else { return Vec::new() };
         vec![Action::Kill { container: driver.container.clone(), is_graceful: false, reason }]
     }
 
     /// Whether a container that a node reports is one of the current attempt's, and if so takes it
     /// up.
-    pub fn adopt(&mut self, node: &millrace_common::id::NodeId, status: &v1::ContainerStatus) -> bool {
+    pub(crate) fn adopt(
+        &mut self,
+        node: &millrace_common::id::NodeId,
+        status: &v1::ContainerStatus,
+    ) -> bool {
         if !self.is_live() || status.attempt != self.record.last_attempt {
             return false;
         }

@@ -4,13 +4,13 @@ use millrace_proto::v1::ApplicationState::{self, *};
 
 /// True for a state that only a new submission leaves.
 #[must_use]
-pub fn is_terminal(state: ApplicationState) -> bool {
+pub(crate) fn is_terminal(state: ApplicationState) -> bool {
     matches!(state, Stopped | Failed | Rejected | Killed)
 }
 
 /// The legal transitions; everything else is a defect.
 #[must_use]
-pub fn may_become(from: ApplicationState, to: ApplicationState) -> bool {
+pub(crate) fn may_become(from: ApplicationState, to: ApplicationState) -> bool {
     match from {
         Unspecified => to == Queued,
         // Waits for a place, for the first time or again after its driver failed.
@@ -24,6 +24,6 @@ pub fn may_become(from: ApplicationState, to: ApplicationState) -> bool {
 
 /// The state's name as people and JSON see it.
 #[must_use]
-pub fn name(state: ApplicationState) -> &'static str {
+pub(crate) fn name(state: ApplicationState) -> &'static str {
     state.as_str_name().trim_start_matches("APPLICATION_STATE_")
 }

@@ -11,7 +11,7 @@ const ENDED_MAX: usize = 2_000;
 
 /// One container.
 #[derive(Clone, Debug)]
-pub struct ContainerEntry {
+pub(crate) struct ContainerEntry {
     /// As its node last reported it.
     pub status: v1::ContainerStatus,
     /// The node that it was granted on.
@@ -22,7 +22,7 @@ pub struct ContainerEntry {
 
 /// A container that has just ended.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// Which one.
     pub container: ContainerId,
     /// Whose it was.
@@ -33,59 +33,54 @@ pub struct Ended {
     pub exit: v1::ContainerExit,
     /// False when its process never started.
     pub was_started: bool,
+    /// True when its node ended it of its own accord, because its worker was told to end.
+    pub was_evicted: bool,
     /// Unix time of its start in milliseconds, 0 when it never started.
     pub started_ms: i64,
 }
 
 impl ContainerEntry {
     /// Its id.
-    pub fn id(&self) -> ContainerId {
+    pub(crate) fn id(&self) -> ContainerId {
         ContainerId::new(self.status.container_id.clone())
     }
 
     /// True while it holds resources.
-    pub fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         matches!(self.status.state(), ContainerState::Granted | ContainerState::Running)
     }
 
     /// What it holds.
-    pub fn resources(&self) -> Resources {
+    pub(crate) fn resources(&self) -> Resources {
         self.status.resources.as_ref().map(Resources::from_proto).unwrap_or_default()
     }
 }
 
 /// All containers by id.
 #[derive(Debug, Default)]
-pub struct Containers {
+pub(crate) struct Containers {
     entries: BTreeMap<ContainerId, ContainerEntry>,
     ended: VecDeque<ContainerId>,
 }
 
 impl Containers {
     /// The container with this id.
-    pub fn get(&self, id: &ContainerId) -> Option<&ContainerEntry> {
+    pub(crate) fn get(&self, id: &ContainerId) -> Option<&ContainerEntry> {
         self.entries.get(id)
     }
 
     /// Every container, live and ended.
-    pub fn iter(&self) -> impl Iterator<Item = &ContainerEntry> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &ContainerEntry> {
         self.entries.values()
     }
 
     /// The live ones on a node.
-    pub fn live_on(&self, node: &NodeId) -> impl Iterator<Item = &ContainerEntry> {
+    pub(crate) fn live_on(&self, node: &NodeId) -> impl Iterator<Item = &ContainerEntry> {
         self.entries.values().filter(move |entry| entry.node == *node && entry.is_live())
     }
 
-    /// The live ones of an application.
-    pub fn live_of(&self, application: &str) -> impl Iterator<Item = &ContainerEntry> {
-        self.entries
-            .values()
-            .filter(move |entry| entry.status.application == application && entry.is_live())
-    }
-
     /// Takes up a container: one just granted, or one that a node reports and that is wanted.
-    pub fn insert(&mut self, node: NodeId, status: v1::ContainerStatus) {
+    pub(crate) fn insert(&mut self, node: NodeId, status: v1::ContainerStatus) {
         let entry = ContainerEntry { status, node, kill_reason: None };
         let (id, is_live) = (entry.id(), entry.is_live());
         self.entries.insert(id.clone(), entry);
@@ -105,7 +100,7 @@ impl Containers {
     }
 
     /// Remembers that the container was asked to end. True when it is live and was not asked before.
-    pub fn mark_killed(&mut self, id: &ContainerId, reason: &str) -> bool {
+    pub(crate) fn mark_killed(&mut self, id: &ContainerId, reason: &str) -> bool {
         match self.entries.get_mut(id) {
             Some(entry) if entry.is_live() && entry.kill_reason.is_none() => {
                 entry.kill_reason = Some(reason.to_owned());
@@ -116,7 +111,7 @@ impl Containers {
     }
 
     /// What a node reports of a container it holds. The end, when this report is the first to tell.
-    pub fn report(&mut self, node: &NodeId, status: v1::ContainerStatus) -> Option<Ended> {
+    pub(crate) fn report(&mut self, node: &NodeId, status: v1::ContainerStatus) -> Option<Ended> {
         let id = ContainerId::new(status.container_id.clone());
         let entry = self.entries.get_mut(&id).filter(|entry| entry.node == *node)?;
         if !entry.is_live() {
@@ -128,7 +123,7 @@ impl Containers {
 
     /// Ends a live container without a word from its process: lost with its node, never taken up,
     /// or unknown to its node.
-    pub fn end(
+    pub(crate) fn end(
         &mut self,
         id: &ContainerId,
         state: ContainerState,
@@ -146,6 +141,7 @@ impl Containers {
     fn close(&mut self, id: &ContainerId) -> Option<Ended> {
         let entry = self.entries.get_mut(id)?;
         let mut exit = entry.status.exit.clone().unwrap_or_default();
+        let was_evicted = exit.requested && entry.kill_reason.is_none();
         if let Some(reason) = &entry.kill_reason {
             exit.requested = true;
             exit.reason = reason.clone();
@@ -157,6 +153,7 @@ impl Containers {
             node: entry.node.clone(),
             exit,
             was_started: entry.status.pid != 0,
+            was_evicted,
             started_ms: entry.status.started_ms,
         };
         self.retire(id.clone());

@@ -27,7 +27,7 @@ const REFUSAL_PAUSE: Duration = Duration::from_secs(5);
 
 /// One node.
 #[derive(Clone, Debug)]
-pub struct NodeEntry {
+pub(crate) struct NodeEntry {
     /// Its name, stable over restarts of its worker.
     pub id: NodeId,
     /// The worker process that speaks for it.
@@ -54,7 +54,7 @@ pub struct NodeEntry {
 
 /// What a registration brought to light.
 #[derive(Debug, Default)]
-pub struct Registered {
+pub(crate) struct Registered {
     /// An older stream of the same node, to be closed.
     pub superseded: Option<SessionId>,
     /// Containers that ended while nobody listened.
@@ -65,13 +65,13 @@ pub struct Registered {
     pub forget: Vec<ContainerId>,
     /// Containers that the master holds for dead and that live: to be ended.
     pub unwanted: Vec<ContainerId>,
-    /// True when the node was not known before.
+    /// True when the node was not known before, or held for lost.
     pub is_new: bool,
 }
 
 /// All nodes and all containers.
 #[derive(Debug)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     timing: Timing,
     nodes: BTreeMap<NodeId, NodeEntry>,
     /// Every container.
@@ -80,22 +80,22 @@ pub struct Cluster {
 
 impl Cluster {
     /// No nodes yet.
-    pub fn new(timing: Timing) -> Self {
+    pub(crate) fn new(timing: Timing) -> Self {
         Self { timing, nodes: BTreeMap::new(), containers: Containers::default() }
     }
 
     /// Every node that has registered, by name.
-    pub fn nodes(&self) -> impl Iterator<Item = &NodeEntry> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeEntry> {
         self.nodes.values()
     }
 
     /// The node with this name.
-    pub fn node(&self, id: &NodeId) -> Option<&NodeEntry> {
+    pub(crate) fn node(&self, id: &NodeId) -> Option<&NodeEntry> {
         self.nodes.get(id)
     }
 
     /// The node at the other end of a stream.
-    pub fn by_session(&self, session: SessionId) -> Option<&NodeEntry> {
+    pub(crate) fn by_session(&self, session: SessionId) -> Option<&NodeEntry> {
         self.nodes.values().find(|node| node.session == Some(session))
     }
 
@@ -107,7 +107,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Code::NodeRefused`] for an impossible offer or a name that a live worker holds.
-    pub fn register(
+    pub(crate) fn register(
         &mut self,
         now: Moment,
         session: SessionId,
@@ -127,7 +127,7 @@ impl Cluster {
                     "give each worker a --node-id of its own",
                 ));
             }
-            outcome.is_new = false;
+            outcome.is_new = known.state == NodeState::Lost;
             outcome.superseded = known.session;
         }
         let node = NodeEntry {
@@ -185,7 +185,7 @@ impl Cluster {
     }
 
     /// A word of the node: it lives. True when it was held for suspect or lost.
-    pub fn heard(&mut self, now: Moment, session: SessionId) -> bool {
+    pub(crate) fn heard(&mut self, now: Moment, session: SessionId) -> bool {
         let Some(node) = self.by_session_mut(session) else { return false };
         node.last_heard = now.monotonic;
         node.last_heartbeat_ms = now.wall_ms;
@@ -194,7 +194,7 @@ impl Cluster {
 
     /// The stream to a node has ended. The node's name when it left for good: nothing runs on it
     /// and it closed the stream itself.
-    pub fn disconnected(&mut self, session: SessionId, is_orderly: bool) -> Option<NodeId> {
+    pub(crate) fn disconnected(&mut self, session: SessionId, is_orderly: bool) -> Option<NodeId> {
         let node = self.by_session_mut(session)?;
         node.session = None;
         let id = node.id.clone();
@@ -206,7 +206,7 @@ impl Cluster {
     }
 
     /// The node refused a grant: it has the last word on its capacity.
-    pub fn refused(
+    pub(crate) fn refused(
         &mut self,
         now: Moment,
         session: SessionId,
@@ -221,7 +221,7 @@ impl Cluster {
 
     /// Time has passed: nodes that fell silent become suspect, then lost with all they hold.
     /// The nodes whose state changed, and what ended with them.
-    pub fn tick(&mut self, now: Moment) -> (Vec<(NodeId, NodeState)>, Vec<Ended>) {
+    pub(crate) fn tick(&mut self, now: Moment) -> (Vec<(NodeId, NodeState)>, Vec<Ended>) {
         let mut changed = Vec::new();
         for node in self.nodes.values_mut().filter(|node| node.state != NodeState::Lost) {
             let silent = now.since(node.last_heard);
@@ -251,7 +251,7 @@ impl Cluster {
 
     /// What the scheduler may give out, by node. A suspect, silent or refusing node counts with all
     /// that it offers and nothing free.
-    pub fn rooms(&self, now: Moment) -> Vec<Room> {
+    pub(crate) fn rooms(&self, now: Moment) -> Vec<Room> {
         let usage = self.usage();
         let known = self.nodes.values().filter(|node| node.state != NodeState::Lost);
         known
@@ -273,7 +273,7 @@ impl Cluster {
     }
 
     /// What is taken, by node; a node without containers is not in it.
-    pub fn usage(&self) -> BTreeMap<NodeId, Usage> {
+    pub(crate) fn usage(&self) -> BTreeMap<NodeId, Usage> {
         let mut usage: BTreeMap<NodeId, Usage> = BTreeMap::new();
         for entry in self.containers.iter().filter(|entry| entry.is_live()) {
             let of_node = usage.entry(entry.node.clone()).or_default();
@@ -289,7 +289,7 @@ impl Cluster {
 
 /// What is taken on one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// Cores and memory of all live containers.
     pub resources: Resources,
     /// Drivers among them.

@@ -6,8 +6,8 @@
 mod containers;
 mod core;
 
-pub use self::containers::{ContainerEntry, Containers, Ended};
-pub use self::core::{Cluster, NodeEntry, Registered, Usage};
+pub(crate) use self::containers::{ContainerEntry, Ended};
+pub(crate) use self::core::Cluster;
 
 #[cfg(test)]
 mod tests;

@@ -34,7 +34,7 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The sending half of a stream to a node or a driver. Dropping it ends the stream both ways.
 #[derive(Debug)]
-pub struct StreamTo<T> {
+pub(crate) struct StreamTo<T> {
     queue: mpsc::Sender<Result<T, tonic::Status>>,
     _end: DropGuard,
 }
@@ -42,7 +42,10 @@ pub struct StreamTo<T> {
 impl<T> StreamTo<T> {
     /// The sending half; `end` is cancelled with it.
     #[must_use]
-    pub fn new(queue: mpsc::Sender<Result<T, tonic::Status>>, end: CancellationToken) -> Self {
+    pub(crate) fn new(
+        queue: mpsc::Sender<Result<T, tonic::Status>>,
+        end: CancellationToken,
+    ) -> Self {
         Self { queue, _end: end.drop_guard() }
     }
 
@@ -54,7 +57,7 @@ impl<T> StreamTo<T> {
 
 /// The master's one actor.
 #[derive(Debug)]
-pub struct Control {
+pub(crate) struct Control {
     clock: SharedClock,
     core: Core,
     writer: Writer,
@@ -69,7 +72,7 @@ pub struct Control {
 impl Control {
     /// A new actor; `lost` is told the term when somebody has seen a higher one.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         clock: SharedClock,
         core: Core,
         writer: Writer,
@@ -217,7 +220,7 @@ impl StreamHandler<WriterEvent> for Control {
 /// A node opened its stream.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<SessionId, Error>")]
-pub struct NodeOpened {
+pub(crate) struct NodeOpened {
     /// Highest term the node has seen.
     pub term: u64,
     /// Its first message.
@@ -243,7 +246,7 @@ impl Handler<NodeOpened> for Control {
 /// A node spoke.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct NodeSaid(pub SessionId, pub v1::NodeMessage);
+pub(crate) struct NodeSaid(pub SessionId, pub v1::NodeMessage);
 
 impl Handler<NodeSaid> for Control {
     type Result = ();
@@ -266,7 +269,7 @@ impl Handler<NodeSaid> for Control {
 /// The stream of a node has ended; orderly when the node closed it itself.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct NodeClosed(pub SessionId, pub bool);
+pub(crate) struct NodeClosed(pub SessionId, pub bool);
 
 impl Handler<NodeClosed> for Control {
     type Result = ();
@@ -280,7 +283,7 @@ impl Handler<NodeClosed> for Control {
 /// A driver opened its stream.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<SessionId, Error>")]
-pub struct DriverOpened {
+pub(crate) struct DriverOpened {
     /// Its first message.
     pub register: v1::DriverRegister,
     /// The way back.
@@ -304,7 +307,7 @@ impl Handler<DriverOpened> for Control {
 /// A driver spoke.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct DriverSaid(pub SessionId, pub v1::DriverMessage);
+pub(crate) struct DriverSaid(pub SessionId, pub v1::DriverMessage);
 
 impl Handler<DriverSaid> for Control {
     type Result = ();
@@ -320,7 +323,7 @@ impl Handler<DriverSaid> for Control {
 /// The stream of a driver has ended.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct DriverClosed(pub SessionId);
+pub(crate) struct DriverClosed(pub SessionId);
 
 impl Handler<DriverClosed> for Control {
     type Result = ();
@@ -334,7 +337,7 @@ impl Handler<DriverClosed> for Control {
 /// An application is submitted.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<v1::SubmitApplicationResponse, Error>")]
-pub struct Submit(pub Option<v1::ApplicationSpec>);
+pub(crate) struct Submit(pub Option<v1::ApplicationSpec>);
 
 impl Handler<Submit> for Control {
     type Result = ResponseFuture<Result<v1::SubmitApplicationResponse, Error>>;
@@ -356,16 +359,17 @@ impl Handler<Submit> for Control {
 /// An application is asked to stop.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<v1::ApplicationState, Error>")]
-pub struct Stop(pub v1::StopApplicationRequest);
+pub(crate) struct Stop(pub v1::StopApplicationRequest);
 
 impl Handler<Stop> for Control {
     type Result = ResponseFuture<Result<v1::ApplicationState, Error>>;
 
     fn handle(&mut self, Stop(request): Stop, _: &mut Self::Context) -> Self::Result {
         let now = self.now();
-        let outcome = request.name.parse().and_then(|name| {
-            self.core.stop(now, &name, request.drain, request.deadline_ms)
-        });
+        let outcome = request
+            .name
+            .parse()
+            .and_then(|name| self.core.stop(now, &name, request.drain, request.deadline_ms));
         self.answer(outcome)
     }
 }
@@ -373,7 +377,7 @@ impl Handler<Stop> for Control {
 /// An application is ended at once.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<v1::ApplicationState, Error>")]
-pub struct Kill(pub v1::KillApplicationRequest);
+pub(crate) struct Kill(pub v1::KillApplicationRequest);
 
 impl Handler<Kill> for Control {
     type Result = ResponseFuture<Result<v1::ApplicationState, Error>>;
@@ -402,11 +406,11 @@ impl Control {
 }
 
 /// A question to the core.
-pub struct Read<T>(Box<dyn FnOnce(&Core) -> T + Send>);
+pub(crate) struct Read<T>(Box<dyn FnOnce(&Core) -> T + Send>);
 
 impl<T> Read<T> {
     /// The question; it is asked in the actor's turn.
-    pub fn new(question: impl FnOnce(&Core) -> T + Send + 'static) -> Self {
+    pub(crate) fn new(question: impl FnOnce(&Core) -> T + Send + 'static) -> Self {
         Self(Box::new(question))
     }
 }
@@ -417,7 +421,7 @@ impl<T: Send + 'static> Message for Read<T> {
 
 /// The answer to a [`Read`].
 #[derive(Debug, MessageResponse)]
-pub struct ReadAnswer<T: 'static>(pub T);
+pub(crate) struct ReadAnswer<T: 'static>(pub T);
 
 impl<T: Send + 'static> Handler<Read<T>> for Control {
     type Result = ReadAnswer<T>;
@@ -430,7 +434,7 @@ impl<T: Send + 'static> Handler<Read<T>> for Control {
 /// A piece of a container's log is asked for; the request's id is given here.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<v1::LogChunk, Error>")]
-pub struct ReadLog(pub v1::ReadLogChunk);
+pub(crate) struct ReadLog(pub v1::ReadLogChunk);
 
 impl Handler<ReadLog> for Control {
     type Result = ResponseFuture<Result<v1::LogChunk, Error>>;

@@ -9,22 +9,19 @@ use std::time::Duration;
 
 use millrace_common::error::{Code, Error};
 use millrace_common::id::{ApplicationName, ContainerId, NodeId};
-use millrace_proto::v1::{
-    self, ContainerState, NodeState, driver_command, driver_message, node_command, node_message,
-};
+use millrace_proto::v1::{self, ContainerState, NodeState, node_command};
 
 use super::SessionId;
 use super::effect::Effect;
-use crate::application::{Action, Application, ApplicationRecord, Launch, admission};
+use crate::application::{Action, Application, ApplicationRecord, admission};
 use crate::cluster::{Cluster, Ended};
 use crate::config::Timing;
 use crate::moment::Moment;
-use crate::scheduler::{Placed, schedule};
 use crate::store::{Record, Snapshot};
 
 /// What this master is, for those it talks to.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// Name of the cluster.
     pub cluster: String,
     /// Its leadership term.
@@ -39,7 +36,7 @@ pub struct Identity {
 
 /// All that the leading master knows.
 #[derive(Debug)]
-pub struct Core {
+pub(crate) struct Core {
     /// What this master is.
     pub identity: Identity,
     pub(super) timing: Timing,
@@ -63,7 +60,7 @@ pub struct Core {
 
 impl Core {
     /// A new leader over what the store holds.
-    pub fn new(now: Moment, timing: Timing, identity: Identity, snapshot: Snapshot) -> Self {
+    pub(crate) fn new(now: Moment, timing: Timing, identity: Identity, snapshot: Snapshot) -> Self {
         let mut core = Self {
             identity,
             timing,
@@ -104,12 +101,12 @@ impl Core {
     }
 
     /// The effects since the last call.
-    pub fn take_effects(&mut self) -> Vec<Effect> {
+    pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
 
     /// Why nothing is granted yet, when the leader is new.
-    pub fn adoption(&self) -> Option<String> {
+    pub(crate) fn adoption(&self) -> Option<String> {
         self.is_adopting.then(|| {
             let names: Vec<&str> = self.awaited.iter().map(NodeId::as_str).take(5).collect();
             format!(
@@ -126,7 +123,7 @@ impl Core {
     ///
     /// # Errors
     /// As admission says; [`Code::NameInUse`] while an application of this name is live.
-    pub fn submit(
+    pub(crate) fn submit(
         &mut self,
         now: Moment,
         spec: Option<&v1::ApplicationSpec>,
@@ -168,7 +165,7 @@ impl Core {
     ///
     /// # Errors
     /// [`Code::UnknownApplication`]; [`Code::WrongState`] when it has ended.
-    pub fn stop(
+    pub(crate) fn stop(
         &mut self,
         now: Moment,
         name: &ApplicationName,
@@ -184,7 +181,7 @@ impl Core {
     ///
     /// # Errors
     /// [`Code::UnknownApplication`]; [`Code::WrongState`] when it has ended.
-    pub fn kill(
+    pub(crate) fn kill(
         &mut self,
         now: Moment,
         name: &ApplicationName,
@@ -209,7 +206,7 @@ impl Core {
     // Time and the store.
 
     /// Everything up to this ticket is in the store.
-    pub fn written(&mut self, ticket: u64) {
+    pub(crate) fn written(&mut self, ticket: u64) {
         let later = self.after_write.split_off(&(ticket + 1));
         for effects in std::mem::replace(&mut self.after_write, later).into_values() {
             self.effects.extend(effects);
@@ -217,7 +214,7 @@ impl Core {
     }
 
     /// Time has passed.
-    pub fn tick(&mut self, now: Moment) {
+    pub(crate) fn tick(&mut self, now: Moment) {
         let (changed, ended) = self.cluster.tick(now);
         for (node, state) in changed {
             match state {
@@ -232,6 +229,10 @@ impl Core {
             }
         }
         self.end_all(now, ended);
+        self.step(now);
+        if self.is_adopting {
+            return;
+        }
         let names: Vec<ApplicationName> = self.applications.keys().cloned().collect();
         for name in names {
             if let Some(application) = self.applications.get_mut(&name) {
@@ -331,7 +332,7 @@ impl Core {
 }
 
 /// The refusal of a name that no application has.
-pub fn unknown(name: &ApplicationName) -> Error {
+pub(super) fn unknown(name: &ApplicationName) -> Error {
     Error::new(
         Code::UnknownApplication,
         format!("no application is called {name}"),

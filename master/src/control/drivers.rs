@@ -14,7 +14,7 @@ impl Core {
     ///
     /// # Errors
     /// [`Code::UnknownApplication`], or [`Code::Fenced`] for a driver that is not the current one.
-    pub fn driver_opened(
+    pub(crate) fn driver_opened(
         &mut self,
         now: Moment,
         session: SessionId,
@@ -49,7 +49,12 @@ impl Core {
         }
     }
 
-    pub(super) fn tell_started(&mut self, name: &ApplicationName, session: SessionId, id: &ContainerId) {
+    pub(super) fn tell_started(
+        &mut self,
+        name: &ApplicationName,
+        session: SessionId,
+        id: &ContainerId,
+    ) {
         let Some(entry) = self.cluster.containers.get(id) else { return };
         let host = self.cluster.node(&entry.node).map(|node| node.host.clone()).unwrap_or_default();
         let started = v1::ContainerStarted {
@@ -65,7 +70,12 @@ impl Core {
     }
 
     /// A driver spoke.
-    pub fn driver_said(&mut self, now: Moment, session: SessionId, body: driver_message::Body) {
+    pub(crate) fn driver_said(
+        &mut self,
+        now: Moment,
+        session: SessionId,
+        body: driver_message::Body,
+    ) {
         let Some(name) = self.drivers.get(&session).cloned() else { return };
         let Some(application) = self.applications.get_mut(&name) else { return };
         let wants_places = matches!(body, driver_message::Body::Target(_));
@@ -77,7 +87,7 @@ impl Core {
     }
 
     /// The stream to a driver has ended.
-    pub fn driver_closed(&mut self, now: Moment, session: SessionId) {
+    pub(crate) fn driver_closed(&mut self, now: Moment, session: SessionId) {
         if let Some(name) = self.drivers.remove(&session)
             && let Some(application) = self.applications.get_mut(&name)
         {

@@ -7,7 +7,7 @@ use crate::store::Record;
 
 /// One thing for the actor to do.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// Send to a node.
     ToNode(SessionId, node_command::Body),
     /// Close the stream of a node.

@@ -10,17 +10,16 @@ mod drivers;
 mod effect;
 mod nodes;
 mod placing;
-pub mod view;
+pub(crate) mod view;
 
-pub use self::actor::{
+pub(crate) use self::actor::{
     Control, DriverClosed, DriverOpened, DriverSaid, Kill, NodeClosed, NodeOpened, NodeSaid, Read,
     ReadLog, Stop, StreamTo, Submit,
 };
-pub use self::core::{Core, Identity};
-pub use self::effect::Effect;
+pub(crate) use self::core::{Core, Identity};
 
 /// One stream to a node or a driver; never used twice in a master's life.
-pub type SessionId = u64;
+pub(crate) type SessionId = u64;
 
 #[cfg(test)]
 mod tests;

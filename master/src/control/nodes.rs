@@ -18,7 +18,7 @@ impl Core {
     /// # Errors
     /// [`Code::NodeRefused`] as the cluster says, [`Code::StaleTerm`] when the node has seen a
     /// higher term.
-    pub fn node_opened(
+    pub(crate) fn node_opened(
         &mut self,
         now: Moment,
         session: SessionId,
@@ -29,7 +29,10 @@ impl Core {
             self.effects.push(Effect::HigherTerm(term));
             return Err(Error::new(
                 Code::StaleTerm,
-                format!("node {} has seen term {term}, above {}", message.node_id, self.identity.term),
+                format!(
+                    "node {} has seen term {term}, above {}",
+                    message.node_id, self.identity.term
+                ),
                 "wait: this master takes up leadership again",
             ));
         }
@@ -78,14 +81,15 @@ impl Core {
     }
 
     /// A node spoke.
-    pub fn node_said(&mut self, now: Moment, session: SessionId, message: v1::NodeMessage) {
+    pub(crate) fn node_said(&mut self, now: Moment, session: SessionId, message: v1::NodeMessage) {
         if message.term > self.identity.term {
             self.effects.push(Effect::HigherTerm(message.term));
         }
         let has_returned = self.cluster.heard(now, session);
         match message.body {
             Some(node_message::Body::Container(status)) => {
-                let Some(node) = self.cluster.by_session(session).map(|node| node.id.clone()) else {
+                let Some(node) = self.cluster.by_session(session).map(|node| node.id.clone())
+                else {
                     return;
                 };
                 let id = ContainerId::new(status.container_id.clone());
@@ -108,7 +112,7 @@ impl Core {
     }
 
     /// The stream to a node has ended; `is_orderly` when the node closed it itself.
-    pub fn node_closed(&mut self, now: Moment, session: SessionId, is_orderly: bool) {
+    pub(crate) fn node_closed(&mut self, now: Moment, session: SessionId, is_orderly: bool) {
         if let Some(node) = self.cluster.disconnected(session, is_orderly) {
             tracing::info!(%node, "node left");
             self.write(Record::NodeGone(node));
@@ -132,14 +136,17 @@ impl Core {
     pub(super) fn forget(&mut self, session: SessionId, ids: Vec<ContainerId>) {
         for id in ids {
             let container_id = id.to_string();
-            self.to_node(
-                session,
-                node_command::Body::Forget(v1::ContainerForget { container_id }),
-            );
+            self.to_node(session, node_command::Body::Forget(v1::ContainerForget { container_id }));
         }
     }
 
-    pub(super) fn kill_on(&mut self, session: SessionId, id: &ContainerId, grace: Duration, reason: &str) {
+    pub(super) fn kill_on(
+        &mut self,
+        session: SessionId,
+        id: &ContainerId,
+        grace: Duration,
+        reason: &str,
+    ) {
         self.to_node(
             session,
             node_command::Body::Kill(v1::KillContainer {

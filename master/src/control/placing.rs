@@ -89,8 +89,7 @@ impl Core {
                 if application.told_unmet != unmet {
                     application.told_unmet = unmet;
                     let body = v1::TargetUnmet { missing, reason: reason.clone() };
-                    self.effects
-                        .push(Effect::ToDriver(session, driver_command::Body::Unmet(body)));
+                    self.effects.push(Effect::ToDriver(session, driver_command::Body::Unmet(body)));
                 }
             }
             _ => application.told_unmet = None,

@@ -13,7 +13,7 @@ const BATCHES_DEFAULT: usize = 100;
 
 /// The cluster in one line.
 #[must_use]
-pub fn cluster(core: &Core) -> v1::GetClusterResponse {
+pub(crate) fn cluster(core: &Core) -> v1::GetClusterResponse {
     v1::GetClusterResponse {
         cluster: core.identity.cluster.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -25,7 +25,7 @@ pub fn cluster(core: &Core) -> v1::GetClusterResponse {
 
 /// Every node, by name.
 #[must_use]
-pub fn nodes(core: &Core) -> Vec<v1::Node> {
+pub(crate) fn nodes(core: &Core) -> Vec<v1::Node> {
     let usage = core.cluster.usage();
     core.cluster
         .nodes()
@@ -48,7 +48,7 @@ pub fn nodes(core: &Core) -> Vec<v1::Node> {
 
 /// Every application, in the order of submission.
 #[must_use]
-pub fn applications(core: &Core) -> Vec<v1::Application> {
+pub(crate) fn applications(core: &Core) -> Vec<v1::Application> {
     let mut applications: Vec<_> = core.applications.values().collect();
     applications.sort_by_key(|application| application.sequence());
     applications.into_iter().map(|application| application.to_proto()).collect()
@@ -58,7 +58,7 @@ pub fn applications(core: &Core) -> Vec<v1::Application> {
 ///
 /// # Errors
 /// When the name is none, or no application has it.
-pub fn application(core: &Core, name: &str) -> Result<v1::GetApplicationResponse, Error> {
+pub(crate) fn application(core: &Core, name: &str) -> Result<v1::GetApplicationResponse, Error> {
     let name: ApplicationName = name.parse()?;
     let application = core.applications.get(&name).ok_or_else(|| unknown(&name))?;
     Ok(v1::GetApplicationResponse {
@@ -68,14 +68,15 @@ pub fn application(core: &Core, name: &str) -> Result<v1::GetApplicationResponse
 }
 
 fn entries<'a>(core: &'a Core, application: &'a str) -> impl Iterator<Item = &'a ContainerEntry> {
-    let is_wanted =
-        move |entry: &&ContainerEntry| application.is_empty() || entry.status.application == application;
+    let is_wanted = move |entry: &&ContainerEntry| {
+        application.is_empty() || entry.status.application == application
+    };
     core.cluster.containers.iter().filter(is_wanted)
 }
 
 /// The containers of one application, or of all for an empty name.
 #[must_use]
-pub fn containers(core: &Core, application: &str) -> Vec<v1::Container> {
+pub(crate) fn containers(core: &Core, application: &str) -> Vec<v1::Container> {
     entries(core, application).map(|entry| container(core, entry)).collect()
 }
 
@@ -88,27 +89,26 @@ fn container(core: &Core, entry: &ContainerEntry) -> v1::Container {
     }
 }
 
-/// The containers whose logs are asked for: one, or all of the application in their order of start.
+/// The containers whose logs are asked for, one or all of the application in their order of start;
+/// and whether no others will come.
 ///
 /// # Errors
 /// When the application or the container is not known.
-pub fn containers_to_read(
+pub(crate) fn containers_to_read(
     core: &Core,
     application: &str,
     container_id: &str,
-) -> Result<Vec<v1::Container>, Error> {
+) -> Result<(Vec<v1::Container>, bool), Error> {
     use millrace_common::error::Code;
 
     if container_id.is_empty() {
         let name: ApplicationName = application.parse()?;
-        if !core.applications.contains_key(&name) {
-            return Err(unknown(&name));
-        }
+        let is_over = !core.applications.get(&name).ok_or_else(|| unknown(&name))?.is_live();
         let mut found = containers(core, application);
         found.sort_by_key(|container| {
             container.status.as_ref().map_or(0, |status| status.started_ms)
         });
-        return Ok(found);
+        return Ok((found, is_over));
     }
     let entry = core
         .cluster
@@ -122,14 +122,14 @@ pub fn containers_to_read(
                 format!("see `millrace status {application}` for its containers"),
             )
         })?;
-    Ok(vec![container(core, entry)])
+    Ok((vec![container(core, entry)], true))
 }
 
 /// The newest batches of an application, newest first.
 ///
 /// # Errors
 /// When the name is none, or no application has it.
-pub fn batches(core: &Core, name: &str, limit: u32) -> Result<Vec<v1::Batch>, Error> {
+pub(crate) fn batches(core: &Core, name: &str, limit: u32) -> Result<Vec<v1::Batch>, Error> {
     let name: ApplicationName = name.parse()?;
     let application = core.applications.get(&name).ok_or_else(|| unknown(&name))?;
     let limit = match usize::try_from(limit) {

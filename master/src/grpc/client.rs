@@ -145,7 +145,10 @@ async fn reset(
     if let Some(state) = state.filter(|state| !is_terminal(*state)) {
         return Err(Error::new(
             Code::WrongState,
-            format!("the head of {name} can not be reset: the application is {}", state_name(state)),
+            format!(
+                "the head of {name} can not be reset: the application is {}",
+                state_name(state)
+            ),
             format!("end it first with `millrace stop {name}`"),
         ));
     }

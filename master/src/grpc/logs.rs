@@ -49,15 +49,13 @@ pub(super) async fn open(
     Ok(ReceiverStream::new(stream))
 }
 
+/// The containers to read, and whether no others will come.
 async fn find(
     shared: &Shared,
     request: &v1::ReadLogsRequest,
-) -> Result<Vec<v1::Container>, Error> {
+) -> Result<(Vec<v1::Container>, bool), Error> {
     let (application, container) = (request.application.clone(), request.container_id.clone());
-    shared
-        .leader
-        .read(move |core| view::containers_to_read(core, &application, &container))
-        .await?
+    shared.leader.read(move |core| view::containers_to_read(core, &application, &container)).await?
 }
 
 /// How far one stream of one container was read.
@@ -69,32 +67,38 @@ struct Progress {
     is_done: bool,
 }
 
+type AllProgress = BTreeMap<(String, i32), Progress>;
+
 async fn read_all(
     shared: &Shared,
     request: &v1::ReadLogsRequest,
     outgoing: &Outgoing,
 ) -> Result<(), Error> {
-    let mut progress: BTreeMap<(String, i32), Progress> = BTreeMap::new();
+    let mut progress = AllProgress::new();
     loop {
-        let containers = find(shared, request).await?;
+        let (containers, is_complete) = find(shared, request).await?;
         let mut has_moved = false;
         for container in &containers {
+            let Some(status) = &container.status else { continue };
             for stream in STREAMS {
-                let id = container.status.as_ref().map(|status| status.container_id.clone());
-                let Some(id) = id else { continue };
-                let place = progress.entry((id.clone(), stream.into())).or_default();
-                match read_on(shared, container, &id, stream, place, outgoing).await {
+                let key = (status.container_id.clone(), stream.into());
+                let place = progress.entry(key).or_default();
+                match read_on(shared, container, status, stream, place, outgoing).await {
                     Ok(moved) => has_moved |= moved,
-                    // One container that can not be read does not hide the others.
-                    Err(error) if containers.len() > 1 || request.follow => {
-                        tracing::debug!(container = id, %error, "a log can not be read");
+                    Err(error) if !request.container_id.is_empty() && !request.follow => {
+                        return Err(error);
                     }
-                    Err(error) => return Err(error),
+                    // One container that can not be read does not hide the others.
+                    Err(error) => {
+                        tracing::debug!(container = status.container_id, %error, "no log");
+                        place.is_done |= status.exit.is_some();
+                    }
                 }
             }
         }
-        if !request.follow {
-            return Ok(());
+        let is_over = is_complete && progress.values().all(|place| place.is_done);
+        if is_over || !request.follow {
+            return flush(&containers, &mut progress, outgoing).await;
         }
         if !has_moved {
             tokio::time::sleep(FOLLOW_INTERVAL).await;
@@ -102,11 +106,48 @@ async fn read_all(
     }
 }
 
+/// Passes on the last lines, which have no end yet.
+async fn flush(
+    containers: &[v1::Container],
+    progress: &mut AllProgress,
+    outgoing: &Outgoing,
+) -> Result<(), Error> {
+    for container in containers {
+        let Some(status) = &container.status else { continue };
+        for stream in STREAMS {
+            let key = (status.container_id.clone(), stream.into());
+            let rest = progress.get_mut(&key).map(|place| std::mem::take(&mut place.partial));
+            let data = rest.unwrap_or_default();
+            if !data.is_empty() && !pass_on(container, status, stream, data, outgoing).await {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// False when the reader has left.
+async fn pass_on(
+    container: &v1::Container,
+    status: &v1::ContainerStatus,
+    stream: LogStream,
+    data: Vec<u8>,
+    outgoing: &Outgoing,
+) -> bool {
+    let lines = v1::LogLines {
+        container_id: status.container_id.clone(),
+        node_id: container.node_id.clone(),
+        stream: stream.into(),
+        data,
+    };
+    outgoing.send(Ok(lines)).await.is_ok()
+}
+
 /// Reads one stream up to what is there now. True when there was something.
 async fn read_on(
     shared: &Shared,
     container: &v1::Container,
-    id: &str,
+    status: &v1::ContainerStatus,
     stream: LogStream,
     progress: &mut Progress,
     outgoing: &Outgoing,
@@ -115,7 +156,7 @@ async fn read_on(
     while !progress.is_done {
         let request = v1::ReadLogChunk {
             request_id: 0,
-            container_id: id.to_owned(),
+            container_id: status.container_id.clone(),
             stream: stream.into(),
             offset: progress.offset,
             max_bytes: PIECE_BYTES,
@@ -130,13 +171,7 @@ async fn read_on(
         let data = whole_lines(&mut progress.partial, &chunk.data, chunk.at_end);
         if !data.is_empty() {
             has_moved = true;
-            let lines = v1::LogLines {
-                container_id: id.to_owned(),
-                node_id: container.node_id.clone(),
-                stream: stream.into(),
-                data,
-            };
-            if outgoing.send(Ok(lines)).await.is_err() {
+            if !pass_on(container, status, stream, data, outgoing).await {
                 return Ok(false);
             }
         }

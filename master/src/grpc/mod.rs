@@ -28,14 +28,14 @@ const STREAM_CAPACITY: usize = 1_024;
 
 /// The way to the control actor, which is there while this master leads.
 #[derive(Clone, Debug)]
-pub struct Leader {
+pub(crate) struct Leader {
     control: watch::Receiver<Option<Addr<Control>>>,
 }
 
 impl Leader {
     /// The way that `control` shows.
     #[must_use]
-    pub fn new(control: watch::Receiver<Option<Addr<Control>>>) -> Self {
+    pub(crate) fn new(control: watch::Receiver<Option<Addr<Control>>>) -> Self {
         Self { control }
     }
 
@@ -43,7 +43,7 @@ impl Leader {
     ///
     /// # Errors
     /// [`Code::MasterUnreachable`] while this master does not lead.
-    pub fn control(&self) -> Result<Addr<Control>, Error> {
+    pub(crate) fn control(&self) -> Result<Addr<Control>, Error> {
         self.control.borrow().clone().ok_or_else(|| {
             Error::new(
                 Code::MasterUnreachable,
@@ -57,7 +57,7 @@ impl Leader {
     ///
     /// # Errors
     /// As [`Leader::control`]; also when the actor ends meanwhile.
-    pub async fn ask<M>(&self, message: M) -> Result<M::Result, Error>
+    pub(crate) async fn ask<M>(&self, message: M) -> Result<M::Result, Error>
     where
         M: actix::Message + Send + 'static,
         M::Result: Send,
@@ -71,7 +71,7 @@ impl Leader {
     ///
     /// # Errors
     /// As [`Leader::ask`].
-    pub async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         question: impl FnOnce(&crate::control::Core) -> T + Send + 'static,
     ) -> Result<T, Error> {
@@ -98,7 +98,7 @@ where
 
 /// What all services share.
 #[derive(Clone, Debug)]
-pub struct Shared {
+pub(crate) struct Shared {
     /// The way to the control actor.
     pub leader: Leader,
     /// The heads, for a reset.
@@ -111,7 +111,7 @@ pub struct Shared {
 ///
 /// # Errors
 /// When the descriptor of the protocol can not be read: a defect.
-pub fn routes(shared: &Shared) -> Result<Routes, Error> {
+pub(crate) fn routes(shared: &Shared) -> Result<Routes, Error> {
     let broken = |error| Error::internal("the protocol's descriptor is broken").caused_by(error);
     let descriptor = millrace_proto::v1::FILE_DESCRIPTOR_SET;
     let reflection = || {

@@ -70,10 +70,7 @@ pub(super) async fn applications(State(leader): State<Leader>) -> Answer {
     Ok(Json(json!({ "applications": applications })))
 }
 
-pub(super) async fn application(
-    State(leader): State<Leader>,
-    Path(name): Path<String>,
-) -> Answer {
+pub(super) async fn application(State(leader): State<Leader>, Path(name): Path<String>) -> Answer {
     let found = leader.read(move |core| view::application(core, &name)).await??;
     let application = found.application.unwrap_or_default();
     let containers: Vec<Value> = found.containers.iter().map(shape::container_status).collect();

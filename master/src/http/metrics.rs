@@ -46,8 +46,7 @@ fn render(registry: &Registry) -> Result<String, Error> {
 }
 
 fn set(family: &Gauges, labels: &[(&'static str, &str)], value: impl TryInto<i64>) {
-    let labels: Labels =
-        labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    let labels: Labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
     family.get_or_create(&labels).set(value.try_into().unwrap_or(i64::MAX));
 }
 
@@ -107,8 +106,10 @@ fn applications(registry: &mut Registry, core: &Core) {
     let buffered = family(registry, "application_buffered_bytes", "Bytes of blocks not committed");
     for application in view::applications(core) {
         let labels = [("application", application.name.as_str())];
-        let in_state =
-            [("application", application.name.as_str()), ("state", state_name(application.state()))];
+        let in_state = [
+            ("application", application.name.as_str()),
+            ("state", state_name(application.state())),
+        ];
         set(&state, &in_state, 1);
         set(&attempt, &labels, application.attempts.last().map_or(0, |attempt| attempt.number));
         set(&executors, &labels, application.num_executors);

@@ -11,7 +11,7 @@ use crate::grpc::Leader;
 
 /// Every HTTP route.
 #[must_use]
-pub fn routes(leader: Leader) -> Router {
+pub(crate) fn routes(leader: Leader) -> Router {
     Router::new()
         .route("/healthz", get(api::health))
         .route("/metrics", get(metrics::metrics))

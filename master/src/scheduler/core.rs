@@ -14,7 +14,7 @@ use super::placement::{Room, count_fitting_all, take_driver, take_executor};
 
 /// What one application needs, in the order of submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub(crate) struct Claim {
     /// Whose claim it is.
     pub application: ApplicationName,
     /// Cost of the driver while it has no place; none once it has one.
@@ -31,7 +31,7 @@ pub struct Claim {
 
 /// A container that gets a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
+pub(crate) struct Placed {
     /// Whose container it is.
     pub application: ApplicationName,
     /// True for a driver, false for an executor.
@@ -44,7 +44,7 @@ pub struct Placed {
 
 /// What a round decided.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Containers to start now.
     pub placed: Vec<Placed>,
     /// Applications that do not get all they want now, each with its reason in one line.
@@ -53,7 +53,7 @@ pub struct Plan {
 
 /// One round: which containers are started where, and who waits for what.
 #[must_use]
-pub fn schedule(mut rooms: Vec<Room>, claims: &[Claim]) -> Plan {
+pub(crate) fn schedule(mut rooms: Vec<Room>, claims: &[Claim]) -> Plan {
     let mut round = Round { plan: Plan::default(), blocked_by: None };
     let mut growing = Vec::new();
     for claim in claims {
@@ -183,10 +183,7 @@ fn fits_when_empty(rooms: &[Room], claim: &Claim, driver: Resources) -> bool {
 
 fn needs(claim: &Claim, driver: Resources) -> String {
     let plural = if claim.num_minimum == 1 { "executor" } else { "executors" };
-    format!(
-        "needs a driver of {driver} and {} {plural} of {}",
-        claim.num_minimum, claim.executor
-    )
+    format!("needs a driver of {driver} and {} {plural} of {}", claim.num_minimum, claim.executor)
 }
 
 fn sum(rooms: &[Room], part: impl Fn(&Room) -> Resources) -> Resources {

@@ -7,8 +7,8 @@
 mod core;
 mod placement;
 
-pub use self::core::{Claim, Plan, Placed, schedule};
-pub use self::placement::Room;
+pub(crate) use self::core::{Claim, Placed, schedule};
+pub(crate) use self::placement::Room;
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use millrace_common::resources::Resources;
 
 /// What one node has to give.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Room {
+pub(crate) struct Room {
     /// Its name.
     pub node: NodeId,
     /// All that it offers, used or not.
@@ -28,7 +28,7 @@ impl Room {
 }
 
 /// How many containers of this cost fit into `free`.
-pub fn count_fitting(free: Resources, cost: Resources) -> u64 {
+pub(super) fn count_fitting(free: Resources, cost: Resources) -> u64 {
     let by_cores = match cost.cores {
         0 => u64::MAX,
         cores => u64::from(free.cores / cores),
@@ -41,13 +41,13 @@ pub fn count_fitting(free: Resources, cost: Resources) -> u64 {
 }
 
 /// How many containers of this cost fit into all rooms together.
-pub fn count_fitting_all(rooms: &[Room], cost: Resources) -> u64 {
+pub(super) fn count_fitting_all(rooms: &[Room], cost: Resources) -> u64 {
     rooms.iter().map(|room| count_fitting(room.free, cost)).fold(0, u64::saturating_add)
 }
 
 /// Takes a place for a driver such that at least `num_executors` of its executors still fit
 /// beside it; the index of the room, or none when there is no such place.
-pub fn take_driver(
+pub(super) fn take_driver(
     rooms: &mut [Room],
     driver: Resources,
     executor: Resources,
@@ -72,7 +72,11 @@ pub fn take_driver(
 
 /// Takes a place for an executor on the emptiest node that has room; `own` counts the application's
 /// executors per room and is kept up to date.
-pub fn take_executor(rooms: &mut [Room], executor: Resources, own: &mut [u32]) -> Option<usize> {
+pub(super) fn take_executor(
+    rooms: &mut [Room],
+    executor: Resources,
+    own: &mut [u32],
+) -> Option<usize> {
     let (_, index) = rooms
         .iter()
         .enumerate()

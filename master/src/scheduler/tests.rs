@@ -7,6 +7,7 @@ use millrace_common::id::NodeId;
 use millrace_common::resources::{ByteSize, Resources};
 use proptest::prelude::*;
 
+use super::core::Plan;
 use super::*;
 
 fn resources(cores: u32, gib: u64) -> Resources {
@@ -140,10 +141,8 @@ fn any_rooms() -> impl Strategy<Value = Vec<Room>> {
             .enumerate()
             .map(|(index, (cores, gib, used_cores, used_gib))| {
                 let mut made = room(&format!("n{index}"), resources(cores, gib));
-                made.free = resources(
-                    cores.saturating_sub(used_cores),
-                    gib.saturating_sub(used_gib),
-                );
+                made.free =
+                    resources(cores.saturating_sub(used_cores), gib.saturating_sub(used_gib));
                 made
             })
             .collect()

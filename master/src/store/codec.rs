@@ -20,10 +20,12 @@ struct Stored {
     sequence: u64,
     #[prost(message, optional, tag = "6")]
     stop: Option<v1::StopDriver>,
+    #[prost(message, optional, tag = "7")]
+    outcome: Option<v1::DriverFinished>,
 }
 
 /// The record as bytes.
-pub fn encode(record: &ApplicationRecord) -> Vec<u8> {
+pub(super) fn encode(record: &ApplicationRecord) -> Vec<u8> {
     Stored {
         application: Some(record.application.clone()),
         max_epoch: record.max_epoch,
@@ -31,6 +33,7 @@ pub fn encode(record: &ApplicationRecord) -> Vec<u8> {
         is_head_expected: record.is_head_expected,
         sequence: record.sequence,
         stop: record.stop,
+        outcome: record.outcome.clone(),
     }
     .encode_to_vec()
 }
@@ -39,7 +42,7 @@ pub fn encode(record: &ApplicationRecord) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Code::Internal`] for bytes that are no record.
-pub fn decode(key: &str, bytes: &[u8]) -> Result<ApplicationRecord, Error> {
+pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<ApplicationRecord, Error> {
     let damaged = || {
         Error::new(
             Code::Internal,
@@ -55,5 +58,6 @@ pub fn decode(key: &str, bytes: &[u8]) -> Result<ApplicationRecord, Error> {
         is_head_expected: stored.is_head_expected,
         sequence: stored.sequence,
         stop: stored.stop,
+        outcome: stored.outcome,
     })
 }

@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use millrace_common::aws::{self, Kind};
 use millrace_common::error::{Code, Error};
 use millrace_common::id::{ApplicationName, NodeId};
@@ -23,6 +24,9 @@ use crate::application::state_name;
 
 /// How long one call may take: well below the time after which a leader steps down.
 const CALL_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Items that are marked at once when a new leader takes over.
+const CLAIMS_IN_FLIGHT: usize = 16;
 
 const TERM: &str = "term";
 const RECORD: &str = "record";
@@ -60,8 +64,7 @@ impl DynamoStore {
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         let kind = aws::kind(error);
-        let explained =
-            aws::explain("dynamodb", action, &format!("table {}", self.table), error);
+        let explained = aws::explain("dynamodb", action, &format!("table {}", self.table), error);
         match kind {
             Kind::Conditional => StoreError::Refused,
             kind if kind.is_transient() => StoreError::Passing(explained),
@@ -70,13 +73,13 @@ impl DynamoStore {
     }
 
     /// Marks an item with the term, so that an older leader can not write it any more.
-    async fn claim(&self, term: u64, sk: &str) -> Result<(), StoreError> {
+    async fn claim(&self, term: u64, sk: String) -> Result<(), StoreError> {
         let call = self
             .client
             .update_item()
             .table_name(&self.table)
             .key(table::PK, self.pk())
-            .key(table::SK, AttributeValue::S(sk.to_owned()))
+            .key(table::SK, AttributeValue::S(sk))
             .update_expression("SET #term = :term")
             .condition_expression("attribute_exists(#term) AND #term <= :term")
             .expression_attribute_names("#term", TERM)
@@ -87,9 +90,7 @@ impl DynamoStore {
     async fn timed<T, E>(
         &self,
         action: &str,
-        call: impl Future<
-            Output = Result<T, SdkError<E, aws_sdk_dynamodb::config::http::HttpResponse>>,
-        >,
+        call: impl Future<Output = Result<T, SdkError<E, aws_sdk_dynamodb::config::http::HttpResponse>>>,
     ) -> Result<T, StoreError>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -98,7 +99,10 @@ impl DynamoStore {
             Ok(outcome) => outcome.map_err(|error| self.failed(action, &error)),
             Err(_) => Err(StoreError::Passing(Error::new(
                 Code::AwsUnreachable,
-                format!("dynamodb:{action} on table {} had no answer in {CALL_DEADLINE:?}", self.table),
+                format!(
+                    "dynamodb:{action} on table {} had no answer in {CALL_DEADLINE:?}",
+                    self.table
+                ),
                 "see the endpoint (AWS_ENDPOINT_URL), the network and the region",
             ))),
         }
@@ -193,11 +197,18 @@ impl Store for DynamoStore {
                 break;
             }
         }
+        let mut claims = Vec::new();
+        for item in &items {
+            let sk = read_text(item, table::SK);
+            if sk.contains('#') {
+                claims.push(self.claim(term, sk));
+            }
+        }
+        stream::iter(claims).buffer_unordered(CLAIMS_IN_FLIGHT).try_collect::<()>().await?;
         let mut snapshot = Snapshot::default();
         for item in items {
             let sk = read_text(&item, table::SK);
             let Some((kind, id)) = sk.split_once('#') else { continue };
-            self.claim(term, &sk).await?;
             match kind {
                 "application" => {
                     let name: ApplicationName = id.parse().map_err(StoreError::Lasting)?;

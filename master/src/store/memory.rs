@@ -46,6 +46,11 @@ impl MemoryStore {
         self.lock().heads.insert(name.clone(), (batch, None));
     }
 
+    /// The leader item as it is, whatever is injected.
+    pub fn leader(&self) -> Option<LeaderItem> {
+        self.lock().leader.clone()
+    }
+
     /// How many records were written, repetitions included.
     pub fn num_puts(&self) -> usize {
         self.lock().num_puts

@@ -17,7 +17,7 @@ use millrace_common::id::{ApplicationName, NodeId};
 use millrace_proto::v1;
 
 pub use self::dynamo::DynamoStore;
-pub use self::leader::{Campaign, Leadership, LeaderTiming, campaign, hold};
+pub use self::leader::{Campaign, LeaderTiming, Leadership, campaign, hold};
 pub use self::writer::{Writer, WriterEvent};
 use crate::application::ApplicationRecord;
 

@@ -1,1 +1,165 @@
-//! Tests.
+//! Leadership and the writer against the store in memory, failing and lying.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_common::clock::{Clock as _, ManualClock, SystemClock};
+use tokio_util::sync::CancellationToken;
+
+use super::memory::{Fault, MemoryStore};
+use super::*;
+
+const TIMING: LeaderTiming = LeaderTiming {
+    renew_interval: Duration::from_millis(10),
+    step_down_after: Duration::from_millis(200),
+    take_over_after: Duration::from_secs(10),
+};
+
+fn standby(instance: &str) -> Campaign {
+    let text = instance.to_owned();
+    Campaign::new(text.clone(), text.clone(), text, 0, TIMING.take_over_after)
+}
+
+fn taken(decision: leader::Decision) -> Option<LeaderItem> {
+    match decision {
+        leader::Decision::Take(item) => Some(item),
+        leader::Decision::Wait => None,
+    }
+}
+
+#[test]
+fn a_standby_takes_over_only_what_stands_still() {
+    let clock = ManualClock::at(0);
+    let mut standby = standby("b");
+    let mut item = LeaderItem { term: 3, counter: 7, place: "a".to_owned(), ..Default::default() };
+    for _ in 0..20 {
+        assert_eq!(taken(standby.observe(clock.monotonic(), Some(&item))), None);
+        clock.advance(Duration::from_secs(2));
+        item.counter += 1;
+    }
+    assert_eq!(taken(standby.observe(clock.monotonic(), Some(&item))), None);
+    clock.advance(Duration::from_secs(9));
+    assert_eq!(taken(standby.observe(clock.monotonic(), Some(&item))), None);
+    clock.advance(Duration::from_secs(1));
+    let next = taken(standby.observe(clock.monotonic(), Some(&item))).unwrap();
+    assert_eq!((next.term, next.counter), (4, item.counter + 1));
+}
+
+#[test]
+fn nobody_waits_for_a_leader_that_is_known_to_be_gone() {
+    let item = LeaderItem { term: 3, counter: 7, place: "a".to_owned(), ..Default::default() };
+    let released = LeaderItem { is_released: true, ..item.clone() };
+    assert!(taken(standby("b").observe(Duration::ZERO, Some(&released))).is_some());
+    assert!(taken(standby("a").observe(Duration::ZERO, Some(&item))).is_some(), "the same place");
+    assert_eq!(taken(standby("b").observe(Duration::ZERO, None)).unwrap().term, 1);
+}
+
+#[test]
+fn a_term_that_nodes_have_seen_is_passed() {
+    let mut standby = Campaign::new("b".into(), "b".into(), "b".into(), 41, TIMING.take_over_after);
+    assert_eq!(taken(standby.observe(Duration::ZERO, None)).unwrap().term, 42);
+}
+
+async fn win(store: &MemoryStore, instance: &str) -> Leadership {
+    let clock = SystemClock::shared();
+    let poll = Duration::from_millis(1);
+    campaign(store, &*clock, standby(instance), poll, &CancellationToken::new())
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_lost_answer_does_not_cost_leadership() {
+    let store = Arc::new(MemoryStore::default());
+    store.inject(&[Fault::Fail, Fault::LoseAnswer]);
+    let won = win(&store, "a").await;
+    let (clock, cancel) = (SystemClock::shared(), CancellationToken::new());
+    store.inject(&[Fault::LoseAnswer, Fault::Fail, Fault::LoseAnswer]);
+    let held = {
+        let (store, clock, cancel) = (Arc::clone(&store), clock.clone(), cancel.clone());
+        let won = won.clone();
+        tokio::spawn(async move { hold(&*store, &*clock, won, TIMING, &cancel).await })
+    };
+    let renewed = async {
+        while store.leader().unwrap().counter < won.item.counter + 5 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), renewed).await.expect("it goes on renewing");
+    cancel.cancel();
+    held.await.unwrap();
+    let left = store.leader().unwrap();
+    assert!(left.is_released);
+    assert_eq!(left.term, won.item.term);
+}
+
+#[tokio::test]
+async fn a_leader_that_can_not_renew_steps_down() {
+    let store = MemoryStore::default();
+    let won = win(&store, "a").await;
+    store.inject(&[Fault::Fail; 1_000]);
+    let (clock, cancel) = (SystemClock::shared(), CancellationToken::new());
+    let held = hold(&store, &*clock, won, TIMING, &cancel);
+    tokio::time::timeout(Duration::from_secs(5), held).await.expect("it steps down");
+}
+
+#[tokio::test]
+async fn a_leader_that_was_overtaken_steps_down_and_writes_nothing_more() {
+    let store = Arc::new(MemoryStore::default());
+    let first = win(&store, "a").await;
+    let second = LeaderItem { term: 9, counter: 99, ..first.item.clone() };
+    store.write_leader(&second, Some(&first.item)).await.unwrap();
+    let (clock, cancel) = (SystemClock::shared(), CancellationToken::new());
+    let term = first.item.term;
+    let held = hold(&*store, &*clock, first, TIMING, &cancel);
+    tokio::time::timeout(Duration::from_secs(5), held).await.expect("it steps down");
+
+    let node = Record::Node("n1".into());
+    store.put(term, &node).await.unwrap();
+    assert_eq!(store.load(9).await.unwrap().nodes, ["n1".into()]);
+    let (writer, work) = Writer::new(Arc::clone(&store) as Arc<dyn Store>, term);
+    let mut events = writer.events();
+    writer.push(1, node);
+    tokio::time::timeout(Duration::from_secs(5), work).await.expect("the writer is fenced");
+    assert_eq!(*events.borrow_and_update(), WriterEvent::Fenced);
+    assert_eq!(store.term_of("node#n1"), Some(9));
+}
+
+#[tokio::test]
+async fn records_are_written_however_often_it_takes() {
+    let store = Arc::new(MemoryStore::default());
+    store.inject(&[Fault::Fail, Fault::LoseAnswer, Fault::Fail]);
+    let (writer, work) = Writer::new(Arc::clone(&store) as Arc<dyn Store>, 1);
+    let work = tokio::spawn(work);
+    for ticket in 1..=20 {
+        writer.push(ticket, Record::Node("n1".into()));
+    }
+    let mut events = writer.events();
+    let all = events.wait_for(|event| *event == WriterEvent::Written(20));
+    tokio::time::timeout(Duration::from_secs(10), all).await.expect("all are written").unwrap();
+    assert!(store.num_puts() < 20, "records of one key are written once: {}", store.num_puts());
+    drop((writer, events));
+    tokio::time::timeout(Duration::from_secs(5), work).await.expect("it ends").unwrap();
+}
+
+#[test]
+fn a_record_comes_back_as_it_was() {
+    use crate::application::ApplicationRecord;
+    use millrace_proto::v1;
+
+    let mut application = v1::Application { name: "a".to_owned(), ..Default::default() };
+    application.set_state(v1::ApplicationState::Running);
+    let record = ApplicationRecord {
+        application,
+        max_epoch: 9,
+        last_attempt: 3,
+        is_head_expected: true,
+        sequence: 4,
+        stop: Some(v1::StopDriver { drain: true, deadline_ms: 5 }),
+        outcome: Some(v1::DriverFinished { reason: "r".to_owned(), ..Default::default() }),
+    };
+    let bytes = codec::encode(&record);
+    assert_eq!(codec::decode("k", &bytes).unwrap(), record);
+    assert!(codec::decode("k", &bytes[1..]).is_err());
+}

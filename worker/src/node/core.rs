@@ -14,7 +14,7 @@ use millrace_proto::v1::{
 
 /// What the shell does for the core.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
+pub(super) enum Effect {
     /// Start the process.
     Start(Box<LaunchContext>),
     /// End the process: SIGTERM, and SIGKILL after this many milliseconds.
@@ -47,7 +47,7 @@ impl Entry {
 
 /// Everything the node knows.
 #[derive(Debug)]
-pub struct Core {
+pub(super) struct Core {
     offered: Resources,
     term: u64,
     containers: BTreeMap<ContainerId, Entry>,
@@ -58,22 +58,22 @@ pub struct Core {
 
 impl Core {
     /// A node that offers this much, and keeps the files of this many ended containers.
-    pub fn new(offered: Resources, num_kept: usize) -> Self {
+    pub(super) fn new(offered: Resources, num_kept: usize) -> Self {
         Self { offered, term: 0, containers: BTreeMap::new(), finished: VecDeque::new(), num_kept }
     }
 
     /// What the node offers.
-    pub fn offered(&self) -> Resources {
+    pub(super) fn offered(&self) -> Resources {
         self.offered
     }
 
     /// Highest leadership term that was seen.
-    pub fn term(&self) -> u64 {
+    pub(super) fn term(&self) -> u64 {
         self.term
     }
 
     /// Cores and memory of all live containers.
-    pub fn used(&self) -> Resources {
+    pub(super) fn used(&self) -> Resources {
         self.containers
             .values()
             .filter(|entry| entry.is_live())
@@ -81,36 +81,36 @@ impl Core {
     }
 
     /// Every container that is live or kept, for a registration.
-    pub fn statuses(&self) -> Vec<ContainerStatus> {
+    pub(super) fn statuses(&self) -> Vec<ContainerStatus> {
         self.containers.values().map(|entry| entry.status.clone()).collect()
     }
 
     /// How one container stands.
-    pub fn status(&self, id: &ContainerId) -> Option<&ContainerStatus> {
+    pub(super) fn status(&self, id: &ContainerId) -> Option<&ContainerStatus> {
         self.containers.get(id).map(|entry| &entry.status)
     }
 
     /// The live containers.
-    pub fn live(&self) -> Vec<ContainerId> {
+    pub(super) fn live(&self) -> Vec<ContainerId> {
         let live = self.containers.iter().filter(|(_, entry)| entry.is_live());
         live.map(|(id, _)| id.clone()).collect()
     }
 
     /// Process ids of the running containers.
-    pub fn pids(&self) -> impl Iterator<Item = u32> {
+    pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
         let running = self.containers.values().filter(|entry| entry.is_live());
         running.map(|entry| entry.status.pid).filter(|pid| *pid != 0)
     }
 
     /// Takes up the files of a container that ended before this node's process began.
-    pub fn keep(&mut self, status: ContainerStatus) {
+    pub(super) fn keep(&mut self, status: ContainerStatus) {
         let id = ContainerId::new(status.container_id.clone());
         self.containers.insert(id.clone(), Entry { status, kill_reason: None });
         self.finished.push_back(id);
     }
 
     /// A command of the master of this term.
-    pub fn command(&mut self, term: u64, body: node_command::Body) -> Vec<Effect> {
+    pub(super) fn command(&mut self, term: u64, body: node_command::Body) -> Vec<Effect> {
         if term < self.term {
             tracing::warn!(term, seen = self.term, "a command of an older term is refused");
             return Vec::new();
@@ -188,7 +188,7 @@ impl Core {
     }
 
     /// Gives up the files of the oldest ended containers beyond the number to keep.
-    pub fn prune(&mut self) -> Vec<Effect> {
+    pub(super) fn prune(&mut self) -> Vec<Effect> {
         let mut effects = Vec::new();
         while self.finished.len() > self.num_kept {
             let Some(oldest) = self.finished.pop_front() else { break };
@@ -199,7 +199,7 @@ impl Core {
     }
 
     /// A process was started.
-    pub fn started(
+    pub(super) fn started(
         &mut self,
         id: &ContainerId,
         pid: u32,
@@ -215,7 +215,7 @@ impl Core {
     }
 
     /// A process has ended, or could not be started.
-    pub fn ended(&mut self, id: &ContainerId, mut exit: ContainerExit, now_ms: i64) -> Vec<Effect> {
+    pub(super) fn ended(&mut self, id: &ContainerId, mut exit: ContainerExit, now_ms: i64) -> Vec<Effect> {
         let Some(entry) = self.containers.get_mut(id) else { return Vec::new() };
         if let Some(reason) = &entry.kill_reason {
             exit.requested = true;
@@ -228,7 +228,7 @@ impl Core {
     }
 
     /// The node is told to end: everything that runs has to.
-    pub fn end_all(&mut self, grace_ms: u64) -> Vec<Effect> {
+    pub(super) fn end_all(&mut self, grace_ms: u64) -> Vec<Effect> {
         self.live()
             .into_iter()
             .flat_map(|id| {
@@ -243,7 +243,7 @@ impl Core {
 }
 
 /// True for an id that can name a directory: what the master makes of names and numbers.
-pub fn is_plain(id: &str) -> bool {
+pub(super) fn is_plain(id: &str) -> bool {
     !id.is_empty()
         && id.len() <= 128
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

@@ -30,11 +30,11 @@ const INHERITED: [&str; 7] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "RUST_LOG"
 const INHERITED_PREFIXES: [&str; 4] = ["LC_", "AWS_", "SSL_CERT_", "MILLRACE_"];
 
 /// How a container is to be ended: not yet, or with this grace.
-pub type KillSwitch = watch::Receiver<Option<Duration>>;
+pub(super) type KillSwitch = watch::Receiver<Option<Duration>>;
 
 /// A process that was started.
 #[derive(Debug)]
-pub struct Process {
+pub(super) struct Process {
     child: Box<dyn ChildWrapper>,
     /// The write end: the container lives as long as it is held.
     stdin: Option<ChildStdin>,
@@ -44,7 +44,7 @@ pub struct Process {
 }
 
 /// The environment of a container: an allow-list of the node's, the application's, and our own.
-pub fn environment(
+pub(super) fn environment(
     of_node: impl IntoIterator<Item = (OsString, OsString)>,
     context: &LaunchContext,
 ) -> BTreeMap<OsString, OsString> {
@@ -69,7 +69,7 @@ pub fn environment(
 }
 
 /// Makes the directory and the files of a container and starts its process.
-pub fn start(program: &Path, directory: &Path, context: &LaunchContext) -> io::Result<Process> {
+pub(super) fn start(program: &Path, directory: &Path, context: &LaunchContext) -> io::Result<Process> {
     fs::create_dir_all(directory)?;
     launch::write(directory, context)?;
     let role = match context.kind() {
@@ -103,7 +103,7 @@ pub fn start(program: &Path, directory: &Path, context: &LaunchContext) -> io::R
 
 impl Process {
     /// Waits for the end, and brings it about when asked.
-    pub async fn run(mut self, mut kill: KillSwitch) -> ContainerExit {
+    pub(super) async fn run(mut self, mut kill: KillSwitch) -> ContainerExit {
         let status = self.wait(&mut kill).await;
         // What the process may have left in its group goes with it; nothing left is the usual case.
         if let Err(error) = self.child.start_kill() {

@@ -16,7 +16,7 @@ const PIECE_BYTES_MAX: u32 = 256 << 10;
 const TAIL_BYTES: u64 = 2 << 10;
 
 /// Reads the piece that is asked for. `is_live`: the container may still write.
-pub fn read(work_dir: &WorkDir, request: &ReadLogChunk, is_live: bool) -> LogChunk {
+pub(super) fn read(work_dir: &WorkDir, request: &ReadLogChunk, is_live: bool) -> LogChunk {
     let mut chunk = LogChunk {
         request_id: request.request_id,
         next_offset: request.offset,
@@ -63,7 +63,7 @@ fn read_piece(path: &Path, offset: u64, limit: u64) -> io::Result<(Vec<u8>, u64)
 }
 
 /// The last lines of a container's standard error.
-pub fn stderr_tail(directory: &Path) -> String {
+pub(super) fn stderr_tail(directory: &Path) -> String {
     let path = directory.join(STDERR);
     let length = path.metadata().map_or(0, |metadata| metadata.len());
     let from = length.saturating_sub(TAIL_BYTES);

@@ -10,7 +10,7 @@ use crate::config::WorkerConfig;
 ///
 /// # Errors
 /// [`Code::ConfigurationValue`] for an offer of nothing.
-pub fn offer(config: &WorkerConfig) -> Result<Resources, Error> {
+pub(super) fn offer(config: &WorkerConfig) -> Result<Resources, Error> {
     let cores = config.cores.unwrap_or_else(detect_cores);
     let memory = config.memory.unwrap_or_else(detect_memory);
     if cores == 0 || memory == ByteSize::default() {
@@ -38,7 +38,7 @@ fn detect_memory() -> ByteSize {
 }
 
 /// Resident memory of a process in bytes; 0 when it is gone.
-pub fn resident_bytes(pid: u32) -> u64 {
+pub(super) fn resident_bytes(pid: u32) -> u64 {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return 0 };
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());

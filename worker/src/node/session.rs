@@ -18,7 +18,7 @@ const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// An open stream.
 #[derive(Debug)]
-pub struct Session {
+pub(super) struct Session {
     outgoing: mpsc::Sender<NodeMessage>,
     incoming: Streaming<NodeCommand>,
 }
@@ -28,7 +28,7 @@ impl Session {
     ///
     /// # Errors
     /// When the master can not be reached, or refuses.
-    pub async fn open(master: String, first: NodeMessage) -> Result<Self, Error> {
+    pub(super) async fn open(master: String, first: NodeMessage) -> Result<Self, Error> {
         let peer = format!("the master at {master}");
         let late = || {
             Error::new(
@@ -60,13 +60,13 @@ impl Session {
     }
 
     /// False when the master does not keep up or is gone.
-    pub fn send(&self, message: NodeMessage) -> bool {
+    pub(super) fn send(&self, message: NodeMessage) -> bool {
         self.outgoing.try_send(message).is_ok()
     }
 
     /// The next command; none when the stream has ended. Nothing is lost when this is dropped
     /// before it is done.
-    pub async fn receive(&mut self) -> Option<NodeCommand> {
+    pub(super) async fn receive(&mut self) -> Option<NodeCommand> {
         match self.incoming.message().await {
             Ok(command) => command,
             Err(status) => {
@@ -77,7 +77,7 @@ impl Session {
     }
 
     /// Ends the stream in order, so that the master knows that the node left.
-    pub async fn close(mut self, deadline: Duration) {
+    pub(super) async fn close(mut self, deadline: Duration) {
         drop(self.outgoing);
         let drained = async { while let Ok(Some(_)) = self.incoming.message().await {} };
         if tokio::time::timeout(deadline, drained).await.is_err() {

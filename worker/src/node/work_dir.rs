@@ -15,13 +15,13 @@ use super::core::is_plain;
 /// How a container stood at its end, for the worker that comes after this one.
 const STATUS_FILE: &str = "status.pb";
 /// Standard output of a container.
-pub const STDOUT: &str = "stdout.log";
+pub(super) const STDOUT: &str = "stdout.log";
 /// Standard error of a container.
-pub const STDERR: &str = "stderr.log";
+pub(super) const STDERR: &str = "stderr.log";
 
 /// The node's directory, held by this process.
 #[derive(Debug)]
-pub struct WorkDir {
+pub(super) struct WorkDir {
     root: PathBuf,
     _lock: File,
 }
@@ -31,7 +31,7 @@ impl WorkDir {
     ///
     /// # Errors
     /// [`Code::DirectoryUnusable`] when it can not be written to or another worker holds it.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let unusable = |what: String| {
             Error::new(
                 Code::DirectoryUnusable,
@@ -56,19 +56,19 @@ impl WorkDir {
     }
 
     /// Directory of a container.
-    pub fn container(&self, id: &ContainerId) -> PathBuf {
+    pub(super) fn container(&self, id: &ContainerId) -> PathBuf {
         self.root.join("containers").join(id.as_str())
     }
 
     /// Remembers how a container ended, beside its logs.
-    pub fn write_status(&self, status: &ContainerStatus) -> io::Result<()> {
+    pub(super) fn write_status(&self, status: &ContainerStatus) -> io::Result<()> {
         let id = ContainerId::new(status.container_id.clone());
         fs::write(self.container(&id).join(STATUS_FILE), status.encode_to_vec())
     }
 
     /// The containers of workers before this one, the oldest end first. One whose end nobody wrote
     /// down died with its worker.
-    pub fn ended(&self) -> Vec<ContainerStatus> {
+    pub(super) fn ended(&self) -> Vec<ContainerStatus> {
         let Ok(entries) = fs::read_dir(self.root.join("containers")) else { return Vec::new() };
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         let mut found: Vec<ContainerStatus> = names
@@ -107,7 +107,7 @@ impl WorkDir {
     }
 
     /// Removes the files of a container.
-    pub fn remove(&self, id: &ContainerId) {
+    pub(super) fn remove(&self, id: &ContainerId) {
         if let Err(error) = fs::remove_dir_all(self.container(id)) {
             tracing::warn!(container = %id, %error, "the files of a container can not be removed");
         }

@@ -1,0 +1,172 @@
+//! Random lives of a cluster. The world checks its invariants at every step; at the end, with all
+//! nodes connected and nobody failing, every live application gets to work.
+
+use std::time::Duration;
+
+use millrace_proto::v1::{ApplicationState, driver_message};
+use proptest::prelude::*;
+
+use super::world::{World, spec};
+use crate::application::is_terminal;
+
+const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
+const APPLICATIONS: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Connect(usize),
+    Cut(usize),
+    CrashNode(usize),
+    ExitDriver(usize),
+    ExitExecutor(usize, usize),
+    DriverWorks(usize),
+    DriverFinishes(usize),
+    Submit(usize, u32, u32),
+    Stop(usize),
+    Kill(usize),
+    RestartMaster,
+    SlowStore(bool),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let node = 0..NODES.len();
+    let app = 0..APPLICATIONS.len();
+    prop_oneof![
+        3 => node.clone().prop_map(Step::Connect),
+        1 => node.clone().prop_map(Step::Cut),
+        1 => node.prop_map(Step::CrashNode),
+        1 => app.clone().prop_map(Step::ExitDriver),
+        1 => (app.clone(), 0usize..4).prop_map(|(a, e)| Step::ExitExecutor(a, e)),
+        4 => app.clone().prop_map(Step::DriverWorks),
+        1 => app.clone().prop_map(Step::DriverFinishes),
+        4 => (app.clone(), 1u32..5, 1u32..4).prop_map(|(a, n, c)| Step::Submit(a, n, c)),
+        1 => app.clone().prop_map(Step::Stop),
+        1 => app.prop_map(Step::Kill),
+        1 => Just(Step::RestartMaster),
+        1 => any::<bool>().prop_map(Step::SlowStore),
+        4 => (100u64..20_000).prop_map(Step::Pass),
+    ]
+}
+
+fn apply(world: &mut World, step: &Step) {
+    match step {
+        // Refusals are legal answers here.
+        Step::Connect(node) => drop(world.connect(NODES[*node])),
+        Step::Cut(node) => world.cut(NODES[*node]),
+        Step::CrashNode(node) => world.crash_node(NODES[*node]),
+        Step::ExitDriver(app) => {
+            if let Some(driver) = world.driver_of(APPLICATIONS[*app]) {
+                world.exit(&driver.container_id, 1);
+            }
+        }
+        Step::ExitExecutor(app, index) => {
+            if let Some(executor) = world.executors_of(APPLICATIONS[*app]).get(*index) {
+                world.exit(executor, 1);
+            }
+        }
+        Step::DriverWorks(app) => {
+            let name = APPLICATIONS[*app];
+            if world.driver_of(name).is_some() && world.driver_connects(name).is_ok() {
+                world.driver_works(name);
+            }
+        }
+        Step::DriverFinishes(app) => {
+            let driver = world.driver_of(APPLICATIONS[*app]);
+            let session = driver.as_ref().and_then(|driver| {
+                let at = |(_, id): &(&u64, &String)| **id == driver.container_id;
+                world.drivers.iter().find(at).map(|(session, _)| *session)
+            });
+            if let (Some(driver), Some(session)) = (driver, session) {
+                let mut finished = millrace_proto::v1::DriverFinished::default();
+                finished.set_state(ApplicationState::Stopped);
+                world.driver_says(session, driver_message::Body::Finished(finished));
+                world.exit(&driver.container_id, 0);
+            }
+        }
+        Step::Submit(app, executors, cores) => {
+            drop(world.submit(&spec(APPLICATIONS[*app], *executors, *cores)));
+        }
+        Step::Stop(app) => {
+            if world.core.applications.keys().any(|name| name.as_str() == APPLICATIONS[*app]) {
+                drop(world.stop(APPLICATIONS[*app]));
+            }
+        }
+        Step::Kill(app) => {
+            if world.core.applications.keys().any(|name| name.as_str() == APPLICATIONS[*app]) {
+                drop(world.kill(APPLICATIONS[*app]));
+            }
+        }
+        Step::RestartMaster => world.restart_master(),
+        Step::SlowStore(is_slow) => {
+            world.store_is_slow = *is_slow;
+            world.write_all();
+        }
+        Step::Pass(ms) => world.pass(Duration::from_millis(*ms)),
+    }
+}
+
+/// Everything is well again: nodes connect, the store is quick, drivers work.
+fn recover(world: &mut World) {
+    world.store_is_slow = false;
+    world.write_all();
+    for _ in 0..30 {
+        for node in NODES {
+            if world.nodes[node].session.is_none() {
+                drop(world.connect(node));
+            }
+        }
+        for name in APPLICATIONS {
+            let Some(driver) = world.driver_of(name) else { continue };
+            let is_connected = world.drivers.values().any(|id| *id == driver.container_id);
+            if !is_connected && world.driver_connects(name).is_ok() {
+                world.driver_works(name);
+            }
+        }
+        world.pass(Duration::from_secs(5));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_happens_nothing_is_oversubscribed_or_started_twice(
+        steps in proptest::collection::vec(step(), 1..60),
+    ) {
+        let mut world = World::new();
+        for (node, cores) in NODES.iter().zip([4, 4, 2, 1]) {
+            world.add_node(node, cores);
+        }
+        for step in &steps {
+            apply(&mut world, step);
+        }
+        recover(&mut world);
+        let live: Vec<String> = world
+            .core
+            .applications
+            .values()
+            .filter(|application| !is_terminal(application.state()))
+            .map(|application| application.name.to_string())
+            .collect();
+        for name in &live {
+            let state = world.state(name);
+            let waits = matches!(state, ApplicationState::Queued | ApplicationState::Stopping);
+            let is_waiting = waits && !world.reason(name).is_empty();
+            let works = world.driver_of(name).is_some();
+            prop_assert!(works || is_waiting, "{name} is {state:?}: {}", world.reason(name));
+        }
+        // The first in the queue waits only for what the cluster does not have, or for others.
+        if live.len() == 1 && world.state(&live[0]) == ApplicationState::Queued {
+            let reason = world.reason(&live[0]);
+            prop_assert!(reason.contains("the whole cluster offers"), "{reason}");
+        }
+        for container in world.nodes.values().flat_map(|node| node.running.values()) {
+            prop_assert!(live.contains(&container.application), "{container:?} is nobody's");
+        }
+    }
+}

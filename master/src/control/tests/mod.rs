@@ -1,0 +1,5 @@
+//! The master's core against nodes and drivers that do as the protocol says, and fail as they like.
+
+mod cases;
+mod chaos;
+mod world;
