@@ -254,3 +254,18 @@ impl Handler<Stop> for Receiver {
         ctx.stop();
     }
 }
+
+/// Dies of a defect, for tests of its parent.
+#[cfg(test)]
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Panic;
+
+#[cfg(test)]
+impl Handler<Panic> for Receiver {
+    type Result = ();
+
+    fn handle(&mut self, _message: Panic, _ctx: &mut Context<Self>) {
+        panic!("on purpose");
+    }
+}

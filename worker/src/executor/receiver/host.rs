@@ -174,6 +174,11 @@ impl ReceiverHost {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn receiver(&self, receiver_id: &str) -> Option<Addr<Receiver>> {
+        self.children.get(receiver_id).map(|child| child.address.clone())
+    }
+
     /// Ends every receiver.
     pub fn stop(&mut self) {
         for child in std::mem::take(&mut self.children).into_values() {

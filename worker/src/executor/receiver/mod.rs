@@ -7,6 +7,8 @@ pub mod actor;
 pub mod assignment;
 pub mod block_builder;
 pub mod book;
+#[cfg(test)]
+mod book_tests;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
@@ -14,6 +16,8 @@ pub mod host;
 pub mod kinesis;
 pub mod kpl;
 pub mod pace;
+#[cfg(test)]
+mod reader_tests;
 pub mod reread;
 pub mod shard_reader;
 pub mod shared;

@@ -226,3 +226,6 @@ fn loss_of(peer: &str, status: &tonic::Status) -> Loss {
         | Code::Unavailable => Loss::Broken(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

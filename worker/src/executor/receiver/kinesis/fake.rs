@@ -59,7 +59,13 @@ impl FakeShard {
 
     pub(crate) fn read(&self, iterator: &str, limit: u32) -> Answer {
         let from = iterator.parse::<usize>().unwrap().max(self.num_trimmed);
-        let to = (from + limit as usize).min(self.records.len()).max(from);
+        let limited = (from + limit as usize).min(self.records.len()).max(from);
+        let mut num_bytes = 0;
+        let fitting = self.records[from.min(limited)..limited].iter().take_while(|record| {
+            num_bytes += record.data.len() as u64;
+            num_bytes <= ANSWER_BYTES_MAX
+        });
+        let to = from + fitting.count();
         let is_end = to == self.records.len() && self.children.is_some();
         Answer {
             records: self.records[from.min(to)..to].to_vec(),
