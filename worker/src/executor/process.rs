@@ -4,7 +4,7 @@
 //! the process with one reason. Owned by [`super::main`].
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -17,8 +17,9 @@ use millrace_proto::v1::{
 use millrace_sql::scan::block::BlockId;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
+use tonic::service::RoutesBuilder;
 
 use super::block_store::{BlockStore, Budgets};
 use super::compute::ComputePool;
@@ -29,6 +30,8 @@ use super::receiver::reread::reread;
 use super::receiver::shared::{BlockNames, Outbox, Shared, Tempo, source_rules};
 use super::session::core::GRACE;
 use super::session::{Session, SessionEvent};
+use super::sink::S3Store;
+use super::task::{TaskOptions, Tasks};
 
 /// Messages to the driver that may wait: a second's worth of a busy executor. What does not fit is
 /// said again later.
@@ -37,38 +40,32 @@ const OUTBOX_MAX: usize = 256;
 const EVENTS_MAX: usize = 256;
 /// Blocks that are read again at once: each holds room that receivers wait for.
 const REREADS_MAX: usize = 4;
+/// Share of the container's memory that queries may hold; blocks have 30 %, the rest is for answers
+/// in flight, parts of uploads and the process itself.
+const QUERY_MEMORY_PERCENT: u64 = 40;
 /// How often receivers are looked after.
 const TEND_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs until the driver ends the executor.
 pub(super) async fn run(launch: LaunchContext) -> Result<(), Error> {
-    let spec = launch.spec.clone().unwrap_or_default();
-    let resources = launch.resources.unwrap_or_default();
-    let aws = spec.aws.clone().unwrap_or_default();
-    let clients = Clients::load(&AwsSettings {
-        region: Some(aws.region).filter(|text| !text.is_empty()),
-        endpoint: Some(aws.endpoint).filter(|text| !text.is_empty()),
-    })
-    .await?;
-    let sources = source_rules(&spec);
-    let spills = sources.values().any(|rules| rules.may_spill);
-    let budgets = Budgets::of_container(ByteSize::bytes(resources.memory_bytes), spills);
-    let store = BlockStore::open(Path::new(&launch.work_dir).join("blocks"), budgets)?;
-    let cores = usize::try_from(resources.cores).unwrap_or(1).max(1);
+    let clients = clients(&launch).await?;
+    let sources = source_rules(launch.spec.as_ref().unwrap_or(&v1::ApplicationSpec::default()));
+    let store = open_store(&launch, sources.values().any(|rules| rules.may_spill))?;
+    let cores = usize::try_from(launch.resources.unwrap_or_default().cores).unwrap_or(1);
     let pool = Arc::new(
         ComputePool::start(cores)
             .map_err(|error| Error::internal("no compute threads").caused_by(error))?,
     );
+    let tasks = tasks(&launch, &clients, &pool, &store)?;
+    let (mut server, address) = serve(&launch.host, &tasks).await?;
+    let signal = shutdown::on_signal()
+        .map_err(|error| Error::internal("signals can not be heard").caused_by(error))?;
 
-    let (incoming, address) = rpc::bind(&format!("{}:0", launch.host)).await?;
-    let mut server = tokio::spawn(
-        rpc::server().add_routes(tonic::service::Routes::default()).serve_with_incoming(incoming),
-    );
     let (outbox, outbox_inbox) = mpsc::channel(OUTBOX_MAX);
     let (events_out, mut events) = mpsc::channel(EVENTS_MAX);
     let tempo = tempo();
     let shared = Arc::new(Shared {
-        kinesis: Arc::new(SdkKinesis::new(clients.kinesis.clone())),
+        kinesis: Arc::new(SdkKinesis::new(clients.kinesis)),
         store: store.clone(),
         outbox: Outbox::new(outbox),
         names: BlockNames::new(launch.container_id.as_str()),
@@ -76,28 +73,23 @@ pub(super) async fn run(launch: LaunchContext) -> Result<(), Error> {
         limits: tempo.limits,
         sources,
         io: Handle::current(),
+        books: Mutex::default(),
     });
     let session = Session {
         driver: launch.driver_address.clone(),
         grace: GRACE,
-        register: register(&launch, address.to_string(), &store),
-        heartbeat: heartbeat(store.clone(), Arc::clone(&pool)),
+        register: register(&launch, &address, Arc::clone(&shared)),
+        heartbeat: heartbeat(store, pool),
         outbox: outbox_inbox,
         events: events_out,
     };
-    let _thread = session
+    // Its end is heard through the events.
+    session
         .start()
         .map_err(|error| Error::internal("no session thread can be started").caused_by(error))?;
-    let signal = shutdown::on_signal()
-        .map_err(|error| Error::internal("signals can not be heard").caused_by(error))?;
     tracing::info!(container = %launch.container_id, %address, cores, "executor started");
 
-    let mut executor = Executor {
-        host: ReceiverHost::new(Arc::clone(&shared)),
-        shared,
-        rereads: JoinSet::new(),
-        waiting: Vec::new(),
-    };
+    let mut executor = Executor::new(shared, tasks);
     let mut tend = tokio::time::interval(TEND_EVERY);
     let end = loop {
         tokio::select! {
@@ -123,20 +115,89 @@ pub(super) async fn run(launch: LaunchContext) -> Result<(), Error> {
         }
     };
     executor.host.stop();
+    executor.tasks.cancel_all();
     server.abort();
     end
+}
+
+async fn clients(launch: &LaunchContext) -> Result<Clients, Error> {
+    let aws = launch.spec.as_ref().and_then(|spec| spec.aws.clone()).unwrap_or_default();
+    Clients::load(&AwsSettings {
+        region: Some(aws.region).filter(|text| !text.is_empty()),
+        endpoint: Some(aws.endpoint).filter(|text| !text.is_empty()),
+    })
+    .await
+}
+
+fn open_store(launch: &LaunchContext, spills: bool) -> Result<BlockStore, Error> {
+    let memory = ByteSize::bytes(launch.resources.unwrap_or_default().memory_bytes);
+    let budgets = Budgets::of_container(memory, spills);
+    BlockStore::open(Path::new(&launch.work_dir).join("blocks"), budgets)
+}
+
+/// The engine's part. Queries may hold [`QUERY_MEMORY_PERCENT`] of the container's memory and spill
+/// what is above.
+fn tasks(
+    launch: &LaunchContext,
+    clients: &Clients,
+    pool: &Arc<ComputePool>,
+    store: &BlockStore,
+) -> Result<Tasks, Error> {
+    let spill_dir = Path::new(&launch.work_dir).join("queries");
+    std::fs::create_dir_all(&spill_dir).map_err(|error| {
+        Error::new(
+            Code::DirectoryUnusable,
+            format!("{} can not be made", spill_dir.display()),
+            "make the work directory writable, or choose another --work-dir",
+        )
+        .caused_by(error)
+    })?;
+    let memory = launch.resources.unwrap_or_default().memory_bytes / 100 * QUERY_MEMORY_PERCENT;
+    Tasks::new(TaskOptions {
+        io: Handle::current(),
+        pool: Arc::clone(pool),
+        arbiter: actix::System::current().arbiter().clone(),
+        blocks: Arc::new(store.clone()),
+        store: Arc::new(S3Store::new(clients.clone())),
+        memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
+        spill_dir,
+    })
+    .map_err(|error| Error::internal("the engine can not be set up").caused_by(error))
+}
+
+type Server = JoinHandle<Result<(), tonic::transport::Error>>;
+
+/// The executor's own server: what the driver and other executors ask of its tasks.
+async fn serve(host: &str, tasks: &Tasks) -> Result<(Server, String), Error> {
+    let (incoming, address) = rpc::bind(&format!("{host}:0")).await?;
+    let mut routes = RoutesBuilder::default();
+    tasks.add_services(&mut routes);
+    let server = rpc::server().add_routes(routes.routes()).serve_with_incoming(incoming);
+    // The host's name as the node gave it: others may not reach what it resolves to here.
+    Ok((tokio::spawn(server), format!("{host}:{}", address.port())))
 }
 
 /// The parts that commands act on.
 struct Executor {
     host: ReceiverHost,
     shared: Arc<Shared>,
+    tasks: Tasks,
     rereads: JoinSet<()>,
     /// Re-reads that wait for one of [`REREADS_MAX`] to end; at most one per block of a batch.
     waiting: Vec<v1::RereadBlock>,
 }
 
 impl Executor {
+    fn new(shared: Arc<Shared>, tasks: Tasks) -> Self {
+        Self {
+            host: ReceiverHost::new(Arc::clone(&shared)),
+            shared,
+            tasks,
+            rereads: JoinSet::new(),
+            waiting: Vec::new(),
+        }
+    }
+
     fn perform(&mut self, command: executor_command::Body) {
         use executor_command::Body;
         let outcome = match command {
@@ -161,7 +222,8 @@ impl Executor {
                 Ok(())
             }
             Body::Cancel(cancel) => {
-                tracing::info!(run = %cancel.run_id, "a run is cancelled");
+                let num_tasks = self.tasks.cancel(&cancel.run_id);
+                tracing::info!(run = %cancel.run_id, num_tasks, "a run is cancelled");
                 Ok(())
             }
             // The session keeps these two for itself.
@@ -193,7 +255,7 @@ impl Executor {
         }
     }
 
-    fn reread_ended(&mut self, done: Result<(), tokio::task::JoinError>) {
+    fn reread_ended(&mut self, done: Result<(), JoinError>) {
         if let Err(error) = done {
             // The driver asks again when no answer comes.
             tracing::error!(%error, "reading a block again failed");
@@ -212,29 +274,25 @@ fn tempo() -> Tempo {
 
 fn register(
     launch: &LaunchContext,
-    address: String,
-    store: &BlockStore,
+    address: &str,
+    shared: Arc<Shared>,
 ) -> Arc<dyn Fn() -> ExecutorRegister + Send + Sync> {
-    let budgets = store.budgets();
+    let budgets = shared.store.budgets();
     let message = ExecutorRegister {
         application: launch.application.clone(),
         attempt: launch.attempt,
         epoch: launch.epoch,
         container_id: launch.container_id.clone(),
         node_id: launch.node_id.clone(),
-        address,
+        address: address.to_owned(),
         cores: launch.resources.unwrap_or_default().cores,
         block_budget_bytes: budgets.memory,
         disk_budget_bytes: budgets.disk,
         pid: std::process::id(),
         held_blocks: Vec::new(),
     };
-    let store = store.clone();
     // Said at each registration: after a broken session the driver compares.
-    Arc::new(move || ExecutorRegister {
-        held_blocks: store.ids().iter().map(|id| id.as_str().to_owned()).collect(),
-        ..message.clone()
-    })
+    Arc::new(move || ExecutorRegister { held_blocks: shared.known_blocks(), ..message.clone() })
 }
 
 fn heartbeat(
@@ -243,12 +301,11 @@ fn heartbeat(
 ) -> Arc<dyn Fn(u64) -> ExecutorHeartbeat + Send + Sync> {
     let busy = BusyCores::new(pool);
     Arc::new(move |sequence| {
-        let usage = store.usage();
         ExecutorHeartbeat {
             sequence,
             cores_busy: busy.since_last(),
-            block_bytes: usage.memory_bytes,
-            disk_bytes: usage.disk_bytes,
+            block_bytes: store.block_bytes(),
+            disk_bytes: store.usage().disk_bytes,
             rss_bytes: resident_bytes().unwrap_or(0),
             over_budget: store.is_over_budget(),
         }
@@ -295,7 +352,7 @@ fn resident_bytes() -> Option<u64> {
 }
 
 fn server_error(
-    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
+    ended: Result<Result<(), tonic::transport::Error>, JoinError>,
 ) -> Error {
     let error = Error::new(
         Code::Internal,

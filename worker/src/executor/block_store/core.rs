@@ -59,6 +59,8 @@ pub enum Purpose {
 pub struct Usage {
     /// Bytes in memory: blocks and reservations.
     pub memory_bytes: u64,
+    /// Of those, bytes of blocks.
+    pub held_bytes: u64,
     /// Bytes on disk.
     pub disk_bytes: u64,
     /// Blocks held, wherever.
@@ -103,6 +105,7 @@ impl StoreCore {
     pub fn usage(&self) -> Usage {
         Usage {
             memory_bytes: self.reserved + self.in_memory,
+            held_bytes: self.in_memory,
             disk_bytes: self.on_disk,
             num_blocks: self.entries.len(),
         }

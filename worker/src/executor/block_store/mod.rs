@@ -11,7 +11,7 @@ mod spill;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
@@ -74,6 +74,8 @@ struct Inner {
     /// One receiver waits for room at a time, in order; the others wait for their turn.
     turn: tokio::sync::Mutex<()>,
     num_waiting: AtomicUsize,
+    /// Bytes of open blocks: within what is reserved, like answers in flight.
+    open_bytes: AtomicU64,
 }
 
 struct State {
@@ -110,6 +112,7 @@ impl BlockStore {
                 changed: Notify::new(),
                 turn: tokio::sync::Mutex::new(()),
                 num_waiting: AtomicUsize::new(0),
+                open_bytes: AtomicU64::new(0),
             }),
         })
     }
@@ -124,6 +127,18 @@ impl BlockStore {
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.inner.lock().core.usage()
+    }
+
+    /// Bytes of blocks in memory, closed and open; answers in flight are left out.
+    #[must_use]
+    pub fn block_bytes(&self) -> u64 {
+        self.usage().held_bytes + self.inner.open_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A part of [`Self::block_bytes`] for an open block, 0 at first.
+    #[must_use]
+    pub fn open_bytes(&self) -> OpenBytes {
+        OpenBytes { store: Arc::clone(&self.inner), bytes: 0 }
     }
 
     /// True while a receiver waits for room.
@@ -332,6 +347,27 @@ impl Drop for Reservation {
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Reservation({} bytes)", self.bytes)
+    }
+}
+
+/// The size of an open block, counted until it is dropped.
+pub struct OpenBytes {
+    store: Arc<Inner>,
+    bytes: u64,
+}
+
+impl OpenBytes {
+    /// The open block has this size now.
+    pub fn set(&mut self, bytes: u64) {
+        self.store.open_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.store.open_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for OpenBytes {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 

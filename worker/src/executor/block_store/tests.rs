@@ -7,7 +7,7 @@ use millrace_common::Code;
 use super::*;
 use crate::executor::receiver::block_builder::{BlockBuilder, BlockContext, prepare};
 use crate::executor::receiver::kinesis::Record;
-use crate::executor::receiver::kinesis::fake::record;
+use crate::executor::receiver::kinesis::tests::fake::record;
 
 const KEEP: Keep = Keep { may_spill: true, is_evictable: true };
 

@@ -287,7 +287,7 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kinesis::fake::{record, seq};
+    use super::super::kinesis::tests::fake::{record, seq};
     use super::super::kpl::tests::aggregate;
     use super::*;
 

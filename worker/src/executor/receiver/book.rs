@@ -204,6 +204,12 @@ impl Book {
         }
     }
 
+    /// The blocks that the driver has not answered yet.
+    pub fn open_blocks(&self) -> impl Iterator<Item = &str> {
+        let sent = self.unanswered.iter().flat_map(|sent| &sent.announcement.blocks);
+        sent.chain(&self.pending).map(|block| block.block_id.as_str())
+    }
+
     /// The driver answered an announcement. An answer to one that is not open changes nothing.
     ///
     /// # Errors

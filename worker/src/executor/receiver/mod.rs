@@ -7,17 +7,13 @@ pub mod actor;
 pub mod assignment;
 pub mod block_builder;
 pub mod book;
-#[cfg(test)]
-mod book_tests;
 pub mod core;
-#[cfg(test)]
-mod core_tests;
 pub mod host;
 pub mod kinesis;
 pub mod kpl;
 pub mod pace;
-#[cfg(test)]
-mod reader_tests;
 pub mod reread;
 pub mod shard_reader;
 pub mod shared;
+#[cfg(test)]
+mod tests;

@@ -22,12 +22,15 @@ use super::kinesis::{ANSWER_BYTES_MAX, CallFailure, FailureKind, IteratorAt};
 use super::pace::Pace;
 use super::shared::Shared;
 use crate::executor::block_store::core::Purpose;
-use crate::executor::block_store::{Keep, Reservation};
+use crate::executor::block_store::{Keep, OpenBytes, Reservation};
 
 /// Room for one answer, reserved before the call.
 const ANSWER_ROOM: u64 = ANSWER_BYTES_MAX + (2 << 20);
 /// A reservation that took longer than this has to ask for its turn again.
 const STALE_TURN: Duration = Duration::from_millis(20);
+/// How long an answer waits for the room its aggregates need. It holds room itself, so that two that
+/// wait for each other would wait for ever: one gives up and is read again.
+const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// Trouble that passes is told after this long, and all trouble again and again.
 const TELL_TROUBLE_EVERY: Duration = Duration::from_secs(5);
 /// Commands to a reader that may wait; a receiver sends few and waits for the answers of cuts.
@@ -70,8 +73,9 @@ pub struct ShardReader {
     begun: Instant,
     core: ShardCore,
     builder: BlockBuilder,
-    /// Room of the open block.
+    /// Room of the open block, and of an answer that is being added to it.
     room: Option<Reservation>,
+    open_bytes: OpenBytes,
     /// The last record that was added to a block, or what the reading started after.
     added: Option<SequenceNumber>,
     keep: Keep,
@@ -106,6 +110,7 @@ impl ShardReader {
             core,
             builder: BlockBuilder::new(context),
             room: None,
+            open_bytes: shared.store.open_bytes(),
             keep: Keep { may_spill: rules.may_spill, is_evictable: true },
             failing_since: None,
             told_trouble: None,
@@ -226,7 +231,7 @@ impl ShardReader {
 
     fn restart(&mut self, reading: u64, start: Start) {
         self.builder.discard();
-        self.room = None;
+        self.settle();
         self.reading = reading;
         self.core = ShardCore::new(start, self.assignment.retention_ms, self.shared.limits);
         self.added = self.core.tail();
@@ -245,13 +250,7 @@ impl ShardReader {
                 other => return other,
             }
         }
-        let in_use = self.builder.size() as u64;
-        if let Some(open) = &mut self.room {
-            open.shrink_to(in_use);
-        }
-        if self.builder.is_empty() {
-            self.room = None;
-        }
+        self.settle();
         if let Some(end) = end {
             self.close(Some(end));
         }
@@ -272,14 +271,14 @@ impl ShardReader {
             while self.room.as_ref().map_or(0, Reservation::bytes) < needed {
                 let missing = needed - self.room.as_ref().map_or(0, Reservation::bytes);
                 let store = self.shared.store.clone();
-                match self.listen(store.reserve(missing, Purpose::Receive)).await {
-                    Heard::Done(Ok(more)) => match &mut self.room {
+                let more = store.reserve(missing, Purpose::Receive);
+                match self.listen(tokio::time::timeout(ROOM_PATIENCE, more)).await {
+                    Heard::Done(Ok(Ok(more))) => match &mut self.room {
                         Some(open) => open.merge(more),
                         none => *none = Some(more),
                     },
-                    Heard::Done(Err(error)) => {
-                        // An aggregate is capped below the smallest budget.
-                        tracing::error!(%error, shard = %self.assignment.shard, "no room");
+                    Heard::Done(Ok(Err(_)) | Err(_)) => {
+                        tracing::info!(shard = %self.assignment.shard, missing, "no room yet");
                         self.reread_from_added();
                         return Heard::Restarted;
                     }
@@ -326,6 +325,7 @@ impl ShardReader {
         } else {
             self.shared.store.insert_empty(built.block, self.keep);
         }
+        self.open_bytes.set(0);
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         let is_valid = book.closed(self.reading, &self.assignment.shard, descriptor);
         drop(book);

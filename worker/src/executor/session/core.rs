@@ -12,6 +12,9 @@ use millrace_common::{Code, Error};
 /// blocks where they were.
 pub const GRACE: Duration = Duration::from_secs(10);
 
+/// How long a new executor tries to be taken on: its driver may be starting too.
+pub const START_GRACE: Duration = Duration::from_secs(30);
+
 /// Between two tries: soon, because a batch may be waiting.
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(1) };
 
@@ -37,6 +40,7 @@ pub enum Next {
 #[derive(Debug)]
 pub struct SessionCore {
     grace: Duration,
+    is_new: bool,
     /// Since when there has been no connection.
     alone_since: Option<Duration>,
     num_failures: u32,
@@ -46,11 +50,12 @@ impl SessionCore {
     /// Alone since `now`.
     #[must_use]
     pub fn new(now: Duration, grace: Duration) -> Self {
-        Self { grace, alone_since: Some(now), num_failures: 0 }
+        Self { grace, is_new: true, alone_since: Some(now), num_failures: 0 }
     }
 
     /// The driver took the executor on.
     pub fn registered(&mut self) {
+        self.is_new = false;
         self.alone_since = None;
         self.num_failures = 0;
     }
@@ -62,11 +67,12 @@ impl SessionCore {
             Loss::Broken(error) => error,
         };
         let since = *self.alone_since.get_or_insert(now);
-        if now.saturating_sub(since) >= self.grace {
+        let grace = if self.is_new { self.grace.max(START_GRACE) } else { self.grace };
+        if now.saturating_sub(since) >= grace {
             return Next::GiveUp(
                 Error::new(
                     Code::DriverUnreachable,
-                    format!("the driver could not be reached for {:?}", self.grace),
+                    format!("the driver could not be reached for {grace:?}"),
                     "nothing: a new attempt of the driver starts executors of its own",
                 )
                 .caused_by(error),
@@ -108,6 +114,13 @@ mod tests {
         assert!(matches!(core.lost(at(15), broken(), 0.5), Next::Again(_)));
         assert!(matches!(core.lost(at(24), broken(), 0.5), Next::Again(_)));
         assert!(matches!(core.lost(at(25), broken(), 0.5), Next::GiveUp(_)));
+    }
+
+    #[test]
+    fn a_new_executor_waits_longer_for_its_driver() {
+        let mut core = SessionCore::new(at(0), GRACE);
+        assert!(matches!(core.lost(at(29), broken(), 0.5), Next::Again(_)));
+        assert!(matches!(core.lost(at(30), broken(), 0.5), Next::GiveUp(_)));
     }
 
     #[test]

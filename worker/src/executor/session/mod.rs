@@ -25,8 +25,8 @@ use self::core::{Loss, Next, SessionCore};
 
 /// Messages on their way to the wire. Small: what waits here is old when it arrives.
 const WIRE_MAX: usize = 16;
-/// How long the driver may take to open the stream.
-const OPEN_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the driver may take to open the stream: it may wait for the master's word on us.
+const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 /// Until the driver names another.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -6,9 +6,7 @@
 mod sdk;
 
 #[cfg(test)]
-pub(crate) mod fake;
-#[cfg(test)]
-pub(crate) mod liar;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::sync::Arc;

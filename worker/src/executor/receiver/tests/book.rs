@@ -9,10 +9,10 @@ use millrace_proto::v1;
 use millrace_sql::scan::block::BlockId;
 use proptest::prelude::*;
 
-use super::assignment::{Assignment, shard_ref, start_of};
-use super::book::{Book, UNANSWERED_MAX, Verdict};
-use super::core::{EmptyAnswer, Start};
-use super::kinesis::fake::seq;
+use crate::executor::receiver::assignment::{Assignment, shard_ref, start_of};
+use crate::executor::receiver::book::{Book, UNANSWERED_MAX, Verdict};
+use crate::executor::receiver::core::{EmptyAnswer, Start};
+use crate::executor::receiver::kinesis::tests::fake::seq;
 
 fn shard() -> ShardKey {
     ShardKey {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use millrace_common::position::{Position, SequenceNumber};
 use proptest::prelude::*;
 
-use super::core::{Brought, End, Limits, Lost, ShardCore, Start, Step};
-use super::kinesis::fake::{FakeShard, SERVER_MS, record, seq};
-use super::kinesis::liar::Mood;
-use super::kinesis::{ChildShard, FailureKind, IteratorAt};
+use crate::executor::receiver::core::{Brought, End, Limits, Lost, ShardCore, Start, Step};
+use crate::executor::receiver::kinesis::tests::fake::{FakeShard, SERVER_MS, record, seq};
+use crate::executor::receiver::kinesis::tests::liar::Mood;
+use crate::executor::receiver::kinesis::{ChildShard, FailureKind, IteratorAt};
 
 const HOUR_MS: i64 = 3_600_000;
 const RETENTION_MS: i64 = 24 * HOUR_MS;

@@ -13,16 +13,16 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
-use super::actor::Panic;
-use super::core::Limits;
-use super::host::ReceiverHost;
-use super::kinesis::fake::{Fake, FakeShard, record};
-use super::kinesis::liar::{Liar, Mood};
-use super::kinesis::{Answer, CallFailure, ChildShard, IteratorAt, Kinesis, ShardRef};
-use super::kpl::tests::aggregate;
-use super::pace::Paces;
-use super::reread::reread;
-use super::shared::{BlockNames, Outbox, Shared, SourceRules};
+use crate::executor::receiver::actor::Panic;
+use crate::executor::receiver::core::Limits;
+use crate::executor::receiver::host::ReceiverHost;
+use crate::executor::receiver::kinesis::tests::fake::{Fake, FakeShard, record};
+use crate::executor::receiver::kinesis::tests::liar::{Liar, Mood};
+use crate::executor::receiver::kinesis::{Answer, CallFailure, ChildShard, IteratorAt, Kinesis, ShardRef};
+use crate::executor::receiver::kpl::tests::aggregate;
+use crate::executor::receiver::pace::Paces;
+use crate::executor::receiver::reread::reread;
+use crate::executor::receiver::shared::{BlockNames, Outbox, Shared, SourceRules};
 use crate::executor::block_store::{BlockStore, Budgets};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -74,6 +74,7 @@ impl Scene {
             limits: Limits { idle_pause: Duration::from_millis(5), ..Limits::KINESIS },
             sources: [("logs".to_owned(), rules)].into(),
             io: Handle::current(),
+            books: Default::default(),
         });
         let host = ReceiverHost::new(Arc::clone(&shared));
         Self { shared, host, wire, blocks: Vec::new(), _directory: directory }
@@ -174,7 +175,7 @@ async fn an_idle_shard_is_reported_empty_with_the_servers_date() {
                 }
             };
             assert_eq!((empty.generation, empty.millis_behind_latest), (3, 0));
-            assert_eq!(empty.server_ms, super::kinesis::fake::SERVER_MS);
+            assert_eq!(empty.server_ms, crate::executor::receiver::kinesis::tests::fake::SERVER_MS);
         })
         .await;
 }
