@@ -22,9 +22,7 @@ use millrace_worker::executor::receiver::kinesis::{
 };
 use millrace_worker::executor::receiver::pace::Paces;
 use millrace_worker::executor::receiver::reread::reread;
-use millrace_worker::executor::receiver::shared::{
-    BlockNames, Outbox, Shared, SourceRules, Tempo,
-};
+use millrace_worker::executor::receiver::shared::{BlockNames, Outbox, Shared, SourceRules, Tempo};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;

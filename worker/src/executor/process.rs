@@ -4,8 +4,8 @@
 //! the process with one reason. Owned by [`super::main`].
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace_common::aws::{AwsSettings, Clients};
@@ -300,15 +300,13 @@ fn heartbeat(
     pool: Arc<ComputePool>,
 ) -> Arc<dyn Fn(u64) -> ExecutorHeartbeat + Send + Sync> {
     let busy = BusyCores::new(pool);
-    Arc::new(move |sequence| {
-        ExecutorHeartbeat {
-            sequence,
-            cores_busy: busy.since_last(),
-            block_bytes: store.block_bytes(),
-            disk_bytes: store.usage().disk_bytes,
-            rss_bytes: resident_bytes().unwrap_or(0),
-            over_budget: store.is_over_budget(),
-        }
+    Arc::new(move |sequence| ExecutorHeartbeat {
+        sequence,
+        cores_busy: busy.since_last(),
+        block_bytes: store.block_bytes(),
+        disk_bytes: store.usage().disk_bytes,
+        rss_bytes: resident_bytes().unwrap_or(0),
+        over_budget: store.is_over_budget(),
     })
 }
 
@@ -351,9 +349,7 @@ fn resident_bytes() -> Option<u64> {
     Some(kib << 10)
 }
 
-fn server_error(
-    ended: Result<Result<(), tonic::transport::Error>, JoinError>,
-) -> Error {
+fn server_error(ended: Result<Result<(), tonic::transport::Error>, JoinError>) -> Error {
     let error = Error::new(
         Code::Internal,
         "the executor's server ended",

@@ -60,6 +60,8 @@ struct ShardPage {
 #[derive(Debug)]
 struct Sent {
     announcement: v1::BlockAnnouncement,
+    /// The reading of each of its blocks.
+    readings: Vec<u64>,
     at: Option<Duration>,
 }
 
@@ -68,7 +70,8 @@ struct Sent {
 pub struct Book {
     receiver_id: String,
     shards: BTreeMap<ShardKey, ShardPage>,
-    pending: VecDeque<v1::BlockDescriptor>,
+    /// Closed and not announced yet, each with its reading.
+    pending: VecDeque<(u64, v1::BlockDescriptor)>,
     unanswered: VecDeque<Sent>,
     next_sequence: u64,
     next_reading: u64,
@@ -143,7 +146,7 @@ impl Book {
                 ended: block.ends_shard,
             });
         }
-        self.pending.push_back(block);
+        self.pending.push_back((reading, block));
         true
     }
 
@@ -207,7 +210,7 @@ impl Book {
     /// The blocks that the driver has not answered yet.
     pub fn open_blocks(&self) -> impl Iterator<Item = &str> {
         let sent = self.unanswered.iter().flat_map(|sent| &sent.announcement.blocks);
-        sent.chain(&self.pending).map(|block| block.block_id.as_str())
+        sent.chain(self.pending.iter().map(|(_, block)| block)).map(|block| block.block_id.as_str())
     }
 
     /// The driver answered an announcement. An answer to one that is not open changes nothing.
@@ -220,51 +223,41 @@ impl Book {
         refused: Vec<v1::RefusedBlock>,
     ) -> Result<Vec<Verdict>, Error> {
         let open = |sent: &Sent| sent.announcement.sequence == sequence;
-        let Some(sent) = self.unanswered.iter().position(open) else { return Ok(Vec::new()) };
-        let Some(sent) = self.unanswered.remove(sent) else { return Ok(Vec::new()) };
+        let Some(place) = self.unanswered.iter().position(open) else { return Ok(Vec::new()) };
+        let Some(sent) = self.unanswered.remove(place) else { return Ok(Vec::new()) };
         let mut verdicts = Vec::new();
-        let mut given_up: Vec<ShardKey> = Vec::new();
         for refusal in refused {
+            let is_it = |block: &v1::BlockDescriptor| block.block_id == refusal.block_id;
+            let Some(place) = sent.announcement.blocks.iter().position(is_it) else { continue };
+            let (block, reading) = (&sent.announcement.blocks[place], sent.readings[place]);
             let shard = ShardKey::from_proto(refusal.shard)?;
-            let Some(block) =
-                sent.announcement.blocks.iter().find(|block| block.block_id == refusal.block_id)
-            else {
-                continue;
-            };
             let tail = start_of(refusal.tail.as_ref())?;
             if block.generation == refusal.generation && reaches(&tail, block) {
                 // The driver has it: this announcement came twice.
                 continue;
             }
             verdicts.push(Verdict::Drop(BlockId::new(refusal.block_id)));
-            let Some(page) = self.shards.get(&shard) else { continue };
-            let own = page.assignment.generation;
-            if block.generation != own || given_up.contains(&shard) {
-                continue;
-            }
-            given_up.push(shard.clone());
-            if refusal.generation == own {
-                verdicts.extend(self.restart(&shard, tail));
-            } else {
-                verdicts.extend(self.revoke(&shard).into_iter().map(Verdict::Drop));
-                verdicts.push(Verdict::Stop(shard));
+            match self.shards.get(&shard) {
+                Some(page) if page.reading == reading => {
+                    if refusal.generation == page.assignment.generation {
+                        verdicts.extend(self.restart(&shard, tail));
+                    } else {
+                        verdicts.extend(self.revoke(&shard).into_iter().map(Verdict::Drop));
+                        verdicts.push(Verdict::Stop(shard));
+                    }
+                }
+                // Of a reading that was given up already, as its fellows were.
+                _ => {}
             }
         }
         Ok(verdicts)
     }
 
+    /// Begins a new reading at the driver's tail. Blocks under way stay: the driver may have taken
+    /// them, and says so when it answers.
     fn restart(&mut self, shard: &ShardKey, tail: Start) -> Vec<Verdict> {
         let reading = self.new_reading();
-        let mut dropped = self.forget_pending(shard);
-        for sent in &mut self.unanswered {
-            sent.announcement.blocks.retain(|block| {
-                let keep = !is_of(block, shard) || reaches(&tail, block);
-                if !keep {
-                    dropped.push(BlockId::new(block.block_id.as_str()));
-                }
-                keep
-            });
-        }
+        let dropped = self.forget_pending(shard);
         if let Some(page) = self.shards.get_mut(shard) {
             page.reading = reading;
             page.resume = tail;
@@ -276,7 +269,7 @@ impl Book {
 
     fn forget_pending(&mut self, shard: &ShardKey) -> Vec<BlockId> {
         let mut dropped = Vec::new();
-        self.pending.retain(|block| {
+        self.pending.retain(|(_, block)| {
             let keep = !is_of(block, shard);
             if !keep {
                 dropped.push(BlockId::new(block.block_id.as_str()));
@@ -299,7 +292,7 @@ impl Book {
         tells_all: bool,
     ) -> v1::BlockAnnouncement {
         let num_blocks = self.pending.len().min(BLOCKS_MAX);
-        let blocks = self.pending.drain(..num_blocks).collect();
+        let (readings, blocks) = self.pending.drain(..num_blocks).unzip();
         let (mut empty_reads, mut lags) = (Vec::new(), Vec::new());
         for (shard, page) in &mut self.shards {
             if tells_all || page.is_due(now) {
@@ -321,7 +314,8 @@ impl Book {
             cut_id,
             lags,
         };
-        self.unanswered.push_back(Sent { announcement: announcement.clone(), at: Some(now) });
+        let sent = Sent { announcement: announcement.clone(), readings, at: Some(now) };
+        self.unanswered.push_back(sent);
         announcement
     }
 }

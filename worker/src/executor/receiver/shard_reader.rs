@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use millrace_common::position::SequenceNumber;
+use millrace_common::position::{Position, SequenceNumber};
 use millrace_common::retry::random_unit;
 use millrace_common::{Code, Error};
 use millrace_proto::v1::{self, executor_message, shard_trouble};
@@ -69,6 +69,8 @@ pub struct ShardReader {
     pace: Arc<Pace>,
     assignment: Assignment,
     reading: u64,
+    /// Where this reading began.
+    start: Start,
     commands: mpsc::Receiver<ReaderCommand>,
     begun: Instant,
     core: ShardCore,
@@ -104,6 +106,7 @@ impl ShardReader {
             pace: shared.paces.of(&assignment.shard_ref),
             book,
             reading,
+            start,
             commands,
             begun: Instant::now(),
             added: core.tail(),
@@ -232,7 +235,7 @@ impl ShardReader {
     fn restart(&mut self, reading: u64, start: Start) {
         self.builder.discard();
         self.settle();
-        self.reading = reading;
+        (self.reading, self.start) = (reading, start);
         self.core = ShardCore::new(start, self.assignment.retention_ms, self.shared.limits);
         self.added = self.core.tail();
     }
@@ -298,13 +301,25 @@ impl ShardReader {
     /// Reads again from the last record that is in a block.
     fn reread_from_added(&mut self) {
         let start = match self.added {
-            Some(_) => Start::Position(millrace_common::position::Position {
-                sequence_number: self.added,
-                ..Default::default()
-            }),
-            None => self.assignment.start,
+            Some(_) => {
+                Start::Position(Position { sequence_number: self.added, ..Position::default() })
+            }
+            None => self.start,
         };
         self.core = ShardCore::new(start, self.assignment.retention_ms, self.shared.limits);
+        self.settle();
+    }
+
+    /// Keeps room for the open block and no more.
+    fn settle(&mut self) {
+        let in_use = self.builder.size() as u64;
+        self.open_bytes.set(in_use);
+        if let Some(open) = &mut self.room {
+            open.shrink_to(in_use);
+        }
+        if self.builder.is_empty() {
+            self.room = None;
+        }
     }
 
     fn close_open_block(&mut self) {

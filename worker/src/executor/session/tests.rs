@@ -67,7 +67,24 @@ struct Scene {
     heard: mpsc::Receiver<executor_message::Body>,
     outbox: mpsc::Sender<ExecutorMessage>,
     events: mpsc::Receiver<SessionEvent>,
-    server: tokio::task::JoinHandle<()>,
+    /// The driver's process, as far as the executor can tell.
+    driver: DriverProcess,
+}
+
+/// A runtime that ends with everything on it when dropped, as a killed process does.
+struct DriverProcess(Option<tokio::runtime::Runtime>);
+
+impl Drop for DriverProcess {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn next(events: &mut mpsc::Receiver<SessionEvent>) -> SessionEvent {
+    let event = tokio::time::timeout(PATIENCE, events.recv()).await;
+    event.expect("no event").expect("the session's thread died")
 }
 
 impl Scene {
@@ -78,8 +95,14 @@ impl Scene {
             refusals: Arc::new(AtomicU64::new(num_refusals)),
             breaks: Arc::new(AtomicU64::new(num_breaks)),
         };
-        let (incoming, address) = rpc::bind("127.0.0.1:0").await.unwrap();
-        let server = tokio::spawn(async move {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let bound = runtime.spawn(async { rpc::bind("127.0.0.1:0").await.unwrap() });
+        let (incoming, address) = bound.await.unwrap();
+        runtime.spawn(async move {
             let service = DriverServiceServer::new(driver);
             rpc::server().add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
@@ -96,12 +119,11 @@ impl Scene {
             events: events_out,
         };
         session.start().unwrap();
-        Self { heard, outbox, events, server }
+        Self { heard, outbox, events, driver: DriverProcess(Some(runtime)) }
     }
 
     async fn event(&mut self) -> SessionEvent {
-        let event = tokio::time::timeout(PATIENCE, self.events.recv()).await;
-        event.expect("no event").expect("the session's thread died")
+        next(&mut self.events).await
     }
 
     async fn hears(&mut self, wanted: impl Fn(&executor_message::Body) -> bool) {
@@ -126,7 +148,9 @@ async fn a_session_registers_beats_and_carries_both_ways() {
         panic!("the cut does not come");
     };
     assert_eq!(cut.cut_id, 5);
-    scene.hears(|body| matches!(body, executor_message::Body::Heartbeat(beat) if beat.sequence >= 3)).await;
+    scene
+        .hears(|body| matches!(body, executor_message::Body::Heartbeat(beat) if beat.sequence >= 3))
+        .await;
     let trouble = executor_message::Body::Trouble(ShardTrouble::default());
     scene.outbox.send(ExecutorMessage { body: Some(trouble) }).await.unwrap();
     scene.hears(|body| matches!(body, executor_message::Body::Trouble(_))).await;
@@ -156,9 +180,10 @@ async fn a_refusal_ends_the_session_with_its_reason() {
 async fn without_a_driver_the_session_ends_after_the_grace_time() {
     let mut scene = Scene::start(0, 0, Duration::from_millis(300)).await;
     assert!(matches!(scene.event().await, SessionEvent::Registered));
-    scene.server.abort();
+    let Scene { driver, mut events, outbox: _outbox, .. } = scene;
+    drop(driver);
     let error = loop {
-        if let SessionEvent::Ended(error) = scene.event().await {
+        if let SessionEvent::Ended(error) = next(&mut events).await {
             break error;
         }
     };

@@ -105,10 +105,16 @@ enum Event {
     /// Time passes and news is sent.
     Announce,
     /// The driver hears the message at this place of the wire, which stays there when `again`.
-    Hear { place: usize, again: bool },
+    Hear {
+        place: usize,
+        again: bool,
+    },
     LoseMessage(usize),
     /// The receiver hears the answer at this place.
-    Answer { place: usize, again: bool },
+    Answer {
+        place: usize,
+        again: bool,
+    },
     LoseAnswer(usize),
     Reconnect,
     Cut,

@@ -13,17 +13,19 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
+use crate::executor::block_store::{BlockStore, Budgets};
 use crate::executor::receiver::actor::Panic;
 use crate::executor::receiver::core::Limits;
 use crate::executor::receiver::host::ReceiverHost;
 use crate::executor::receiver::kinesis::tests::fake::{Fake, FakeShard, record};
 use crate::executor::receiver::kinesis::tests::liar::{Liar, Mood};
-use crate::executor::receiver::kinesis::{Answer, CallFailure, ChildShard, IteratorAt, Kinesis, ShardRef};
+use crate::executor::receiver::kinesis::{
+    Answer, CallFailure, ChildShard, IteratorAt, Kinesis, ShardRef,
+};
 use crate::executor::receiver::kpl::tests::aggregate;
 use crate::executor::receiver::pace::Paces;
 use crate::executor::receiver::reread::reread;
 use crate::executor::receiver::shared::{BlockNames, Outbox, Shared, SourceRules};
-use crate::executor::block_store::{BlockStore, Budgets};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const BUDGET: u64 = 64 << 20;
@@ -135,10 +137,8 @@ async fn a_receiver_reads_its_shards_through_every_mood() {
     LocalSet::new()
         .run_until(async {
             let mut child = FakeShard::of(1..=40);
-            child.children = Some(vec![ChildShard {
-                shard_id: "c".to_owned(),
-                parents: vec!["a".to_owned()],
-            }]);
+            child.children =
+                Some(vec![ChildShard { shard_id: "c".to_owned(), parents: vec!["a".to_owned()] }]);
             let fake = Fake::with([("a", child), ("b", FakeShard::of(1..=60))]);
             let moods = [
                 Mood::Throttle,
@@ -151,7 +151,8 @@ async fn a_receiver_reads_its_shards_through_every_mood() {
                 Mood::Refuse,
             ];
             let moods = moods.into_iter().cycle().take(60);
-            let mut scene = Scene::new(Arc::new(Liar::new(fake, moods, Duration::from_millis(1))), BUDGET);
+            let mut scene =
+                Scene::new(Arc::new(Liar::new(fake, moods, Duration::from_millis(1))), BUDGET);
             scene.host.assign(vec![assign("r0", "a", 1), assign("r0", "b", 1)]).unwrap();
             scene.receive(100).await;
             assert_eq!(scene.payloads("a").await, expected(1..=40));

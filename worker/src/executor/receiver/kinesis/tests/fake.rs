@@ -8,7 +8,10 @@ use bytes::Bytes;
 use millrace_common::position::SequenceNumber;
 use millrace_common::{Code, Error};
 
-use crate::executor::receiver::kinesis::{Answer, CallFailure, ChildShard, FailureKind, IteratorAt, Kinesis, Record, ShardRef};
+use crate::executor::receiver::kinesis::{
+    ANSWER_BYTES_MAX, Answer, CallFailure, ChildShard, FailureKind, IteratorAt, Kinesis, Record,
+    ShardRef,
+};
 
 /// The server's date of every answer.
 pub(crate) const SERVER_MS: i64 = 1_800_000_000_000;

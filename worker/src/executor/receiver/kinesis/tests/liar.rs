@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use proptest::prelude::*;
 
 use super::fake::{Fake, FakeShard, refuse};
-use crate::executor::receiver::kinesis::{Answer, CallFailure, FailureKind, IteratorAt, Kinesis, ShardRef};
+use crate::executor::receiver::kinesis::{
+    Answer, CallFailure, FailureKind, IteratorAt, Kinesis, ShardRef,
+};
 
 /// What one call meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
