@@ -58,7 +58,8 @@ pub(crate) const WRITE_BYTES_PER_S: u64 = 1 << 20;
 pub(crate) const READ_CALLS_PER_S: u64 = 5;
 /// Bytes a shard hands out per second.
 pub(crate) const READ_BYTES_PER_S: u64 = 2 << 20;
-/// An answer of this many bytes is a full one and blocks the shard for [`FULL_ANSWER_PENALTY_MS`].
+/// No answer has more bytes; one that would have is full and blocks the shard for
+/// [`FULL_ANSWER_PENALTY_MS`].
 pub(crate) const FULL_ANSWER_BYTES: u64 = 10 << 20;
 /// How long a shard refuses reads after a full answer.
 pub(crate) const FULL_ANSWER_PENALTY_MS: u64 = 5000;
@@ -122,10 +123,11 @@ impl ShardLimits {
         true
     }
 
-    /// Counts the bytes of an answer and blocks the shard if it was too large for one second.
-    pub(crate) fn count_answer(&mut self, bytes: u64, now_ms: u64) {
+    /// Counts the bytes of an answer and blocks the shard if it was too large for one second, or was
+    /// ended by the size of answers.
+    pub(crate) fn count_answer(&mut self, bytes: u64, is_full: bool, now_ms: u64) {
         self.read_bytes.take_into_debt(bytes, now_ms);
-        let penalty_ms = if bytes >= FULL_ANSWER_BYTES {
+        let penalty_ms = if is_full {
             FULL_ANSWER_PENALTY_MS
         } else if !self.read_bytes.is_positive(now_ms) {
             OVERDRAWN_PENALTY_MS

@@ -44,7 +44,7 @@ proptest! {
         for (wait_ms, bytes) in calls {
             now += wait_ms;
             if limits.admit_read(now) {
-                limits.count_answer(bytes, now);
+                limits.count_answer(bytes, bytes == FULL_ANSWER_BYTES, now);
                 read += bytes;
             }
             let gained = READ_BYTES_PER_S + READ_BYTES_PER_S * now / 1000;
@@ -66,7 +66,7 @@ fn five_reads_a_second_and_no_sixth() {
 fn a_full_answer_blocks_the_shard_for_five_seconds() {
     let mut limits = ShardLimits::new(0);
     assert!(limits.admit_read(0));
-    limits.count_answer(FULL_ANSWER_BYTES, 0);
+    limits.count_answer(FULL_ANSWER_BYTES - 500, true, 0);
     assert!(!limits.admit_read(4999));
     assert!(limits.admit_read(5000));
 }
@@ -75,7 +75,7 @@ fn a_full_answer_blocks_the_shard_for_five_seconds() {
 fn an_overdrawn_answer_blocks_the_shard_for_one_second() {
     let mut limits = ShardLimits::new(0);
     assert!(limits.admit_read(0));
-    limits.count_answer(READ_BYTES_PER_S + 1, 0);
+    limits.count_answer(READ_BYTES_PER_S + 1, false, 0);
     assert!(!limits.admit_read(999));
     assert!(limits.admit_read(1000));
 }

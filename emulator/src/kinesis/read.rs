@@ -75,7 +75,7 @@ impl Kinesis {
                 writer.push(stamp, frame);
             })?;
         if self.options.limited {
-            stream.limits(iterator.shard)?.count_answer(read.bytes, now_ms);
+            stream.limits(iterator.shard)?.count_answer(read.bytes, read.is_full, now_ms);
         }
         if read.at_end {
             let children: Vec<_> =

@@ -50,13 +50,13 @@ impl Bench {
 
     fn ok(&self, operation: &str, request: Value) -> Value {
         let (status, body) = self.call(operation, request);
-        assert_eq!(status, 200, "{operation}: {body}");
+        assert_eq!(status, 200, "{operation}: {:.300}", body.to_string());
         body
     }
 
     fn refused(&self, operation: &str, request: Value) -> String {
         let (status, body) = self.call(operation, request);
-        assert_eq!(status, 400, "{operation}: {body}");
+        assert_eq!(status, 400, "{operation}: {:.300}", body.to_string());
         body["__type"].as_str().expect("a type").to_owned()
     }
 

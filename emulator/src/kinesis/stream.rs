@@ -86,6 +86,8 @@ pub(crate) struct ReadOutcome {
     pub(crate) next_index: u64,
     /// Keys and data handed out.
     pub(crate) bytes: u64,
+    /// The next record did not fit any more.
+    pub(crate) is_full: bool,
     /// How long the oldest unread record has been waiting; 0 at the tip.
     pub(crate) behind_ms: u64,
     /// The shard is closed and has been read to its end.
@@ -285,14 +287,15 @@ impl Stream {
         let (first, end) = self.bounds(shard, now_ms)?;
         let closed = self.meta.topology.get(shard).is_some_and(|s| !s.is_open());
         let live = self.shard(shard)?;
-        let (mut next, mut bytes, mut unread) = (from.max(first), 0, None);
+        let (mut next, mut bytes) = (from.max(first), 0);
+        let (mut unread, mut is_full) = (None, false);
         let stop = next.saturating_add(limit).min(end);
         while next < end && unread.is_none() {
             let Some((frames, start)) = live.frames_of(next)? else { break };
             let before = next;
             for frame in (start..frames.num_records()).map_while(|n| frames.get(n)) {
-                let full = bytes > 0 && bytes + frame.counted_bytes() > FULL_ANSWER_BYTES;
-                if full || next >= stop {
+                is_full = bytes > 0 && bytes + frame.counted_bytes() > FULL_ANSWER_BYTES;
+                if is_full || next >= stop {
                     unread = Some(frame.arrival_ms);
                     break;
                 }
@@ -305,7 +308,13 @@ impl Stream {
             }
         }
         let behind_ms = unread.map_or(0, |arrival_ms| now_ms.saturating_sub(arrival_ms).max(1));
-        Ok(ReadOutcome { next_index: next, bytes, behind_ms, at_end: closed && next >= end })
+        Ok(ReadOutcome {
+            next_index: next,
+            bytes,
+            is_full,
+            behind_ms,
+            at_end: closed && next >= end,
+        })
     }
 
     /// The limits of a shard.

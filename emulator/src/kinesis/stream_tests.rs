@@ -1,7 +1,5 @@
 //! Tests of a stream with its files: random puts, reshards and restarts.
 
-use std::collections::HashMap;
-
 use super::*;
 use proptest::prelude::*;
 
@@ -95,7 +93,7 @@ proptest! {
     fn each_acknowledged_record_is_read_once(first in 1u32..4, steps in steps()) {
         let root = tempfile::tempdir().expect("temp dir");
         let mut stream = Stream::create(root.path(), meta(first)).expect("create");
-        let mut acknowledged = HashMap::new();
+        let mut acknowledged = BTreeMap::new();
         for (n, step) in steps.iter().enumerate() {
             let now_ms = NOW_MS + n as u64;
             match step {
@@ -129,7 +127,7 @@ proptest! {
         }
         let read = read_all(&mut stream, NOW_MS + 100);
         prop_assert_eq!(read.len(), acknowledged.len());
-        prop_assert_eq!(read.into_iter().collect::<HashMap<_, _>>(), acknowledged);
+        prop_assert_eq!(read.into_iter().collect::<BTreeMap<_, _>>(), acknowledged);
     }
 }
 
@@ -178,5 +176,5 @@ fn an_answer_ends_before_ten_mib() {
     }
     let read = stream.read(0, 0, 10_000, NOW_MS, |_, _| {}).expect("read");
     assert_eq!(read.next_index, 11);
-    assert!(read.bytes <= FULL_ANSWER_BYTES && read.behind_ms > 0);
+    assert!(read.is_full && read.bytes <= FULL_ANSWER_BYTES && read.behind_ms > 0);
 }
