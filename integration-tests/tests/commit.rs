@@ -1,6 +1,8 @@
 //! The commit over the real wire protocols: DynamoDB's conditions and S3's multipart uploads, as
 //! the SDK sees them, one driver after the other and two at once.
 
+#![allow(clippy::unwrap_used, reason = "what a test sets up must hold, in helpers as in tests")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

@@ -271,3 +271,162 @@ impl UploadProgress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::driver::head::StoredBody;
+
+    const ANSWERS: [CompleteAnswer; 6] = [
+        CompleteAnswer::Done,
+        CompleteAnswer::Open,
+        CompleteAnswer::NotNow,
+        CompleteAnswer::NoSuchUpload,
+        CompleteAnswer::Denied,
+        CompleteAnswer::Refused,
+    ];
+    const VERIFICATIONS: [Verification; 5] = [
+        Verification::Present,
+        Verification::Foreign,
+        Verification::Absent,
+        Verification::NoRight,
+        Verification::Unknown,
+    ];
+
+    fn item(epoch: u64, owner: &str, cluster: &str, commit_id: &str) -> HeadItem {
+        HeadItem {
+            epoch,
+            owner: owner.into(),
+            cluster: cluster.into(),
+            batch: 4,
+            commit_id: commit_id.into(),
+            version: 1,
+            spec_hash: String::new(),
+            body: StoredBody::None,
+            starts: Vec::new(),
+            reset: None,
+        }
+    }
+
+    #[test]
+    fn a_refused_k0_is_read_from_the_item() {
+        let read = |found: Option<&HeadItem>| acquire_refused(7, "me", "here", found);
+        assert_eq!(read(None), AcquireRefusal::Missing);
+        assert_eq!(read(Some(&item(7, "me", "here", ""))), AcquireRefusal::Mine);
+        for seen in [7, 8] {
+            let other = item(seen, "you", "here", "");
+            assert_eq!(read(Some(&other)), AcquireRefusal::EpochTooLow { seen });
+        }
+        // Another cluster's epochs are of no meaning here, whichever they are.
+        for epoch in [1, 7, 9] {
+            let foreign = read(Some(&item(epoch, "you", "there", "")));
+            assert!(matches!(foreign, AcquireRefusal::Foreign { .. }), "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_k5_is_read_from_the_item() {
+        let read = |found: Option<&HeadItem>| commit_refused(7, "mine", found);
+        assert_eq!(read(None), CommitRefusal::Missing);
+        assert_eq!(read(Some(&item(7, "me", "here", "mine"))), CommitRefusal::Mine);
+        // Won, and fenced since: the batch is committed all the same.
+        assert_eq!(read(Some(&item(8, "you", "here", "mine"))), CommitRefusal::Mine);
+        let fenced = CommitRefusal::Fenced { found: 8 };
+        assert_eq!(read(Some(&item(8, "you", "here", "yours"))), fenced);
+        let impossible = CommitRefusal::Impossible { batch: 4 };
+        assert_eq!(read(Some(&item(7, "me", "here", "other"))), impossible);
+    }
+
+    #[test]
+    fn an_old_run_is_not_offered() {
+        assert!(!is_too_old(UPLOAD_GUARD / 2));
+        assert!(is_too_old(UPLOAD_GUARD / 2 + Duration::from_secs(1)));
+    }
+
+    fn shards() -> impl Strategy<Value = Positions> {
+        let position = (0u64..4, any::<bool>()).prop_map(|(number, ended)| Position {
+            sequence_number: (number > 0).then(|| number.to_string().parse().unwrap()),
+            ended,
+            ..Position::default()
+        });
+        let key = ("[ab]", 0u8..3).prop_map(|(source, shard)| ShardKey {
+            source,
+            stream_arn: String::new(),
+            stream_created_ms: 0,
+            shard_id: shard.to_string(),
+        });
+        proptest::collection::btree_map(key, position, 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn progress_is_an_order(a in shards(), b in shards(), c in shards()) {
+            let none = BTreeSet::new();
+            let fits = |x: &Positions, y: &Positions| check_progress(x, y, &none).is_ok();
+            prop_assert!(fits(&a, &a));
+            prop_assert!(fits(&Positions::new(), &a));
+            // Two ways at once only when nothing of either moved; only ended shards may be missing.
+            if fits(&a, &b) && fits(&b, &a) {
+                for (key, position) in &a {
+                    prop_assert!(position.ended || b.contains_key(key));
+                    if let Some(other) = b.get(key) {
+                        prop_assert_eq!(position.sequence_number, other.sequence_number);
+                    }
+                }
+            }
+            // While no shard is forgotten, what holds for two steps holds for both at once.
+            let kept = |by: &Positions| a.keys().all(|key| by.contains_key(key));
+            if fits(&a, &b) && fits(&b, &c) && kept(&b) && kept(&c) {
+                prop_assert!(fits(&a, &c));
+            }
+        }
+
+        #[test]
+        fn a_dropped_source_is_not_missed(a in shards()) {
+            let dropped: BTreeSet<_> = a.keys().map(|key| key.source.clone()).collect();
+            prop_assert_eq!(check_progress(&a, &Positions::new(), &dropped), Ok(()));
+        }
+
+        #[test]
+        fn an_upload_is_given_up_or_trusted_only_with_reason(
+            recovery: bool,
+            steps in vec((select(&ANSWERS[..]), select(&VERIFICATIONS[..]), 0u64..400), 1..8),
+            age_hours in proptest::option::of(0u64..48),
+        ) {
+            let completer = if recovery { Completer::Recovery } else { Completer::Publisher };
+            let mut progress = UploadProgress::new(completer);
+            let age = age_hours.map(|hours| Duration::from_secs(hours * 3600));
+            let (mut now, mut explained) = (Duration::ZERO, recovery);
+            let mut missing_since = None;
+            for (answer, seen, seconds) in steps {
+                now += Duration::from_secs(seconds);
+                explained |= answer == CompleteAnswer::Open;
+                let first = progress.on_answer(answer, now);
+                if first != Next::Verify {
+                    prop_assert_ne!(first, Next::DoneUnverified);
+                    prop_assert_eq!(first == Next::Done, answer == CompleteAnswer::Done);
+                    prop_assert_eq!(first == Next::Lost, answer == CompleteAnswer::Refused);
+                    continue;
+                }
+                prop_assert_eq!(answer, CompleteAnswer::NoSuchUpload);
+                let since = *missing_since.get_or_insert(now);
+                let settled = !explained || now - since >= COMPLETE_SETTLES;
+                let trusted = explained && age.is_some_and(|age| age < UPLOAD_GUARD);
+                let expected = match seen {
+                    Verification::Present => Next::Done,
+                    Verification::Foreign => Next::Lost,
+                    Verification::Unknown => Next::Again,
+                    Verification::Absent if settled => Next::Lost,
+                    Verification::Absent => Next::Again,
+                    Verification::NoRight if trusted => Next::DoneUnverified,
+                    Verification::NoRight => Next::Lost,
+                };
+                prop_assert_eq!(progress.on_verification(seen, age, now), expected);
+            }
+        }
+    }
+}
