@@ -201,6 +201,9 @@ mod tests {
     }
 
     proptest! {
+        // A case writes megabytes; a few dozen meet every way of sealing and dropping chunks.
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
         /// Every record is found under its index, in memory or after its chunk was dropped and read
         /// back, and those that were trimmed are gone.
         #[test]
