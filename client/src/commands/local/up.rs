@@ -206,29 +206,31 @@ impl Starting {
 
     async fn workers(&mut self, command: &LocalUp, client: &Client) -> Result<()> {
         let master = self.record.master.trim_start_matches("http://").to_owned();
-        for number in 1..=command.workers {
-            let node = format!("node-{number}");
-            let work_dir = self.directory.path().join("nodes").join(&node);
+        let started: Vec<_> =
+            (1..=command.workers).map(|number| format!("node-{number}")).collect();
+        for node in &started {
+            let work_dir = self.directory.path().join("nodes").join(node);
             std::fs::create_dir_all(&work_dir).map_err(|error| unusable(&work_dir, error))?;
             let mut worker = Command::new(&self.programs.worker);
             worker
-                .args(["node", "--master", &master, "--node-id", &node, "--host", "127.0.0.1"])
+                .args(["node", "--master", &master, "--node-id", node, "--host", "127.0.0.1"])
                 .args(["--cores", &command.cores.to_string()])
                 .args(["--memory", &command.memory.to_string()])
                 .arg("--work-dir")
                 .arg(&work_dir);
-            self.spawn(worker, &node)?;
+            self.spawn(worker, node)?;
         }
         let deadline = Instant::now() + READY_DEADLINE;
         loop {
             self.all_live()?;
             let nodes = client.nodes().await?;
-            let alive = nodes.iter().filter(|node| node.state() == NodeState::Alive).count();
-            if alive >= command.workers as usize {
-                return Ok(());
-            }
+            // The master may remember nodes of an earlier start with more workers.
+            let alive = |id: &String| {
+                nodes.iter().any(|node| node.node_id == *id && node.state() == NodeState::Alive)
+            };
+            let Some(missing) = started.iter().find(|id| !alive(id)) else { return Ok(()) };
             if Instant::now() >= deadline {
-                return Err(self.late(&format!("{alive} of {} workers", command.workers)));
+                return Err(self.late(missing));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -297,7 +299,7 @@ impl Starting {
         let log = self.record.processes.last().map(|process| process.log.clone());
         Error::new(
             Code::LocalCluster,
-            format!("{what} not ready within {} s", READY_DEADLINE.as_secs()),
+            format!("{what} is not ready within {} s", READY_DEADLINE.as_secs()),
             format!("read {}", log.unwrap_or_default().display()),
         )
     }
