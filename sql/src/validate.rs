@@ -295,7 +295,7 @@ mod tests {
     async fn other_faults_have_their_kind() {
         for (sql, kind) in [
             ("SELEC 1", QueryErrorKind::Syntax),
-            ("SELECT FROM WHERE", QueryErrorKind::Syntax),
+            ("SELECT host FROM logs WHERE", QueryErrorKind::Syntax),
             ("SELECT host FROM log", QueryErrorKind::UnknownTable),
             ("SELECT hsot(host) FROM logs", QueryErrorKind::UnknownFunction),
             ("SELECT host + status FROM logs GROUP BY 1 HAVING 1", QueryErrorKind::Plan),

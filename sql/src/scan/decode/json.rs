@@ -67,7 +67,11 @@ impl RecordDecoder for JsonDecoder {
         if nests_too_deeply(record) {
             return Err(BadRecord::Malformed(format!("nested deeper than {DEPTH_MAX} levels")));
         }
-        let document: LazyValue<'_> = sonic_rs::from_slice(record)
+        // The parser takes text on trust: bytes that are not UTF-8 would be undefined behaviour.
+        let text = std::str::from_utf8(record).map_err(|error| {
+            BadRecord::Malformed(format!("not UTF-8 at byte {}", error.valid_up_to()))
+        })?;
+        let document: LazyValue<'_> = sonic_rs::from_str(text)
             .map_err(|error| BadRecord::Malformed(format!("not JSON: {}", first_line(&error))))?;
         if !document.is_object() {
             return Err(BadRecord::Malformed(format!(
