@@ -20,7 +20,7 @@ const ROW_GROUP_BYTES: usize = 64 << 20;
 
 /// One file under way.
 pub(super) enum Encoder {
-    Text { format: SinkFormat, header: bool, out: Compressor },
+    Text { format: SinkFormat, header: bool, out: Box<Compressor> },
     Parquet(Box<ArrowWriter<Vec<u8>>>),
 }
 
@@ -87,7 +87,7 @@ impl Encoder {
     ) -> Result<Self, EncodeError> {
         Ok(match format {
             SinkFormat::Json | SinkFormat::Csv => {
-                Self::Text { format, header: true, out: Compressor::new(compression)? }
+                Self::Text { format, header: true, out: Box::new(Compressor::new(compression)?) }
             }
             SinkFormat::Parquet => {
                 let level = ZstdLevel::try_new(zstd::DEFAULT_COMPRESSION_LEVEL)?;

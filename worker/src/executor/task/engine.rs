@@ -107,7 +107,7 @@ fn head_input(plan: &Plan) -> &Plan {
     use datafusion_distributed::BroadcastExec;
 
     match plan.children().first() {
-        Some(input) if plan.is::<RepartitionExec>() || plan.is::<BroadcastExec>() => *input,
+        Some(input) if plan.is::<RepartitionExec>() || plan.is::<BroadcastExec>() => input,
         _ => plan,
     }
 }
