@@ -332,7 +332,7 @@ async fn logs_are_read_in_pieces_to_their_end() {
     until("both lines are written", || std::fs::read(&log).is_ok_and(|text| text == b"one\ntwo\n"))
         .await;
     let mut read = Vec::new();
-    let mut ask = async |session: &mut Session, id: &str, offset: u64| {
+    let ask = async |session: &mut Session, id: &str, offset: u64| {
         let mut request = ReadLogChunk {
             request_id: offset + 1,
             container_id: id.to_owned(),

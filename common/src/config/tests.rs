@@ -1,5 +1,7 @@
 //! Layers, origins, refusals and the document, on a small declaration.
 
+#![expect(unreachable_pub, reason = "the macro declares what binaries export")]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
