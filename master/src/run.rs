@@ -54,7 +54,8 @@ pub async fn run(
     };
     let router =
         grpc::routes(&shared)?.into_axum_router().merge(http::routes(shared.leader.clone()));
-    let end = shutdown.child_token();
+    // Not of `shutdown`: the port is served until leadership was given up.
+    let end = CancellationToken::new();
     let server = rpc::server().accept_http1(true).add_routes(Routes::from(router));
     let ended = end.clone().cancelled_owned();
     let mut server = tokio::spawn(server.serve_with_incoming_shutdown(incoming, ended));
