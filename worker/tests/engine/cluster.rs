@@ -63,7 +63,6 @@ impl BlockSource for Blocks {
 pub(crate) struct Executor {
     pub(crate) target: ExecutorTarget,
     pub(crate) blocks: Arc<Blocks>,
-    pub(crate) tasks: Tasks,
     pub(crate) pool: Arc<ComputePool>,
     server: AbortHandle,
 }
@@ -125,7 +124,7 @@ impl Cluster {
                 url: format!("http://{address}").into(),
                 cores,
             };
-            executors.push(Executor { target, blocks, tasks, pool, server });
+            executors.push(Executor { target, blocks, pool, server });
         }
         Self {
             executors,
@@ -159,10 +158,6 @@ impl Cluster {
             Some(known) => known.blocks.push(input),
             None => self.inputs.push(SourceInput { source: source.into(), blocks: vec![input] }),
         }
-    }
-
-    pub(crate) fn forget_inputs(&mut self) {
-        self.inputs.clear();
     }
 
     pub(crate) fn plan(&mut self) -> BatchPlan {
