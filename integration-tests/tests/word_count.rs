@@ -73,6 +73,9 @@ async fn count_stop_and_count_on(judge: &Judge, files: &[PathBuf]) {
 
 async fn produce(cluster: &Cluster, file: &Path) {
     let file = file.display().to_string();
+    // At this pace a file takes longer than a batch interval, so that several batches are cut.
+    let pace = ["--rate", "1500"];
     let arguments = ["produce", "--stream", STREAM, "--file", &file, "--create-shards", "8"];
+    let arguments = [&arguments[..], &pace].concat();
     let _ = cluster.millrace(&arguments).await.success();
 }

@@ -215,7 +215,12 @@ impl Core {
     }
 
     /// A process has ended, or could not be started.
-    pub(super) fn ended(&mut self, id: &ContainerId, mut exit: ContainerExit, now_ms: i64) -> Vec<Effect> {
+    pub(super) fn ended(
+        &mut self,
+        id: &ContainerId,
+        mut exit: ContainerExit,
+        now_ms: i64,
+    ) -> Vec<Effect> {
         let Some(entry) = self.containers.get_mut(id) else { return Vec::new() };
         if let Some(reason) = &entry.kill_reason {
             exit.requested = true;

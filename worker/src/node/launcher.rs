@@ -69,7 +69,11 @@ pub(super) fn environment(
 }
 
 /// Makes the directory and the files of a container and starts its process.
-pub(super) fn start(program: &Path, directory: &Path, context: &LaunchContext) -> io::Result<Process> {
+pub(super) fn start(
+    program: &Path,
+    directory: &Path,
+    context: &LaunchContext,
+) -> io::Result<Process> {
     fs::create_dir_all(directory)?;
     launch::write(directory, context)?;
     let role = match context.kind() {

@@ -9,7 +9,11 @@ use millrace_worker::driver::runner::{DistributedRunner, RunError};
 use crate::cluster::{Behaviour, Cluster, options, records, runner, source};
 
 async fn two_executors() -> Cluster {
-    let mut cluster = Cluster::start(&[2, 1]).await;
+    executors(&[2, 1]).await
+}
+
+async fn executors(cores: &[usize]) -> Cluster {
+    let mut cluster = Cluster::start(cores).await;
     cluster.put(0, "logs", &records(0, 1_000, 10), Behaviour::Good);
     cluster.put(0, "logs", &records(1_000, 500, 10), Behaviour::Good);
     cluster.put(1, "logs", &records(1_500, 500, 10), Behaviour::Good);
@@ -19,7 +23,13 @@ async fn two_executors() -> Cluster {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_distributed_group_by_counts_every_record_once() {
-    let mut cluster = two_executors().await;
+    for cores in [[2, 1], [1, 1], [1, 3]] {
+        group_by_counts_every_record_once(&cores).await;
+    }
+}
+
+async fn group_by_counts_every_record_once(cores: &[usize]) {
+    let mut cluster = executors(cores).await;
     let runner = runner("SELECT k, count(*) AS n, sum(v) AS total FROM logs GROUP BY k").await;
     let output = cluster.run(&runner).await.unwrap();
     assert_eq!(output.sources["logs"].records, 2_000);
@@ -43,7 +53,12 @@ async fn a_distributed_group_by_counts_every_record_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_query_runs_on_executors() {
-    let mut cluster = two_executors().await;
+    every_kind_of_query_runs_on(&[2, 1]).await;
+    every_kind_of_query_runs_on(&[1, 1]).await;
+}
+
+async fn every_kind_of_query_runs_on(cores: &[usize]) {
+    let mut cluster = executors(cores).await;
     for (sql, expected) in [
         ("SELECT v FROM logs WHERE v < 3", vec!["0", "1", "2"]),
         ("SELECT count(*) AS n FROM logs", vec!["2000"]),

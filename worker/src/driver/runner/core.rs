@@ -13,6 +13,14 @@ use millrace_sql::scan::block::BlockId;
 
 use super::{BatchPlan, BlockInput, RecordPlace, RunError, SourceCounts};
 
+/// Partitions of every scan on every executor: one for each compute thread of the largest, and two
+/// at least where there are several executors. The planner takes a single partition for the whole
+/// input and would plan an aggregate without a shuffle, so that each executor gave groups of its own.
+pub(super) fn partitions(cores: impl ExactSizeIterator<Item = usize>) -> usize {
+    let least = if cores.len() > 1 { 2 } else { 1 };
+    cores.max().unwrap_or(least).max(least)
+}
+
 /// The blocks of a source by executor and compute thread: the largest first, each to the thread
 /// with the fewest bytes so far.
 pub(super) fn spread(blocks: &[BlockInput], executors: usize, partitions: usize) -> SourceBlocks {

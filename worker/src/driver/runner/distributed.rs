@@ -76,7 +76,7 @@ impl DistributedRunner {
             Ok(TaskTarget { url })
         });
         let targets = targets.collect::<Result<Vec<_>, _>>()?;
-        let partitions = plan.executors.iter().map(|target| target.cores).max().unwrap_or(1).max(1);
+        let partitions = core::partitions(plan.executors.iter().map(|target| target.cores));
         let spread = |source: &super::SourceInput| {
             let blocks = core::spread(&source.blocks, plan.executors.len(), partitions);
             (source.source.to_string(), blocks)
