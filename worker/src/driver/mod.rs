@@ -6,6 +6,7 @@
 pub mod acquire;
 pub mod batch;
 pub mod commit;
+pub mod end;
 pub mod executors;
 pub mod head;
 pub mod ledger;
@@ -54,16 +55,27 @@ pub fn main(launch: v1::LaunchContext) -> ExitCode {
     }
 }
 
-async fn run(launch: v1::LaunchContext) -> Result<process::End, Error> {
+async fn run(launch: v1::LaunchContext) -> Result<end::End, Error> {
     #[cfg(feature = "failpoints")]
     commit::steps::load().map_err(Error::internal)?;
     let kill = shutdown::on_signal()
         .map_err(|error| Error::internal("signals can not be heard").caused_by(error))?;
+    let (spec, world) = match prepare(&launch).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            tracing::error!(%error, "the application can not run");
+            return Ok(process::refuse(&launch, error).await);
+        }
+    };
+    Ok(process::run(launch, spec, world, kill).await)
+}
+
+async fn prepare(launch: &v1::LaunchContext) -> Result<(ApplicationSpec, World), Error> {
     let message = launch.spec.as_ref().ok_or_else(|| Error::internal("no application to run"))?;
     let spec = ApplicationSpec::from_proto(message)?;
     let times = std::env::var(HEARTBEAT_VARIABLE).ok().and_then(|text| heartbeat(&text));
     let world = World::real(&spec, &launch.table, times.unwrap_or_default()).await?;
-    Ok(process::run(launch, spec, world, kill).await)
+    Ok((spec, world))
 }
 
 fn heartbeat(text: &str) -> Option<Times> {

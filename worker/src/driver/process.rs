@@ -17,10 +17,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::acquire::{Acquisition, acquire};
-use super::batch::actor::{self as batch, Batches, Drain, Outcome, Stop};
+use super::batch::actor::{self as batch, Batches, Drain, InputFailed, Outcome, Stop};
 use super::batch::core::Ended as EndedHow;
 use super::batch::making::Totals;
 use super::commit::{CommitError, Committer, LaunchFacts, Published};
+use super::end::{End, is_passing, is_refusal};
 use super::executors::actor::{self as executors, Ended, Executors, Granted};
 use super::executors::core::ExecutorView;
 use super::executors::outbox::Outbox;
@@ -33,56 +34,14 @@ use super::session::{self, Identity, MasterHandle};
 use super::start::{Checked, check, sources};
 use super::world::World;
 
-/// How the driver ended.
-#[derive(Debug)]
-pub enum End {
-    /// As asked.
-    Stopped,
-    /// The drain took too long: this is the lag.
-    DrainDeadline(Error),
-    /// The specification can not run.
-    Rejected(Error),
-    /// Something failed; true when another attempt may do better.
-    Failed(Error, bool),
-    /// The process was told to end at once.
-    Killed,
-}
-
-impl End {
-    /// The process's exit code: 0 stopped, 1 failed or rejected, 5 drain deadline, 143 SIGTERM.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Stopped => 0,
-            Self::Rejected(_) | Self::Failed(..) => 1,
-            Self::DrainDeadline(_) => 5,
-            Self::Killed => 143,
-        }
-    }
-
-    fn to_proto(&self) -> v1::DriverFinished {
-        use v1::ApplicationState as State;
-        let (state, retryable, error) = match self {
-            Self::Stopped | Self::Killed => (State::Stopped, false, None),
-            Self::DrainDeadline(error) => (State::Stopped, false, Some(error)),
-            Self::Rejected(error) => (State::Rejected, false, Some(error)),
-            Self::Failed(error, retryable) => (State::Failed, *retryable, Some(error)),
-        };
-        v1::DriverFinished {
-            state: state.into(),
-            retryable,
-            reason: error.map_or_else(|| "stopped as asked".to_owned(), ToString::to_string),
-            failure: error.map(Error::to_failure),
-        }
-    }
-}
-
 /// What happens while the driver works.
 enum Happening {
     Command(Option<Command>),
     Outcome(Option<Outcome>),
     Failure(Option<Error>),
     Report,
+    /// The executors' actor has ended.
+    Deserted,
     Killed,
 }
 
@@ -103,6 +62,29 @@ pub async fn run(
     };
     cancel.cancel();
     end
+}
+
+/// Tells the master that this driver can not even begin.
+pub async fn refuse(launch: &v1::LaunchContext, error: Error) -> End {
+    let end = End::Rejected(error);
+    let stop = CancellationToken::new();
+    match session::start(identity(launch, String::new()), stop.clone()) {
+        Ok((master, _commands)) => master.finish(end.to_proto()).await,
+        Err(error) => tracing::error!(%error, "the master can not be told"),
+    }
+    stop.cancel();
+    end
+}
+
+fn identity(launch: &v1::LaunchContext, address: String) -> Identity {
+    Identity {
+        master_address: launch.master_address.clone(),
+        application: launch.application.clone(),
+        attempt: launch.attempt,
+        epoch: launch.epoch,
+        container_id: launch.container_id.clone(),
+        address,
+    }
 }
 
 struct Driver {
@@ -137,14 +119,7 @@ impl Driver {
         cancel: CancellationToken,
     ) -> Result<Self, Error> {
         let (incoming, address) = rpc::bind(&format!("{}:0", launch.host)).await?;
-        let identity = Identity {
-            master_address: launch.master_address.clone(),
-            application: launch.application.clone(),
-            attempt: launch.attempt,
-            epoch: launch.epoch,
-            container_id: launch.container_id.clone(),
-            address: format!("{}:{}", launch.host, address.port()),
-        };
+        let identity = identity(&launch, format!("{}:{}", launch.host, address.port()));
         tracing::info!(address = %identity.address, attempt = launch.attempt, epoch = launch.epoch, "driver of {}", launch.application);
         let (master, commands) = session::start(identity, cancel.clone())?;
         Ok(Self { launch, spec, world, cancel, master, commands, incoming: Some(incoming) })
@@ -327,6 +302,7 @@ impl Driver {
                 failure = work.failures.recv() => Happening::Failure(failure),
                 _ = reports.tick() => Happening::Report,
                 Ok(()) = work.totals.changed() => Happening::Report,
+                Err(_) = work.views.changed() => Happening::Deserted,
                 () = self.cancel.cancelled() => Happening::Killed,
             };
             match happening {
@@ -334,8 +310,12 @@ impl Driver {
                 // The session has ended for good: only when the driver ends.
                 Happening::Command(None) | Happening::Killed => return End::Killed,
                 Happening::Outcome(Some(outcome)) => return self.ended(outcome, &work).await,
-                Happening::Failure(Some(error)) => return End::Failed(error, false),
-                Happening::Outcome(None) | Happening::Failure(None) => {
+                Happening::Failure(Some(error)) => {
+                    if let Err(error) = work.batches.send(InputFailed(error)).await {
+                        tracing::debug!(%error, "the batches have ended already");
+                    }
+                }
+                Happening::Outcome(None) | Happening::Failure(None) | Happening::Deserted => {
                     let error = Error::internal("an actor of the driver ended by itself");
                     return End::Failed(error, true);
                 }
@@ -450,16 +430,6 @@ impl Driver {
 
 /// How long the last, dispensable write of a driver may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
-
-/// True for errors of the surroundings, which say nothing about the specification.
-fn is_passing(error: &Error) -> bool {
-    matches!(error.code(), Code::AwsUnreachable | Code::Throttled | Code::AwsOther)
-}
-
-/// True for errors of the specification that only the head or the stream could show.
-fn is_refusal(error: &Error) -> bool {
-    matches!(error.code(), Code::InvalidValue | Code::SourceChanged)
-}
 
 /// Tells one specification from another; the head keeps it.
 fn spec_hash(spec: &ApplicationSpec) -> String {

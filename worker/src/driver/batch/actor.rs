@@ -36,6 +36,9 @@ const TICK: Duration = Duration::from_millis(50);
 /// Open blocks are closed at least this often, so that a long interval does not look like silence.
 const CLOSE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long an application that was asked to end waits for executors to compute its last batch.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How the life of batches ended.
 #[derive(Debug)]
 pub enum Outcome {
@@ -93,6 +96,8 @@ pub struct Batches {
     publishing: Option<PublishedBatch>,
     run_cancel: CancellationToken,
     drained_since_ms: Option<i64>,
+    /// Why the input can not go on.
+    input_failure: Option<Error>,
 }
 
 impl Batches {
@@ -111,6 +116,7 @@ impl Batches {
             publishing: None,
             run_cancel: CancellationToken::new(),
             drained_since_ms: None,
+            input_failure: None,
         }
     }
 
@@ -135,7 +141,8 @@ impl Batches {
             Effect::Publish => self.publish(ctx),
             Effect::Notify => self.notify(ctx),
             Effect::Fail => {
-                let error = self.making.as_ref().map(|m| m.failed(&self.setup.application));
+                let of_batch = || self.making.as_ref().map(|m| m.failed(&self.setup.application));
+                let error = self.input_failure.take().or_else(of_batch);
                 let error = error.unwrap_or_else(|| Error::internal("no batch failed"));
                 self.end(Outcome::Failed(error));
             }
@@ -254,6 +261,7 @@ impl Batches {
         let commit: BatchCommit = making.commit(&self.setup.spec_hash, now);
         let (committer, cancel) = (self.setup.committer.clone(), self.setup.cancel.clone());
         let committing = tokio::spawn(async move {
+            steps::reached(Step::K4, Edge::Before).await;
             steps::reached(Step::K4, Edge::After).await;
             committer.commit(proof, commit, &cancel).await
         });
@@ -289,7 +297,12 @@ impl Batches {
             return;
         };
         let (committer, cancel) = (self.setup.committer.clone(), self.setup.cancel.clone());
-        let publishing = tokio::spawn(async move { committer.publish(committed, &cancel).await });
+        let publishing = tokio::spawn(async move {
+            let published = committer.publish(committed, &cancel).await;
+            steps::reached(Step::K8, Edge::Before).await;
+            steps::reached(Step::K8, Edge::After).await;
+            published
+        });
         ctx.spawn(publishing.into_actor(self).map(|result, actor, ctx| match result {
             Ok(Ok(proof)) => {
                 actor.proof = Some(proof);
@@ -384,6 +397,7 @@ impl Handler<Stop> for Batches {
     type Result = ();
 
     fn handle(&mut self, Stop: Stop, ctx: &mut Self::Context) {
+        ctx.run_later(PATIENCE, |actor, ctx| actor.event(Event::PatienceOver, ctx));
         self.event(Event::Stop, ctx);
     }
 }
@@ -405,7 +419,24 @@ impl Handler<Drain> for Batches {
         self.drained_since_ms.get_or_insert(since_ms);
         if let Some(deadline) = deadline {
             ctx.run_later(deadline, |actor, ctx| actor.event(Event::DrainDeadline, ctx));
+            let patience = deadline.saturating_add(PATIENCE);
+            ctx.run_later(patience, |actor, ctx| actor.event(Event::PatienceOver, ctx));
         }
         self.event(Event::Drain, ctx);
+    }
+}
+
+/// The input can not go on: publish what is committed and end with this.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct InputFailed(pub Error);
+
+impl Handler<InputFailed> for Batches {
+    type Result = ();
+
+    fn handle(&mut self, InputFailed(error): InputFailed, ctx: &mut Self::Context) {
+        tracing::error!(%error, "the input can not go on");
+        self.input_failure.get_or_insert(error);
+        self.event(Event::InputFailed, ctx);
     }
 }

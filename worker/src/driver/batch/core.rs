@@ -50,6 +50,11 @@ pub enum Event {
     Drain,
     /// The drain took too long: end at the edge of a batch.
     DrainDeadline,
+    /// The end was asked for long ago: a batch that nobody computes is given up. It is not
+    /// committed, so the next start makes it again.
+    PatienceOver,
+    /// The input can not go on: publish what is committed and fail.
+    InputFailed,
 }
 
 /// Whose fault a failed run is.
@@ -78,7 +83,7 @@ pub enum Effect {
     Publish,
     /// k7.
     Notify,
-    /// The batch failed too often.
+    /// The application can not go on, and everything committed is published.
     Fail,
     /// Nothing is left to do.
     End(Ended),
@@ -106,6 +111,8 @@ enum Phase {
     /// Has a result and waits for the batch before to be published.
     Ready,
     Committing,
+    /// Will be over when everything committed is published.
+    Failed,
     Over,
 }
 
@@ -132,6 +139,7 @@ pub struct Core {
     own_failures: u32,
     other_failures: u32,
     num_runs: u32,
+    input_failed: bool,
 }
 
 impl Core {
@@ -148,6 +156,7 @@ impl Core {
             own_failures: 0,
             other_failures: 0,
             num_runs: 0,
+            input_failed: false,
         }
     }
 
@@ -166,7 +175,8 @@ impl Core {
     /// True while a batch is cut and its outcome is open.
     #[must_use]
     pub fn is_in_flight(&self) -> bool {
-        !matches!(self.phase, Phase::Idle | Phase::Preparing | Phase::Over) || self.publishing
+        !matches!(self.phase, Phase::Idle | Phase::Preparing | Phase::Failed | Phase::Over)
+            || self.publishing
     }
 
     /// True while the application drains.
@@ -218,6 +228,7 @@ impl Core {
                 }
             }
             Event::Committed => effects.extend(self.committed()),
+            Event::RunTooOld if self.input_failed => self.phase = Phase::Failed,
             Event::RunTooOld => {
                 self.phase = Phase::Gathering;
                 effects.push(Effect::Gather(self.batch));
@@ -231,6 +242,13 @@ impl Core {
             Event::Drain => {}
             Event::DrainDeadline if self.wish == Wish::Drain => self.wish = Wish::DrainDeadline,
             Event::DrainDeadline => {}
+            Event::PatienceOver => {
+                let asked = matches!(self.wish, Wish::Stop | Wish::DrainDeadline);
+                if asked && matches!(self.phase, Phase::Gathering | Phase::Resting(_)) {
+                    self.phase = Phase::Idle;
+                }
+            }
+            Event::InputFailed => effects.extend(self.input_failed()),
         }
         effects.extend(self.end_if_done());
         effects
@@ -314,8 +332,8 @@ impl Core {
             Blame::Batch => {
                 self.own_failures += 1;
                 if self.own_failures >= FAILURES_MAX {
-                    self.phase = Phase::Over;
-                    return Some(Effect::Fail);
+                    self.phase = Phase::Failed;
+                    return None;
                 }
             }
         }
@@ -333,7 +351,7 @@ impl Core {
         }
         self.batch += 1;
         self.publishing = true;
-        self.phase = Phase::Idle;
+        self.phase = if self.input_failed { Phase::Failed } else { Phase::Idle };
         Some(Effect::Publish)
     }
 
@@ -347,7 +365,27 @@ impl Core {
         effects
     }
 
+    /// Nothing new is begun; a commit that is on its way is waited for.
+    fn input_failed(&mut self) -> Option<Effect> {
+        self.input_failed = true;
+        match self.phase {
+            Phase::Committing | Phase::Failed | Phase::Over => None,
+            Phase::Running(_) => {
+                self.phase = Phase::Failed;
+                Some(Effect::CancelRun)
+            }
+            _ => {
+                self.phase = Phase::Failed;
+                None
+            }
+        }
+    }
+
     fn end_if_done(&mut self) -> Option<Effect> {
+        if self.phase == Phase::Failed && !self.publishing {
+            self.phase = Phase::Over;
+            return Some(Effect::Fail);
+        }
         if self.phase != Phase::Idle || self.publishing {
             return None;
         }

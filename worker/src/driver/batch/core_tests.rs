@@ -180,6 +180,39 @@ fn a_run_that_is_too_old_is_run_again() {
     assert_eq!(on(&mut core, Event::RunTooOld, 10), [Effect::Gather(1)]);
 }
 
+#[test]
+fn a_failure_waits_until_what_is_committed_is_published() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 10);
+    on(&mut core, some(1), 10);
+    on(&mut core, Event::Gathered(executors()), 10);
+    on(&mut core, Event::RunSucceeded, 10);
+    assert_eq!(on(&mut core, Event::InputFailed, 10), [], "the commit is on its way");
+    assert_eq!(on(&mut core, Event::Committed, 11), [Effect::Publish]);
+    assert_eq!(on(&mut core, Event::Tick, 30), []);
+    assert_eq!(on(&mut core, Event::Published, 30), [Effect::Notify, Effect::Fail]);
+}
+
+#[test]
+fn an_input_that_fails_ends_the_run() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 10);
+    on(&mut core, some(1), 10);
+    on(&mut core, Event::Gathered(executors()), 10);
+    assert_eq!(on(&mut core, Event::InputFailed, 10), [Effect::CancelRun, Effect::Fail]);
+    assert_eq!(on(&mut core, Event::RunFailed(Blame::Cancelled), 11), []);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_ever_for_executors_that_do_not_come() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 10);
+    on(&mut core, some(1), 10);
+    assert_eq!(on(&mut core, Event::PatienceOver, 11), [], "nobody asked for an end");
+    on(&mut core, Event::Stop, 11);
+    assert_eq!(on(&mut core, Event::PatienceOver, 41), [Effect::End(Ended::Stopped)]);
+}
+
 fn events() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => Just(Event::Tick),
@@ -199,6 +232,8 @@ fn events() -> impl Strategy<Value = Event> {
         1 => Just(Event::Stop),
         1 => Just(Event::Drain),
         1 => Just(Event::DrainDeadline),
+        1 => Just(Event::PatienceOver),
+        1 => Just(Event::InputFailed),
     ]
 }
 
@@ -246,13 +281,12 @@ proptest! {
                         prop_assert!(!committing && !publishing);
                         over = true;
                     }
-                    Effect::Fail => over = true,
+                    Effect::Fail => {
+                        prop_assert!(!committing && !publishing);
+                        over = true;
+                    }
                     Effect::Notify | Effect::CancelRun => {}
                 }
-            }
-            // What was committed is published even when the application has failed.
-            if over && !publishing {
-                break;
             }
         }
     }

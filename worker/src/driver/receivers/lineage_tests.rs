@@ -215,13 +215,23 @@ struct Reader {
     committed: BTreeMap<String, (usize, bool)>,
     seen: Vec<u32>,
     seen_committed: Vec<u32>,
+    /// Shards of which nothing will be read any more: those before the beginning, and those whose
+    /// end is committed.
+    through: BTreeSet<String>,
 }
 
 impl Reader {
     fn new(start: Start, stream: &Stream) -> Self {
         let mut lineage = Lineage::new(start.clone(), []);
         assert_eq!(lineage.list(stream.listing()), []);
+        let through = match &start {
+            Start::Earliest => BTreeSet::new(),
+            Start::At { shards, .. } => {
+                (0..stream.shards.len()).map(id).filter(|id| !shards.contains(id)).collect()
+            }
+        };
         Self {
+            through,
             start,
             lineage,
             planned: BTreeMap::new(),
@@ -275,6 +285,7 @@ impl Reader {
         self.seen_committed = self.seen.clone();
         for (shard, (_, ended)) in &self.committed {
             if *ended {
+                self.through.insert(shard.clone());
                 self.lineage.commit_end(shard);
             }
         }
@@ -319,17 +330,11 @@ fn play(mut stream: Stream, start: Start, steps: Vec<Step>, mut expected: Vec<u3
             Step::Crash => reader.crash(&stream),
             Step::Expire => {
                 let oldest = stream.shards.iter().position(|shard| shard.listed);
-                if let Some(oldest) = oldest {
-                    let committed =
-                        reader.committed.get(&id(oldest)).is_some_and(|(_, ended)| *ended);
-                    let unknown =
-                        !reader.committed.is_empty() && !reader.committed.contains_key(&id(oldest));
-                    if !stream.shards[oldest].open
-                        && (committed || unknown)
-                        && !has_unread(&stream, &reader, oldest)
-                    {
-                        stream.shards[oldest].listed = false;
-                    }
+                if let Some(oldest) = oldest
+                    && !stream.shards[oldest].open
+                    && reader.through.contains(&id(oldest))
+                {
+                    stream.shards[oldest].listed = false;
                 }
             }
         }
@@ -345,14 +350,6 @@ fn play(mut stream: Stream, start: Start, steps: Vec<Step>, mut expected: Vec<u3
     let mut seen = reader.seen_committed.clone();
     seen.sort_unstable();
     assert_eq!(seen, expected, "every record once");
-}
-
-fn has_unread(stream: &Stream, reader: &Reader, shard: usize) -> bool {
-    match reader.committed.get(&id(shard)) {
-        Some((position, ended)) => !ended || *position < stream.shards[shard].records.len(),
-        // Before the beginning, or dealt with and forgotten.
-        None => reader.lineage.entries().any(|entry| entry == id(shard)),
-    }
 }
 
 proptest! {

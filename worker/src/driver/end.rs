@@ -1,0 +1,64 @@
+//! How a driver ends, as its exit code and as its last word to the master.
+//!
+//! Promises: every end but a kill is told with its reason. Never does: act.
+
+use millrace_common::error::{Code, Error};
+use millrace_proto::v1;
+
+/// How the driver ended.
+#[derive(Debug)]
+pub enum End {
+    /// As asked.
+    Stopped,
+    /// The drain took too long: this is the lag.
+    DrainDeadline(Error),
+    /// The specification can not run.
+    Rejected(Error),
+    /// Something failed; true when another attempt may do better.
+    Failed(Error, bool),
+    /// The process was told to end at once.
+    Killed,
+}
+
+impl End {
+    /// The process's exit code: 0 stopped, 1 failed or rejected, 5 drain deadline, 143 SIGTERM.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Stopped => 0,
+            Self::Rejected(_) | Self::Failed(..) => 1,
+            Self::DrainDeadline(_) => 5,
+            Self::Killed => 143,
+        }
+    }
+
+    /// As the master hears it.
+    #[must_use]
+    pub fn to_proto(&self) -> v1::DriverFinished {
+        use v1::ApplicationState as State;
+        let (state, retryable, error) = match self {
+            Self::Stopped | Self::Killed => (State::Stopped, false, None),
+            Self::DrainDeadline(error) => (State::Stopped, false, Some(error)),
+            Self::Rejected(error) => (State::Rejected, false, Some(error)),
+            Self::Failed(error, retryable) => (State::Failed, *retryable, Some(error)),
+        };
+        v1::DriverFinished {
+            state: state.into(),
+            retryable,
+            reason: error.map_or_else(|| "stopped as asked".to_owned(), ToString::to_string),
+            failure: error.map(Error::to_failure),
+        }
+    }
+}
+
+/// True for errors of the surroundings, which say nothing about the specification.
+#[must_use]
+pub fn is_passing(error: &Error) -> bool {
+    matches!(error.code(), Code::AwsUnreachable | Code::Throttled | Code::AwsOther)
+}
+
+/// True for errors of the specification that only the head or the stream could show.
+#[must_use]
+pub fn is_refusal(error: &Error) -> bool {
+    matches!(error.code(), Code::InvalidValue | Code::SourceChanged)
+}
