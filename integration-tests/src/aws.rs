@@ -115,6 +115,15 @@ impl Aws {
             .send()
             .await
             .unwrap_or_else(|error| panic!("create stream {stream}: {error:?}"));
+        self.stream_is_active(stream).await;
+    }
+
+    /// Waits until a stream is active, as it is again some time after a reshard.
+    ///
+    /// # Panics
+    /// When it does not become so.
+    pub async fn stream_is_active(&self, stream: &str) {
+        let kinesis = self.endpoint.kinesis();
         within(PATIENCE, &format!("stream {stream} is active"), async || {
             let answer = kinesis.describe_stream_summary().stream_name(stream).send().await;
             let answer = answer.map_err(|error| format!("{error:?}"))?;

@@ -49,7 +49,9 @@ pub async fn records(aws: &Endpoint, stream: &str) -> BTreeMap<RecordKey, String
                 continue;
             };
             for record in page.records() {
-                let key = (shard_id.to_owned(), record.sequence_number().to_owned());
+                // A number: ministack writes it with leading zeros, which Kinesis does not.
+                let number = record.sequence_number().trim_start_matches('0').to_owned();
+                let key = (shard_id.to_owned(), number);
                 let data = String::from_utf8_lossy(record.data().as_ref()).into_owned();
                 found.insert(key, data);
             }

@@ -154,11 +154,18 @@ async fn a_name_in_use_is_refused() {
 }
 
 #[tokio::test]
-async fn an_application_that_can_never_fit_is_refused_with_the_arithmetic() {
+async fn an_application_that_does_not_fit_waits_and_says_why() {
     let cluster = small_cluster().await;
     let file = File { executors: 400, ..File::default() };
     let path = cluster.write("large.toml", &file.toml());
-    cluster.millrace(&["submit", &path]).await.assert_refused("MR2005", &["400"]);
+    let submitted = cluster.millrace(&["submit", &path]).await.success();
+    for number in ["400 executors", "the whole cluster offers 4 cores"] {
+        assert!(submitted.stderr.contains(number), "{number}: {}", submitted.stderr);
+    }
+    let application = cluster.application(file.name).await.expect("it is known");
+    assert_eq!(application.state(), ApplicationState::Queued);
+    assert!(application.reason.contains("400 executors"), "{}", application.reason);
+    cluster.millrace(&["kill", file.name]).await.success();
 }
 
 async fn small_cluster() -> Cluster {

@@ -100,6 +100,11 @@ fn assignment(shard: &str, from: v1::read_from::At) -> v1::ShardAssignment {
 
 impl Scene {
     fn new(aws: &Aws, directory: &Path) -> Self {
+        Self::named(aws, directory, "app-a1-e1")
+    }
+
+    /// An executor of the given container id, which is part of the names of its blocks.
+    fn named(aws: &Aws, directory: &Path, container: &str) -> Self {
         let config = aws.endpoint.kinesis().config().to_builder();
         // As in production: the shard's core decides about every throttle.
         let config = config.retry_config(RetryConfig::disabled()).build();
@@ -115,7 +120,7 @@ impl Scene {
             kinesis: Arc::clone(&kinesis) as Arc<dyn Kinesis>,
             store,
             outbox: Outbox::new(outbox),
-            names: BlockNames::new("app-a1-e1"),
+            names: BlockNames::new(container),
             paces: Paces::new(Tempo::KINESIS.call_interval),
             limits: Tempo::KINESIS.limits,
             sources: BTreeMap::from([("logs".to_owned(), rules)]),
@@ -242,7 +247,7 @@ async fn a_restart_goes_on_after_the_position_and_a_lost_block_comes_back() {
             let position = v1::Position { sequence_number: last_seq, ..v1::Position::default() };
             let from = v1::read_from::At::Position(position);
             let other = directory.path().join("other");
-            let mut second = Scene::new(&aws, &other);
+            let mut second = Scene::named(&aws, &other, "app-a1-e2");
             second.host.assign(vec![assignment(&shard, from)]).expect("a good assignment");
             second.receive(|blocks| num_records(blocks) == 10).await;
             assert_eq!(second.payloads(&shard).await, lines(50..60));

@@ -117,6 +117,7 @@ async fn split(aws: &Aws, index: usize) {
     let middle = start + (end - start) / 2;
     split.new_starting_hash_key(middle.to_string()).send().await.expect("a shard can be split");
     num_open_shards_is(aws, before.len() + 1).await;
+    aws.stream_is_active("lines").await;
 }
 
 async fn merge(aws: &Aws) {
@@ -125,6 +126,7 @@ async fn merge(aws: &Aws) {
     let merge = merge.shard_to_merge(&before[1].0).adjacent_shard_to_merge(&before[2].0);
     merge.send().await.expect("neighbours can be merged");
     num_open_shards_is(aws, before.len() - 1).await;
+    aws.stream_is_active("lines").await;
 }
 
 async fn num_open_shards_is(aws: &Aws, num: usize) {

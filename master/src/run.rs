@@ -52,8 +52,10 @@ pub async fn run(
         store: Arc::clone(&store),
         tasks: TaskTracker::new(),
     };
-    let router =
-        grpc::routes(&shared)?.into_axum_router().merge(http::routes(shared.leader.clone()));
+    let router = grpc::routes(&shared)?
+        .into_axum_router()
+        .merge(http::routes(shared.leader.clone()))
+        .fallback(http::unknown);
     // Not of `shutdown`: the port is served until leadership was given up.
     let end = CancellationToken::new();
     let server = rpc::server().accept_http1(true).add_routes(Routes::from(router));

@@ -66,6 +66,8 @@ struct Driver {
     generation: u64,
     tail: Option<SequenceNumber>,
     accepted: Vec<v1::BlockDescriptor>,
+    /// A block that was refused once stays refused: its receiver has dropped it.
+    refused: BTreeSet<String>,
 }
 
 impl Driver {
@@ -77,10 +79,12 @@ impl Driver {
             if is_known {
                 continue;
             }
-            if block.generation == self.generation && after == self.tail {
+            let is_refused = self.refused.contains(&block.block_id);
+            if block.generation == self.generation && after == self.tail && !is_refused {
                 self.tail = block.last_seq.parse().ok();
                 self.accepted.push(block.clone());
             } else {
+                self.refused.insert(block.block_id.clone());
                 refused.push(v1::RefusedBlock {
                     block_id: block.block_id.clone(),
                     shard: block.shard.clone(),
