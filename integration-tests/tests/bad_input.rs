@@ -165,7 +165,7 @@ async fn an_application_that_does_not_fit_waits_and_says_why() {
     let application = cluster.application(file.name).await.expect("it is known");
     assert_eq!(application.state(), ApplicationState::Queued);
     assert!(application.reason.contains("400 executors"), "{}", application.reason);
-    cluster.millrace(&["kill", file.name]).await.success();
+    let _ = cluster.millrace(&["kill", file.name]).await.success();
 }
 
 async fn small_cluster() -> Cluster {

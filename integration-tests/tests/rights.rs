@@ -67,6 +67,6 @@ async fn a_missing_right_is_named() {
         if named { Ok(()) } else { Err(format!("degraded: {degraded:?}")) }
     })
     .await;
-    cluster.millrace(&["kill", "word-count"]).await.success();
+    let _ = cluster.millrace(&["kill", "word-count"]).await.success();
     cluster.wait_for_no_containers().await;
 }

@@ -1,5 +1,7 @@
 //! The node with real processes, against a master that is only as clever as the test.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

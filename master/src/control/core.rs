@@ -315,7 +315,7 @@ impl Core {
         found
     }
 
-    pub(super) fn to_node(&mut self, session: SessionId, body: node_command::Body) {
+    pub(super) fn send_to_node(&mut self, session: SessionId, body: node_command::Body) {
         self.effects.push(Effect::ToNode(session, body));
     }
 

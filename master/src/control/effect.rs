@@ -7,6 +7,7 @@ use crate::store::Record;
 
 /// One thing for the actor to do.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a message is moved once; boxing each costs more")]
 pub(crate) enum Effect {
     /// Send to a node.
     ToNode(SessionId, node_command::Body),

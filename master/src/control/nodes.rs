@@ -39,7 +39,7 @@ impl Core {
         let node = NodeId::new(message.node_id.clone());
         let registered = self.cluster.register(now, session, message)?;
         self.effects.extend(registered.superseded.map(Effect::CloseNode));
-        self.to_node(
+        self.send_to_node(
             session,
             node_command::Body::Registered(v1::NodeRegistered {
                 cluster: self.identity.cluster.clone(),
@@ -136,7 +136,10 @@ impl Core {
     pub(super) fn forget(&mut self, session: SessionId, ids: Vec<ContainerId>) {
         for id in ids {
             let container_id = id.to_string();
-            self.to_node(session, node_command::Body::Forget(v1::ContainerForget { container_id }));
+            self.send_to_node(
+                session,
+                node_command::Body::Forget(v1::ContainerForget { container_id }),
+            );
         }
     }
 
@@ -147,7 +150,7 @@ impl Core {
         grace: Duration,
         reason: &str,
     ) {
-        self.to_node(
+        self.send_to_node(
             session,
             node_command::Body::Kill(v1::KillContainer {
                 container_id: id.to_string(),

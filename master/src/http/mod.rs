@@ -12,7 +12,6 @@ use axum::routing::get;
 use crate::grpc::Leader;
 
 /// Every HTTP route.
-#[must_use]
 pub(crate) fn routes(leader: Leader) -> Router {
     Router::new()
         .route("/healthz", get(api::health))

@@ -22,10 +22,13 @@ pub const OUTBOX_CAPACITY: usize = 1024;
 /// What a session's stream carries.
 pub type Outgoing = Result<v1::ExecutorCommand, Status>;
 
+/// The session of an executor, and the way into its stream.
+type OpenSession = (SessionId, mpsc::Sender<Outgoing>);
+
 /// Senders of the open sessions.
 #[derive(Clone, Debug, Default)]
 pub struct Outbox {
-    sessions: Arc<Mutex<BTreeMap<ContainerId, (SessionId, mpsc::Sender<Outgoing>)>>>,
+    sessions: Arc<Mutex<BTreeMap<ContainerId, OpenSession>>>,
 }
 
 impl Outbox {

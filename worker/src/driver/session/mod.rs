@@ -113,12 +113,6 @@ fn channels() -> (MasterHandle, Inputs) {
 }
 
 impl MasterHandle {
-    /// A handle that leads nowhere, for tests of what uses it.
-    #[cfg(test)]
-    pub(crate) fn nowhere() -> Self {
-        channels().0
-    }
-
     /// How many executors the application wants, and of what size.
     pub fn want(&self, target: v1::ExecutorTarget) {
         self.standing.send_modify(|standing| standing.target = Some(target));

@@ -67,11 +67,14 @@ async fn turn(limiter: &Limiter) {
     }
 }
 
+/// Stream and shard.
+type ShardName = (Arc<str>, Arc<str>);
+
 /// The paces of all shards that are read in this process.
 #[derive(Debug)]
 pub struct Paces {
     interval: Duration,
-    shards: Mutex<BTreeMap<(Arc<str>, Arc<str>), Weak<Pace>>>,
+    shards: Mutex<BTreeMap<ShardName, Weak<Pace>>>,
 }
 
 impl Paces {

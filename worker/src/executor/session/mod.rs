@@ -32,6 +32,7 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the session tells the executor.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a message is moved once; boxing each costs more")]
 pub enum SessionEvent {
     /// The driver took the executor on, for the first time or again.
     Registered,

@@ -82,6 +82,7 @@ pub struct SourceSetup {
 
 /// What is to be done about an event.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a message is moved once; boxing each costs more")]
 pub enum Effect {
     /// To an executor.
     Send(ContainerId, Body),

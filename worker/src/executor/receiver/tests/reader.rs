@@ -352,7 +352,7 @@ async fn read_again(
     scene.receive(31).await;
     let block = scene.blocks.remove(0);
     let id = BlockId::new(block.block_id.as_str());
-    let before = texts(&*scene.shared.store.get(&id).await.unwrap());
+    let before = texts(&scene.shared.store.get(&id).await.unwrap());
     change(&mut shard);
     let liar = Liar::new(Fake::with([("a", shard)]), moods, Duration::ZERO);
     let other = Scene::new(Arc::new(liar), BUDGET);
