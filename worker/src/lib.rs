@@ -6,6 +6,8 @@
 pub mod config;
 pub mod driver;
 pub mod executor;
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
 pub mod launch;
 pub mod node;
 pub mod peers;

@@ -68,6 +68,9 @@ fn container(matches: &ArgMatches, run: fn(LaunchContext) -> ExitCode) -> ExitCo
     };
     let watched = launch::watch_parent()
         .map_err(|error| Error::internal("standard input can not be watched").caused_by(error));
+    #[cfg(feature = "failpoints")]
+    let watched =
+        watched.and_then(|()| millrace_worker::failpoints::load().map_err(Error::internal));
     match watched.and_then(|()| launch::read(path)) {
         Ok(context) => run(context),
         Err(error) => fail(&error),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::spec::{
     ApplicationSpec, BadRecordPolicy, Compression, Receivers, RecordFormat, SinkFormat, SourceSpec,
+    StorageLevel,
 };
 use crate::error::{Code, Error};
 use crate::resources::{ByteSize, Resources};
@@ -103,6 +104,14 @@ impl ApplicationSpec {
         }
         if matches!(source.receivers, Receivers::Count(0)) {
             return refuse(format!("source.{name}.receivers is 0"), "choose at least one receiver");
+        }
+        if matches!(source.storage_level, StorageLevel::Memory2 | StorageLevel::MemoryAndDisk2) {
+            return refuse(
+                format!(
+                    "source.{name}.storage_level asks for a second copy, which is not built yet"
+                ),
+                "use \"memory_and_disk\": a lost block is read from Kinesis again",
+            );
         }
         let declares = !source.columns.is_empty();
         if (source.format == RecordFormat::Json) != declares {

@@ -210,6 +210,7 @@ path = "s3://results/word-count/"
             ("\"3GiB\"", "\"3GB\"", "size"),
             ("\"latest\"", "\"newest\"", "start position"),
             ("\"per_executor\"", "\"per_core\"", "per_core"),
+            ("\"latest\"", "\"latest\"\nstorage_level = \"memory_2\"", "second copy"),
             ("executors = 16", "executors = 0", "executors"),
             ("executors = 16", "executors = { min = 3, max = 2 }", "executors"),
             ("s3://results/word-count/", "s3://results/../x/", "not a place in S3"),

@@ -56,8 +56,6 @@ pub fn main(launch: v1::LaunchContext) -> ExitCode {
 }
 
 async fn run(launch: v1::LaunchContext) -> Result<end::End, Error> {
-    #[cfg(feature = "failpoints")]
-    commit::steps::load().map_err(Error::internal)?;
     let kill = shutdown::on_signal()
         .map_err(|error| Error::internal("signals can not be heard").caused_by(error))?;
     let (spec, world) = match prepare(&launch).await {

@@ -4,7 +4,7 @@
 //! Never does: decide.
 //!
 //! With the feature, each step has two failpoints, `k5-before` and `k5-after`, set by the
-//! environment variable `FAILPOINTS` once [`load`] was called: `k5-after=return` aborts the
+//! environment variable `FAILPOINTS` (see [`crate::failpoints`]): `k5-after=return` aborts the
 //! process, `k6-before=sleep(30000)` or `k6-before=pause` stalls the step.
 
 /// A step of the commit, by its name in the design.
@@ -47,21 +47,6 @@ pub fn name(step: Step, edge: Edge) -> String {
         Edge::After => "after",
     };
     format!("{step:?}-{edge}").to_lowercase()
-}
-
-/// Reads `FAILPOINTS` from the environment. Call it once, at the start of the process.
-///
-/// # Errors
-/// What is wrong with the variable.
-#[cfg(feature = "failpoints")]
-pub fn load() -> Result<(), String> {
-    let Ok(text) = std::env::var("FAILPOINTS") else { return Ok(()) };
-    for entry in text.split(';').filter(|entry| !entry.trim().is_empty()) {
-        let (point, action) =
-            entry.split_once('=').ok_or_else(|| format!("FAILPOINTS: {entry:?} has no action"))?;
-        fail::cfg(point.trim(), action).map_err(|error| format!("FAILPOINTS: {entry}: {error}"))?;
-    }
-    Ok(())
 }
 
 /// The driver is at this point.
