@@ -142,7 +142,7 @@ millrace cat "$newest" | head -n 5 || true
 batches="$(number batch)"
 objects="$(objects)"
 say "summary"
-echo "produced  $(cat "$dir/produced")"
+echo "produced  $(cat "$dir/produced") (and $SHARDS records to make the stream)"
 echo "batches   $batches"
 echo "records   $(number records_total)"
 echo "rows      $(number rows_total)"
