@@ -205,6 +205,14 @@ pub fn kill_by_id(pid: u32) {
     let _ = kill(nix_pid(pid), Signal::SIGKILL);
 }
 
+/// Freezes a process by SIGSTOP: its connections stay open and nothing answers on them.
+///
+/// # Panics
+/// When there is no such process.
+pub fn freeze_by_id(pid: u32) {
+    kill(nix_pid(pid), Signal::SIGSTOP).expect("the process is there to be frozen");
+}
+
 fn nix_pid(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).expect("a process id is below 2^22"))
 }

@@ -98,6 +98,16 @@ async fn a_killed_executor_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_frozen_executor_hangs_no_batch() {
+    let counting = Counting::start().await;
+    let (pid, _) = counting.running(ContainerKind::Executor).await[0].clone();
+    processes::freeze_by_id(pid);
+    // The lines that come now are counted without it; it is given back and its node ends it.
+    counting.ends_exactly().await;
+    is_gone(pid).await;
+}
+
+#[tokio::test]
 async fn a_killed_driver_is_started_again_and_goes_on() {
     let counting = Counting::start().await;
     let (pid, _) = counting.running(ContainerKind::Driver).await[0].clone();
