@@ -148,7 +148,6 @@ impl Ledger {
             return Verdict::Refused { generation: 0, tail: None };
         };
         if !track.chains(from, &block) {
-            track.refuse(&block);
             return Verdict::Refused { generation: track.generation, tail: track.tail };
         }
         self.known.insert(block.id.clone(), block.shard.clone());

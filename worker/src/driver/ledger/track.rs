@@ -3,17 +3,13 @@
 //! Promises: committed <= planned <= tail, and every block between planned and tail is in
 //! `pending`, in order and without a gap. Owned by the ledger.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use millrace_common::id::{BlockId, ContainerId};
+use millrace_common::id::ContainerId;
 use millrace_common::position::{Position, SequenceNumber};
 
 use super::{Block, EMPTY_MARGIN_MS, EmptyRead};
-
-/// Refused blocks of one assignment that are remembered. A receiver has fewer announcements open;
-/// at the bound the shard takes nothing more until it is assigned again.
-const REFUSED_MAX: usize = 4_096;
 
 #[derive(Debug)]
 pub(super) struct Track {
@@ -32,9 +28,6 @@ pub(super) struct Track {
     pub(super) ended: bool,
     /// Accepted and not planned, with their holders.
     pub(super) pending: VecDeque<(ContainerId, Block)>,
-    /// Refused under this generation: their receiver drops them, so a copy of the announcement that
-    /// comes late must be refused too, even if the block would chain by then.
-    refused: BTreeSet<BlockId>,
     /// The shard held nothing past the first as of the second, server time less the margin.
     empty: Option<(Option<SequenceNumber>, i64)>,
     /// Everything that arrived up to then (server time) is accepted.
@@ -58,7 +51,6 @@ impl Track {
             tail: position.sequence_number,
             ended: position.ended,
             pending: VecDeque::new(),
-            refused: BTreeSet::new(),
             empty,
             read_until_ms: 0,
             heard_at: now,
@@ -68,7 +60,6 @@ impl Track {
 
     pub(super) fn assign(&mut self, reader: ContainerId, now: Duration) {
         self.generation += 1;
-        self.refused.clear();
         self.reader = Some(reader);
         self.heard_at = now;
     }
@@ -98,15 +89,6 @@ impl Track {
             && self.generation == block.generation
             && self.tail == block.after
             && !self.ended
-            && self.refused.len() < REFUSED_MAX
-            && !self.refused.contains(&block.id)
-    }
-
-    /// Remembers a refusal, so that the block stays refused.
-    pub(super) fn refuse(&mut self, block: &Block) {
-        if block.generation == self.generation && self.refused.len() < REFUSED_MAX {
-            self.refused.insert(block.id.clone());
-        }
     }
 
     pub(super) fn push(&mut self, holder: ContainerId, block: Block, now: Duration) {
