@@ -3,6 +3,8 @@
 //!
 //! The three roles never import one another; they speak only the protocol, even on one host.
 
+#[cfg(test)]
+mod announcement_tests;
 pub mod config;
 pub mod driver;
 pub mod executor;

@@ -168,7 +168,8 @@ impl Application {
         vec![Action::Save]
     }
 
-    /// Asked to stop at the next batch edge, or to drain.
+    /// Asked to stop at the next batch edge, or to drain. Changes nothing when it is decided
+    /// already how it ends.
     ///
     /// # Errors
     /// [`Code::WrongState`] when it has ended.
@@ -182,6 +183,9 @@ impl Application {
             return Err(self.has_ended("stopped"));
         }
         let mut actions = vec![Action::Save];
+        if self.is_concluded() {
+            return Ok(actions);
+        }
         if self.driver.is_none() {
             self.conclude(
                 ApplicationState::Stopped,
@@ -199,7 +203,7 @@ impl Application {
         Ok(actions)
     }
 
-    /// Asked to end at once.
+    /// Asked to end at once. How it ends stays as it is when that is decided already.
     ///
     /// # Errors
     /// [`Code::WrongState`] when it has ended.
@@ -208,7 +212,9 @@ impl Application {
             return Err(self.has_ended("killed"));
         }
         let reason = "killed on request".to_owned();
-        self.conclude(ApplicationState::Killed, reason.clone(), None);
+        if !self.is_concluded() {
+            self.conclude(ApplicationState::Killed, reason.clone(), None);
+        }
         let driver = self.driver.iter().map(|driver| &driver.container);
         let mut actions: Vec<Action> = driver
             .chain(self.executors.keys())
@@ -218,10 +224,8 @@ impl Application {
                 reason: reason.clone(),
             })
             .collect();
-        if !actions.is_empty() {
-            self.enter(now, ApplicationState::Stopping, "being killed on request".to_owned());
-            actions.push(Action::Save);
-        }
+        self.enter(now, ApplicationState::Stopping, "being killed on request".to_owned());
+        actions.push(Action::Save);
         self.settle(now, &mut actions);
         Ok(actions)
     }

@@ -26,9 +26,10 @@ pub const EMPTY_MARGIN_MS: i64 = 60_000;
 pub enum Verdict {
     /// It continues the chain.
     Accepted,
-    /// It was accepted before: its acknowledgement was lost.
+    /// It was accepted before, and perhaps released since: its acknowledgement was lost.
     Known,
-    /// It does not chain. Its receiver goes on after `tail`, if the generation is its own.
+    /// It does not chain, and will stay refused. Its receiver goes on after `tail` with a new
+    /// reading, if the generation is its own.
     Refused {
         /// Of the driver, now; 0 for a shard that is not read.
         generation: u64,
@@ -147,7 +148,11 @@ impl Ledger {
         let Some(track) = self.tracks.get_mut(&block.shard) else {
             return Verdict::Refused { generation: 0, tail: None };
         };
+        if track.is_past(from, &block) {
+            return Verdict::Known;
+        }
         if !track.chains(from, &block) {
+            track.give_up_reading(from, &block);
             return Verdict::Refused { generation: track.generation, tail: track.tail };
         }
         self.known.insert(block.id.clone(), block.shard.clone());

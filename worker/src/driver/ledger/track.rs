@@ -17,6 +17,10 @@ pub(super) struct Track {
     pub(super) generation: u64,
     /// The executor that reads the shard now.
     pub(super) reader: Option<ContainerId>,
+    /// Readings below this one were given up when one of their blocks was refused. Their receiver
+    /// drops what is refused, so a copy that comes late must be refused too, even if it would chain
+    /// by then.
+    first_reading: u64,
     /// As the head has it.
     committed: Position,
     /// The last record of the last planned batch.
@@ -45,6 +49,7 @@ impl Track {
         Self {
             generation: 0,
             reader: None,
+            first_reading: 0,
             committed: position,
             planned: position.sequence_number,
             planned_end: position.ended,
@@ -60,6 +65,7 @@ impl Track {
 
     pub(super) fn assign(&mut self, reader: ContainerId, now: Duration) {
         self.generation += 1;
+        self.first_reading = 0;
         self.reader = Some(reader);
         self.heard_at = now;
     }
@@ -85,10 +91,28 @@ impl Track {
     }
 
     pub(super) fn chains(&self, from: &ContainerId, block: &Block) -> bool {
+        self.is_live(from, block) && self.tail == block.after && !self.ended
+    }
+
+    /// True when the tail has passed the block, which is of a reading that never had a refusal: it
+    /// was accepted.
+    pub(super) fn is_past(&self, from: &ContainerId, block: &Block) -> bool {
+        self.is_live(from, block)
+            && self.tail >= block.last
+            && (!block.ends_shard || self.ended || self.tail > block.last)
+    }
+
+    /// A block of the reading was refused: its receiver reads from the tail again.
+    pub(super) fn give_up_reading(&mut self, from: &ContainerId, block: &Block) {
+        if self.is_live(from, block) {
+            self.first_reading = block.reading + 1;
+        }
+    }
+
+    fn is_live(&self, from: &ContainerId, block: &Block) -> bool {
         self.reader.as_ref() == Some(from)
             && self.generation == block.generation
-            && self.tail == block.after
-            && !self.ended
+            && self.first_reading <= block.reading
     }
 
     pub(super) fn push(&mut self, holder: ContainerId, block: Block, now: Duration) {
@@ -109,10 +133,10 @@ impl Track {
         if self.reader.as_ref() != Some(from) || self.generation != read.generation {
             return false;
         }
-        self.heard_at = now;
         if read.after != self.tail {
             return false;
         }
+        self.heard_at = now;
         if read.millis_behind_latest == 0 && read.server_ms > 0 {
             self.empty = Some((self.tail, read.server_ms - EMPTY_MARGIN_MS));
             self.read_until_ms = self.read_until_ms.max(read.server_ms);

@@ -2,8 +2,8 @@
 //! that.
 //!
 //! Promises: every closed block is announced again and again until the driver has answered, in the
-//! order in which it was closed; a refused block is given up together with everything that was read
-//! after it; nothing of a reading that was given up is announced. Outlives the receiver's actor, so
+//! order in which it was closed; a refused block is given up together with the rest of its reading,
+//! as the driver does too; nothing of a reading that was given up is announced for the first time. Outlives the receiver's actor, so
 //! that a new actor goes on where a dead one stopped. Never does: touch a block or a channel.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -50,6 +50,8 @@ struct ShardPage {
     assignment: Assignment,
     /// Counts the starts of this shard's reading; what an older one brings is refused.
     reading: u64,
+    /// The reading that began where the driver said; those since then continue it.
+    first_reading: u64,
     /// Where a new reading would go on.
     resume: Start,
     empty: Option<v1::EmptyRead>,
@@ -60,8 +62,6 @@ struct ShardPage {
 #[derive(Debug)]
 struct Sent {
     announcement: v1::BlockAnnouncement,
-    /// The reading of each of its blocks.
-    readings: Vec<u64>,
     at: Option<Duration>,
 }
 
@@ -70,8 +70,8 @@ struct Sent {
 pub struct Book {
     receiver_id: String,
     shards: BTreeMap<ShardKey, ShardPage>,
-    /// Closed and not announced yet, each with its reading.
-    pending: VecDeque<(u64, v1::BlockDescriptor)>,
+    /// Closed and not announced yet.
+    pending: VecDeque<v1::BlockDescriptor>,
     unanswered: VecDeque<Sent>,
     next_sequence: u64,
     next_reading: u64,
@@ -101,7 +101,15 @@ impl Book {
         let dropped = self.revoke(&shard);
         let resume = assignment.start;
         let reading = self.new_reading();
-        let page = ShardPage { assignment, reading, resume, empty: None, lag: None, told_at: None };
+        let page = ShardPage {
+            assignment,
+            reading,
+            first_reading: reading,
+            resume,
+            empty: None,
+            lag: None,
+            told_at: None,
+        };
         self.shards.insert(shard, page);
         Some(dropped)
     }
@@ -130,8 +138,9 @@ impl Book {
     /// A block was closed and is in the store. False when its reading was given up: the block is of
     /// no use.
     #[must_use]
-    pub fn closed(&mut self, reading: u64, shard: &ShardKey, block: v1::BlockDescriptor) -> bool {
-        let Some(page) = self.shards.get_mut(shard).filter(|page| page.reading == reading) else {
+    pub fn closed(&mut self, shard: &ShardKey, block: v1::BlockDescriptor) -> bool {
+        let is_its = |page: &&mut ShardPage| page.reading == block.reading;
+        let Some(page) = self.shards.get_mut(shard).filter(is_its) else {
             return false;
         };
         let last: Option<SequenceNumber> = block.last_seq.parse().ok();
@@ -146,7 +155,7 @@ impl Book {
                 ended: block.ends_shard,
             });
         }
-        self.pending.push_back((reading, block));
+        self.pending.push_back(block);
         true
     }
 
@@ -210,7 +219,7 @@ impl Book {
     /// The blocks that the driver has not answered yet.
     pub fn open_blocks(&self) -> impl Iterator<Item = &str> {
         let sent = self.unanswered.iter().flat_map(|sent| &sent.announcement.blocks);
-        sent.chain(self.pending.iter().map(|(_, block)| block)).map(|block| block.block_id.as_str())
+        sent.chain(&self.pending).map(|block| block.block_id.as_str())
     }
 
     /// The driver answered an announcement. An answer to one that is not open changes nothing.
@@ -227,18 +236,13 @@ impl Book {
         let Some(sent) = self.unanswered.remove(place) else { return Ok(Vec::new()) };
         let mut verdicts = Vec::new();
         for refusal in refused {
-            let is_it = |block: &v1::BlockDescriptor| block.block_id == refusal.block_id;
-            let Some(place) = sent.announcement.blocks.iter().position(is_it) else { continue };
-            let (block, reading) = (&sent.announcement.blocks[place], sent.readings[place]);
+            let is_it = |block: &&v1::BlockDescriptor| block.block_id == refusal.block_id;
+            let Some(block) = sent.announcement.blocks.iter().find(is_it) else { continue };
             let shard = ShardKey::from_proto(refusal.shard)?;
             let tail = start_of(refusal.tail.as_ref())?;
-            if block.generation == refusal.generation && reaches(&tail, block) {
-                // The driver has it: this announcement came twice.
-                continue;
-            }
             verdicts.push(Verdict::Drop(BlockId::new(refusal.block_id)));
             match self.shards.get(&shard) {
-                Some(page) if page.reading == reading => {
+                Some(page) if page.first_reading <= block.reading => {
                     if refusal.generation == page.assignment.generation {
                         verdicts.extend(self.restart(&shard, tail));
                     } else {
@@ -260,6 +264,7 @@ impl Book {
         let dropped = self.forget_pending(shard);
         if let Some(page) = self.shards.get_mut(shard) {
             page.reading = reading;
+            page.first_reading = reading;
             page.resume = tail;
             page.empty = None;
         }
@@ -269,7 +274,7 @@ impl Book {
 
     fn forget_pending(&mut self, shard: &ShardKey) -> Vec<BlockId> {
         let mut dropped = Vec::new();
-        self.pending.retain(|(_, block)| {
+        self.pending.retain(|block| {
             let keep = !is_of(block, shard);
             if !keep {
                 dropped.push(BlockId::new(block.block_id.as_str()));
@@ -292,7 +297,7 @@ impl Book {
         tells_all: bool,
     ) -> v1::BlockAnnouncement {
         let num_blocks = self.pending.len().min(BLOCKS_MAX);
-        let (readings, blocks) = self.pending.drain(..num_blocks).unzip();
+        let blocks = self.pending.drain(..num_blocks).collect();
         let (mut empty_reads, mut lags) = (Vec::new(), Vec::new());
         for (shard, page) in &mut self.shards {
             if tells_all || page.is_due(now) {
@@ -314,7 +319,7 @@ impl Book {
             cut_id,
             lags,
         };
-        let sent = Sent { announcement: announcement.clone(), readings, at: Some(now) };
+        let sent = Sent { announcement: announcement.clone(), at: Some(now) };
         self.unanswered.push_back(sent);
         announcement
     }
@@ -329,16 +334,4 @@ impl ShardPage {
 
 fn is_of(block: &v1::BlockDescriptor, shard: &ShardKey) -> bool {
     block.shard.as_ref() == Some(&shard.to_proto())
-}
-
-/// True when a tail includes the block.
-fn reaches(tail: &Start, block: &v1::BlockDescriptor) -> bool {
-    let Start::Position(position) = tail else { return false };
-    match block.last_seq.parse::<SequenceNumber>() {
-        Ok(last) => {
-            position.sequence_number.is_some_and(|tail| tail >= last)
-                && (!block.ends_shard || position.ended || position.sequence_number > Some(last))
-        }
-        Err(_) => block.ends_shard && position.ended,
-    }
 }

@@ -1,5 +1,4 @@
 //! Tests of the receiver's parts, and of all of them together over a Kinesis that lies.
 
-mod book;
 mod core;
 mod reader;
