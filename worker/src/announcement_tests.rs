@@ -202,7 +202,6 @@ impl Scene {
             block_id: format!("c/{}", self.num_blocks),
             shard: Some(shard().to_proto()),
             generation: 1,
-            reading: self.reading,
             after_seq: if after == 0 { String::new() } else { after.to_string() },
             first_seq: (after + 1).to_string(),
             last_seq: (self.next - 1).to_string(),
@@ -215,7 +214,7 @@ impl Scene {
     fn close(&mut self, num_records: u64) {
         let block = self.block(num_records);
         self.stored.insert(block.block_id.clone());
-        assert!(self.book.closed(&shard(), block));
+        assert!(self.book.closed(self.reading, &shard(), block));
     }
 
     fn begin(&mut self) {
@@ -325,7 +324,7 @@ proptest! {
 }
 
 #[test]
-fn a_refused_block_starts_a_new_reading_at_the_tail() {
+fn a_refused_block_starts_a_new_chain_at_the_tail() {
     let mut scene = Scene::new();
     scene.close(2);
     scene.close(3);
@@ -348,7 +347,7 @@ fn what_was_refused_once_stays_refused_when_it_would_chain() {
     let second = scene.book.announce(scene.now).remove(0);
     let answer = scene.driver.hears(&second);
     scene.answered(answer);
-    // The first comes late. Its reading was given up, so that its fellow's copy chains no more.
+    // The first comes late. Its chain was given up, so that no copy of its fellow can chain.
     assert_eq!(scene.driver.hears(&first).refused.len(), 1);
     assert_eq!(scene.driver.hears(&second).refused.len(), 1);
     assert!(scene.driver.accepted.is_empty());
@@ -387,7 +386,7 @@ fn a_reading_that_was_given_up_is_not_announced() {
     let mut scene = Scene::new();
     let block = scene.block(1);
     scene.book.begin(&shard()).unwrap();
-    assert!(!scene.book.closed(&shard(), block));
+    assert!(!scene.book.closed(scene.reading, &shard(), block));
     assert!(scene.book.cut(1, Duration::ZERO)[0].blocks.is_empty());
 }
 

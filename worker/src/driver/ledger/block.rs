@@ -16,8 +16,8 @@ pub struct Block {
     pub shard: ShardKey,
     /// Generation of the assignment it was read under.
     pub generation: u64,
-    /// The reading within the generation.
-    pub reading: u64,
+    /// The chain within the generation.
+    pub chain: u64,
     /// The record before its first; none at the shard's start.
     pub after: Option<SequenceNumber>,
     /// Its last record; none when it holds none and only ends the shard.
@@ -64,7 +64,7 @@ impl Block {
             id: BlockId::new(descriptor.block_id.clone()),
             shard: ShardKey::from_proto(descriptor.shard.clone())?,
             generation: descriptor.generation,
-            reading: descriptor.reading,
+            chain: descriptor.chain,
             after,
             last: last.or(after),
             ends_shard: descriptor.ends_shard,

@@ -20,12 +20,12 @@ fn number(n: u64) -> Option<SequenceNumber> {
     (n > 0).then(|| n.to_string().parse().unwrap())
 }
 
-/// A block of a second or later reading.
-fn block_of(id: &str, generation: u64, reading: u64, after: u64, last: u64) -> Block {
-    Block { reading, ..block(id, generation, after, last) }
+/// A block of a second or later chain.
+fn block_of(id: &str, generation: u64, chain: u64, after: u64, last: u64) -> Block {
+    Block { chain, ..block(id, generation, after, last) }
 }
 
-/// The block of records `after + 1 ..= last`, of reading 0.
+/// The block of records `after + 1 ..= last`, of chain 0.
 fn block(id: &str, generation: u64, after: u64, last: u64) -> Block {
     let text = |n: u64| if n == 0 { String::new() } else { n.to_string() };
     Block::from_proto(v1::BlockDescriptor {
@@ -187,7 +187,7 @@ fn a_block_out_of_order_is_no_block() {
 #[derive(Clone, Debug)]
 struct Receiver {
     generation: u64,
-    reading: u64,
+    chain: u64,
     at: u64,
 }
 
@@ -227,7 +227,7 @@ proptest! {
     #[test]
     fn the_planned_sequence_covers_each_record_once(steps in steps()) {
         let mut ledger = ledger();
-        let mut receivers = vec![Receiver { generation: 0, reading: 0, at: 0 }; 3];
+        let mut receivers = vec![Receiver { generation: 0, chain: 0, at: 0 }; 3];
         receivers[0].generation = 1;
         let mut on_its_way: Vec<(usize, Block)> = Vec::new();
         let mut covered = 0;
@@ -238,7 +238,7 @@ proptest! {
                 Step::Read(who, count) => {
                     names += 1;
                     let receiver = &mut receivers[who];
-                    let read = block_of(&format!("b{names}"), receiver.generation, receiver.reading, receiver.at, receiver.at + count);
+                    let read = block_of(&format!("b{names}"), receiver.generation, receiver.chain, receiver.at, receiver.at + count);
                     receiver.at += count;
                     on_its_way.push((who, read));
                 }
@@ -248,7 +248,7 @@ proptest! {
                     if let Verdict::Refused { generation, tail } = ledger.accept(&executor(who + 1), read, NOW)
                         && receivers[who].generation == generation
                     {
-                        receivers[who].reading += 1;
+                        receivers[who].chain += 1;
                         receivers[who].at = tail.map_or(0, |t| t.to_string().parse().unwrap());
                     }
                 }
@@ -263,7 +263,7 @@ proptest! {
                 Step::Assign(who) => {
                     let (generation, from) = ledger.assign(&shard(), executor(who + 1), NOW).unwrap();
                     let at = from.sequence_number.map_or(0, |t| t.to_string().parse().unwrap());
-                    receivers[who] = Receiver { generation, reading: 0, at };
+                    receivers[who] = Receiver { generation, chain: 0, at };
                 }
                 Step::Plan => {
                     batch += 1;

@@ -28,8 +28,8 @@ pub enum Verdict {
     Accepted,
     /// It was accepted before, and perhaps released since: its acknowledgement was lost.
     Known,
-    /// It does not chain, and will stay refused. Its receiver goes on after `tail` with a new
-    /// reading, if the generation is its own.
+    /// It does not chain, and will stay refused. Its receiver begins a new chain after `tail`, if
+    /// the generation is its own.
     Refused {
         /// Of the driver, now; 0 for a shard that is not read.
         generation: u64,
@@ -152,7 +152,7 @@ impl Ledger {
             return Verdict::Known;
         }
         if !track.chains(from, &block) {
-            track.give_up_reading(from, &block);
+            track.give_up_chain(from, &block);
             return Verdict::Refused { generation: track.generation, tail: track.tail };
         }
         self.known.insert(block.id.clone(), block.shard.clone());

@@ -17,10 +17,10 @@ pub(super) struct Track {
     pub(super) generation: u64,
     /// The executor that reads the shard now.
     pub(super) reader: Option<ContainerId>,
-    /// Readings below this one were given up when one of their blocks was refused. Their receiver
+    /// Chains below this one were given up when one of their blocks was refused. Their receiver
     /// drops what is refused, so a copy that comes late must be refused too, even if it would chain
     /// by then.
-    first_reading: u64,
+    first_chain: u64,
     /// As the head has it.
     committed: Position,
     /// The last record of the last planned batch.
@@ -49,7 +49,7 @@ impl Track {
         Self {
             generation: 0,
             reader: None,
-            first_reading: 0,
+            first_chain: 0,
             committed: position,
             planned: position.sequence_number,
             planned_end: position.ended,
@@ -65,7 +65,7 @@ impl Track {
 
     pub(super) fn assign(&mut self, reader: ContainerId, now: Duration) {
         self.generation += 1;
-        self.first_reading = 0;
+        self.first_chain = 0;
         self.reader = Some(reader);
         self.heard_at = now;
     }
@@ -94,7 +94,7 @@ impl Track {
         self.is_live(from, block) && self.tail == block.after && !self.ended
     }
 
-    /// True when the tail has passed the block, which is of a reading that never had a refusal: it
+    /// True when the tail has passed the block, which is of a chain that never had a refusal: it
     /// was accepted.
     pub(super) fn is_past(&self, from: &ContainerId, block: &Block) -> bool {
         self.is_live(from, block)
@@ -102,17 +102,17 @@ impl Track {
             && (!block.ends_shard || self.ended || self.tail > block.last)
     }
 
-    /// A block of the reading was refused: its receiver reads from the tail again.
-    pub(super) fn give_up_reading(&mut self, from: &ContainerId, block: &Block) {
+    /// A block of the chain was refused: its receiver reads from the tail again.
+    pub(super) fn give_up_chain(&mut self, from: &ContainerId, block: &Block) {
         if self.is_live(from, block) {
-            self.first_reading = block.reading + 1;
+            self.first_chain = block.chain + 1;
         }
     }
 
     fn is_live(&self, from: &ContainerId, block: &Block) -> bool {
         self.reader.as_ref() == Some(from)
             && self.generation == block.generation
-            && self.first_reading <= block.reading
+            && self.first_chain <= block.chain
     }
 
     pub(super) fn push(&mut self, holder: ContainerId, block: Block, now: Duration) {

@@ -32,7 +32,7 @@ struct Reading {
     shard: ShardKey,
     generation: u64,
     /// Counts the starts.
-    number: u64,
+    chain: u64,
     /// Records read; sequence numbers count from 1.
     at: usize,
 }
@@ -123,7 +123,7 @@ impl Life {
                     let reading = Reading {
                         receiver: a.receiver_id,
                         generation: a.generation,
-                        number: 1,
+                        chain: 1,
                         at: begin(a.from),
                         shard: shard.clone(),
                     };
@@ -143,7 +143,7 @@ impl Life {
                         && reading.generation == refused.generation
                     {
                         reading.at = begin(refused.tail);
-                        reading.number += 1;
+                        reading.chain += 1;
                     }
                 }
             }
@@ -195,7 +195,7 @@ impl Life {
             announcement.blocks.push(v1::BlockDescriptor {
                 block_id: block_id.clone(),
                 shard: Some(reading.shard.to_proto()),
-                reading: reading.number,
+                chain: reading.chain,
                 generation: reading.generation,
                 after_seq: text(reading.at),
                 first_seq: text(if records.is_empty() { 0 } else { reading.at + 1 }),

@@ -2,8 +2,8 @@
 //! that.
 //!
 //! Promises: every closed block is announced again and again until the driver has answered, in the
-//! order in which it was closed; a refused block is given up together with the rest of its reading,
-//! as the driver does too; nothing of a reading that was given up is announced for the first time. Outlives the receiver's actor, so
+//! order in which it was closed; a refused block is given up together with the rest of its chain,
+//! as the driver does too; nothing of a chain that was given up is announced for the first time. Outlives the receiver's actor, so
 //! that a new actor goes on where a dead one stopped. Never does: touch a block or a channel.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -50,8 +50,8 @@ struct ShardPage {
     assignment: Assignment,
     /// Counts the starts of this shard's reading; what an older one brings is refused.
     reading: u64,
-    /// The reading that began where the driver said; those since then continue it.
-    first_reading: u64,
+    /// Counts the starts at a place that the driver named; the readings since then continue it.
+    chain: u64,
     /// Where a new reading would go on.
     resume: Start,
     empty: Option<v1::EmptyRead>,
@@ -104,7 +104,7 @@ impl Book {
         let page = ShardPage {
             assignment,
             reading,
-            first_reading: reading,
+            chain: 1,
             resume,
             empty: None,
             lag: None,
@@ -138,9 +138,13 @@ impl Book {
     /// A block was closed and is in the store. False when its reading was given up: the block is of
     /// no use.
     #[must_use]
-    pub fn closed(&mut self, shard: &ShardKey, block: v1::BlockDescriptor) -> bool {
-        let is_its = |page: &&mut ShardPage| page.reading == block.reading;
-        let Some(page) = self.shards.get_mut(shard).filter(is_its) else {
+    pub fn closed(
+        &mut self,
+        reading: u64,
+        shard: &ShardKey,
+        mut block: v1::BlockDescriptor,
+    ) -> bool {
+        let Some(page) = self.shards.get_mut(shard).filter(|page| page.reading == reading) else {
             return false;
         };
         let last: Option<SequenceNumber> = block.last_seq.parse().ok();
@@ -155,6 +159,7 @@ impl Book {
                 ended: block.ends_shard,
             });
         }
+        block.chain = page.chain;
         self.pending.push_back(block);
         true
     }
@@ -242,7 +247,10 @@ impl Book {
             let tail = start_of(refusal.tail.as_ref())?;
             verdicts.push(Verdict::Drop(BlockId::new(refusal.block_id)));
             match self.shards.get(&shard) {
-                Some(page) if page.first_reading <= block.reading => {
+                Some(page)
+                    if (page.assignment.generation, page.chain)
+                        == (block.generation, block.chain) =>
+                {
                     if refusal.generation == page.assignment.generation {
                         verdicts.extend(self.restart(&shard, tail));
                     } else {
@@ -250,7 +258,7 @@ impl Book {
                         verdicts.push(Verdict::Stop(shard));
                     }
                 }
-                // Of a reading that was given up already, as its fellows were.
+                // Of a chain that was given up already, as its fellows were.
                 _ => {}
             }
         }
@@ -264,7 +272,7 @@ impl Book {
         let dropped = self.forget_pending(shard);
         if let Some(page) = self.shards.get_mut(shard) {
             page.reading = reading;
-            page.first_reading = reading;
+            page.chain += 1;
             page.resume = tail;
             page.empty = None;
         }

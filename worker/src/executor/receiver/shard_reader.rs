@@ -333,7 +333,7 @@ impl ShardReader {
         let size = self.builder.size() as u64;
         let id = self.shared.names.next();
         let built = self.builder.close(id.clone(), self.added);
-        let descriptor = describe(&self.assignment, self.reading, &built, end);
+        let descriptor = describe(&self.assignment, &built, end);
         if let Some(room) = &mut self.room {
             let room = room.split(size);
             self.shared.store.insert(built.block, room, self.keep);
@@ -342,7 +342,7 @@ impl ShardReader {
         }
         self.open_bytes.set(0);
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_valid = book.closed(&self.assignment.shard, descriptor);
+        let is_valid = book.closed(self.reading, &self.assignment.shard, descriptor);
         drop(book);
         if !is_valid {
             self.shared.store.release([&id]);
@@ -418,12 +418,7 @@ fn missing(assignment: &Assignment) -> Error {
     )
 }
 
-fn describe(
-    assignment: &Assignment,
-    reading: u64,
-    built: &Built,
-    end: Option<End>,
-) -> v1::BlockDescriptor {
+fn describe(assignment: &Assignment, built: &Built, end: Option<End>) -> v1::BlockDescriptor {
     let block = &built.block;
     let text = |bytes: [u8; 24]| SequenceNumber::from_bytes(bytes).to_string();
     let has_records = block.raw_records > 0;
@@ -448,6 +443,7 @@ fn describe(
             .map(|child| v1::ChildShard { shard_id: child.shard_id, parents: child.parents })
             .collect(),
         num_out_of_range: built.num_out_of_range,
-        reading,
+        // The book knows which.
+        chain: 0,
     }
 }
