@@ -6,6 +6,8 @@ pub mod aws;
 pub mod clock;
 pub mod config;
 pub mod error;
+#[cfg(feature = "head")]
+pub mod head;
 pub mod id;
 pub mod position;
 pub mod resources;

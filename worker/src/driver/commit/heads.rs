@@ -9,14 +9,12 @@ use std::time::Duration;
 
 use millrace_common::error::{Code, Error};
 use millrace_common::id::ApplicationName;
-use millrace_proto::v1;
-use prost::Message;
 
 use super::pace::Pace;
 use super::status::CommitStatus;
 use crate::driver::head::{
-    self, Body, CHUNK_BYTES, ChunkName, CodecError, HEAD_VERSION, Head, HeadItem, HeadStore,
-    ResetRequest, StoreFailure, StoredBody,
+    self, CHUNK_BYTES, ChunkName, CodecError, HEAD_VERSION, Head, HeadItem, HeadStore,
+    StoreFailure, StoredBody,
 };
 
 /// Longest wait for one answer of the head's table before the call is sent again.
@@ -87,36 +85,12 @@ impl Heads {
     /// Unpacks an item, reading its chunks if it has any. Gives the head and its chunks' number.
     pub(super) async fn unpack(&self, item: &HeadItem) -> Result<(Head, u32), Error> {
         self.check_version(item)?;
-        let (body, num_chunks) = match &item.body {
-            StoredBody::None => (Body::default(), 0),
-            StoredBody::Inline(packed) => (self.decode(head::decode_body(packed))?, 0),
-            StoredBody::Chunked { count, hash } => {
-                let packed = self.read_chunks(item, *count).await?;
-                if head::hash_of(&packed) != *hash {
-                    let what = "its chunks do not fit their hash".to_owned();
-                    return Err(self.unreadable(&CodecError::Damaged(what)));
-                }
-                (self.decode(head::decode_body(&packed))?, *count)
-            }
+        let num_chunks = match &item.body {
+            StoredBody::Chunked { count, .. } => *count,
+            StoredBody::None | StoredBody::Inline(_) => 0,
         };
-        let starts = match item.starts.as_slice() {
-            [] => std::collections::BTreeMap::new(),
-            packed => self.decode(head::decode_starts(packed))?,
-        };
-        let reset = item.reset.as_deref().map(|bytes| self.decode(decode_reset(bytes)));
-        let head = Head {
-            epoch: item.epoch,
-            owner: item.owner.clone(),
-            cluster: item.cluster.clone(),
-            batch: item.batch,
-            commit_id: item.commit_id.clone(),
-            positions: body.positions,
-            pending: body.pending,
-            state_ptr: body.state_ptr,
-            spec_hash: item.spec_hash.clone(),
-            starts,
-            reset: reset.transpose()?,
-        };
+        let chunks = self.read_chunks(item, num_chunks).await?;
+        let head = head::unpack(item, &chunks).map_err(|error| self.unreadable(&error))?;
         Ok((head, num_chunks))
     }
 
@@ -193,30 +167,7 @@ impl Heads {
         })
     }
 
-    fn decode<T>(&self, decoded: Result<T, CodecError>) -> Result<T, Error> {
-        decoded.map_err(|error| self.unreadable(&error))
-    }
-
     fn unreadable(&self, error: &CodecError) -> Error {
-        let next = match error {
-            CodecError::Newer { .. } => "run the version of Millrace that wrote it, or a newer one",
-            CodecError::Damaged(_) => {
-                "restore the item from a backup, or delete it and submit again with a start position"
-            }
-        };
-        let message = format!("the head of {} can not be read: {error}", self.application);
-        Error::new(Code::HeadUnreadable, message, next)
-    }
-}
-
-fn decode_reset(bytes: &[u8]) -> Result<ResetRequest, CodecError> {
-    use v1::start_position::At;
-    let position = v1::StartPosition::decode(bytes)
-        .map_err(|error| CodecError::Damaged(format!("its reset does not parse: {error}")))?;
-    match position.at {
-        Some(At::Earliest(_)) => Ok(ResetRequest::Earliest),
-        Some(At::Latest(_)) => Ok(ResetRequest::Latest),
-        Some(At::TimestampMs(at_ms)) => Ok(ResetRequest::Timestamp(at_ms)),
-        None => Err(CodecError::Damaged("its reset names no position".into())),
+        head::unreadable(&self.application, error)
     }
 }

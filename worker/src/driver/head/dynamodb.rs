@@ -4,8 +4,6 @@
 //! name; an item that is not a head is refused with what is wrong about it.
 //! Never does: retry, scan, or write an attribute that is the master's.
 
-use std::collections::HashMap;
-
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::http::HttpResponse;
@@ -16,27 +14,13 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use millrace_common::aws::{self, Kind};
 use millrace_common::error::{Code, Error};
+use millrace_common::head::{
+    ChunkName, HEAD_VERSION, HeadItem, Item, StoredBody, attribute, parse_chunk_data, parse_head,
+};
 use millrace_common::id::ApplicationName;
 use millrace_common::table;
 
-use super::codec::HEAD_VERSION;
-use super::store::{
-    AcquireWrite, ChunkName, CommitWrite, HeadItem, HeadStore, StoreFailure, StoredBody,
-    WriteFailure,
-};
-
-const OWNER: &str = "owner";
-const COMMIT_ID: &str = "commit_id";
-const VERSION: &str = "version";
-const SPEC_HASH: &str = "spec_hash";
-const BODY: &str = "body";
-const CHUNK_COUNT: &str = "chunk_count";
-const CHUNK_HASH: &str = "chunk_hash";
-const STARTS: &str = "starts";
-/// The bytes of a chunk item.
-const DATA: &str = "data";
-
-type Item = HashMap<String, AttributeValue>;
+use super::store::{AcquireWrite, CommitWrite, HeadStore, StoreFailure, WriteFailure};
 
 /// The head of one application in the cluster's table.
 #[derive(Clone, Debug)]
@@ -118,10 +102,6 @@ impl DynamoHeadStore {
             ))
         })
     }
-
-    fn chunk_sk(name: &ChunkName) -> String {
-        table::chunk_sk(name.batch, &name.commit_id, name.index)
-    }
 }
 
 #[async_trait]
@@ -156,7 +136,7 @@ impl HeadStore for DynamoHeadStore {
             .expression_attribute_names("#epoch", table::HEAD_EPOCH)
             .expression_attribute_names("#cluster", table::HEAD_CLUSTER)
             .expression_attribute_names("#batch", table::HEAD_BATCH)
-            .expression_attribute_names("#owner", OWNER)
+            .expression_attribute_names("#owner", attribute::OWNER)
             .expression_attribute_values(":epoch", number(write.epoch))
             .expression_attribute_values(":owner", text(&write.owner))
             .expression_attribute_values(":cluster", text(&write.cluster))
@@ -164,7 +144,7 @@ impl HeadStore for DynamoHeadStore {
         if !write.starts.is_empty() {
             sets.push_str(", #starts = if_not_exists(#starts, :starts)");
             update = update
-                .expression_attribute_names("#starts", STARTS)
+                .expression_attribute_names("#starts", attribute::STARTS)
                 .expression_attribute_values(":starts", binary(&write.starts));
         }
         let update = update.update_expression(sets).return_values(ReturnValue::AllNew);
@@ -188,12 +168,12 @@ impl HeadStore for DynamoHeadStore {
             .condition_expression("#epoch = :epoch AND #batch = :before")
             .expression_attribute_names("#epoch", table::HEAD_EPOCH)
             .expression_attribute_names("#batch", table::HEAD_BATCH)
-            .expression_attribute_names("#commit_id", COMMIT_ID)
-            .expression_attribute_names("#spec_hash", SPEC_HASH)
-            .expression_attribute_names("#version", VERSION)
-            .expression_attribute_names("#body", BODY)
-            .expression_attribute_names("#chunk_count", CHUNK_COUNT)
-            .expression_attribute_names("#chunk_hash", CHUNK_HASH)
+            .expression_attribute_names("#commit_id", attribute::COMMIT_ID)
+            .expression_attribute_names("#spec_hash", attribute::SPEC_HASH)
+            .expression_attribute_names("#version", attribute::VERSION)
+            .expression_attribute_names("#body", attribute::BODY)
+            .expression_attribute_names("#chunk_count", attribute::CHUNK_COUNT)
+            .expression_attribute_names("#chunk_hash", attribute::CHUNK_HASH)
             .expression_attribute_values(":epoch", number(write.epoch))
             .expression_attribute_values(":batch", number(write.batch))
             .expression_attribute_values(":before", number(write.batch.saturating_sub(1)))
@@ -218,7 +198,7 @@ impl HeadStore for DynamoHeadStore {
         if let Some(starts) = &write.starts {
             sets.push_str(", #starts = :starts");
             update = update
-                .expression_attribute_names("#starts", STARTS)
+                .expression_attribute_names("#starts", attribute::STARTS)
                 .expression_attribute_values(":starts", binary(starts));
         }
         if write.clears_reset {
@@ -234,8 +214,8 @@ impl HeadStore for DynamoHeadStore {
             .put_item()
             .table_name(&self.table)
             .item(table::PK, text(&self.pk))
-            .item(table::SK, text(&Self::chunk_sk(name)))
-            .item(DATA, binary(bytes))
+            .item(table::SK, text(&name.sk()))
+            .item(attribute::DATA, binary(bytes))
             .send()
             .await
             .map(|_| ())
@@ -248,13 +228,12 @@ impl HeadStore for DynamoHeadStore {
             .get_item()
             .table_name(&self.table)
             .key(table::PK, text(&self.pk))
-            .key(table::SK, text(&Self::chunk_sk(name)))
+            .key(table::SK, text(&name.sk()))
             .consistent_read(true)
             .send()
             .await
             .map_err(|error| self.failure("GetItem", &error))?;
-        let data = answer.item().and_then(|item| item.get(DATA));
-        Ok(data.and_then(|data| data.as_b().ok()).map(|blob| blob.as_ref().to_vec()))
+        Ok(answer.item().and_then(parse_chunk_data).map(<[u8]>::to_vec))
     }
 
     async fn delete_chunk(&self, name: &ChunkName) -> Result<(), StoreFailure> {
@@ -262,7 +241,7 @@ impl HeadStore for DynamoHeadStore {
             .delete_item()
             .table_name(&self.table)
             .key(table::PK, text(&self.pk))
-            .key(table::SK, text(&Self::chunk_sk(name)))
+            .key(table::SK, text(&name.sk()))
             .send()
             .await
             .map(|_| ())
@@ -289,7 +268,7 @@ impl HeadStore for DynamoHeadStore {
                 .await
                 .map_err(|error| self.failure("Query", &error))?;
             let keys = answer.items().iter().filter_map(|item| item.get(table::SK)?.as_s().ok());
-            names.extend(keys.filter_map(|sk| parse_chunk(sk)));
+            names.extend(keys.filter_map(|sk| ChunkName::of_sk(sk)));
             match answer.last_evaluated_key() {
                 Some(key) if !key.is_empty() => from = Some(key.clone()),
                 _ => return Ok(names),
@@ -308,55 +287,4 @@ fn number(value: u64) -> AttributeValue {
 
 fn binary(value: &[u8]) -> AttributeValue {
     AttributeValue::B(Blob::new(value))
-}
-
-fn parse_chunk(sk: &str) -> Option<ChunkName> {
-    let mut fields = sk.strip_prefix(table::CHUNK_SK_PREFIX)?.splitn(3, '#');
-    let batch = fields.next()?.parse().ok()?;
-    let commit_id = fields.next()?.to_owned();
-    let index = fields.next()?.parse().ok()?;
-    Some(ChunkName { batch, commit_id, index })
-}
-
-fn parse_head(item: &Item) -> Result<HeadItem, String> {
-    let text_or_empty = |name: &str| match item.get(name) {
-        None => Ok(String::new()),
-        Some(AttributeValue::S(value)) => Ok(value.clone()),
-        Some(other) => Err(format!("{name} is {other:?}, not a string")),
-    };
-    let number_or = |name: &str, absent: Option<u64>| match (item.get(name), absent) {
-        (None, Some(absent)) => Ok(absent),
-        (None, None) => Err(format!("{name} is missing")),
-        (Some(AttributeValue::N(digits)), _) => {
-            digits.parse::<u64>().map_err(|_| format!("{name} is {digits}"))
-        }
-        (Some(other), _) => Err(format!("{name} is {other:?}, not a number")),
-    };
-    let bytes = |name: &str| match item.get(name) {
-        None => Ok(None),
-        Some(AttributeValue::B(blob)) => Ok(Some(blob.as_ref().to_vec())),
-        Some(other) => Err(format!("{name} is {other:?}, not binary")),
-    };
-    let narrow = |name: &str, n: u64| u32::try_from(n).map_err(|_| format!("{name} is {n}"));
-    let body = match (bytes(BODY)?, bytes(CHUNK_HASH)?) {
-        (None, None) => StoredBody::None,
-        (Some(body), None) => StoredBody::Inline(body),
-        (None, Some(hash)) => StoredBody::Chunked {
-            count: narrow(CHUNK_COUNT, number_or(CHUNK_COUNT, None)?)?,
-            hash: hash.try_into().map_err(|_| format!("{CHUNK_HASH} is not 32 bytes"))?,
-        },
-        (Some(_), Some(_)) => return Err(format!("it has both {BODY} and {CHUNK_HASH}")),
-    };
-    Ok(HeadItem {
-        epoch: number_or(table::HEAD_EPOCH, None)?,
-        owner: text_or_empty(OWNER)?,
-        cluster: text_or_empty(table::HEAD_CLUSTER)?,
-        batch: number_or(table::HEAD_BATCH, None)?,
-        commit_id: text_or_empty(COMMIT_ID)?,
-        version: narrow(VERSION, number_or(VERSION, Some(0))?)?,
-        spec_hash: text_or_empty(SPEC_HASH)?,
-        body,
-        starts: bytes(STARTS)?.unwrap_or_default(),
-        reset: bytes(table::HEAD_RESET)?,
-    })
 }

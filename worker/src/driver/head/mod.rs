@@ -1,24 +1,18 @@
-//! The head: one DynamoDB item per application, the only truth about what has been committed.
+//! The head as its driver keeps it: the conditional writes of the commit, and DynamoDB behind them.
 //!
-//! Promises: what is read is what a won write wrote, byte for byte, or it is refused (MR4006).
+//! Promises: what is read is what a won write wrote, byte for byte, or it is refused (MR4006). What
+//! a head holds and how it is packed stands in [`millrace_common::head`].
 //! Owned by the driver's `commit` module; nobody else in the worker writes it.
 //! Never does: decide anything about batches, uploads or epochs (see `commit::core`).
 
-mod codec;
 mod dynamodb;
-mod state;
 mod store;
-mod text;
 
-pub use self::codec::{
-    Body, CHUNK_BYTES, CodecError, HEAD_VERSION, INLINE_LIMIT, decode_body, decode_starts,
-    encode_body, encode_starts, hash_of,
+pub use millrace_common::head::{
+    Body, CHUNK_BYTES, ChunkName, CodecError, HEAD_VERSION, Head, HeadItem, PendingPart,
+    PendingUpload, Positions, ResetRequest, SourceStart, StartFrom, StoredBody, decode_body,
+    encode_body, encode_starts, place_body, unpack, unreadable,
 };
+
 pub use self::dynamodb::DynamoHeadStore;
-pub use self::state::{
-    Head, PendingPart, PendingUpload, Positions, ResetRequest, SourceStart, StartFrom,
-};
-pub use self::store::{
-    AcquireWrite, ChunkName, CommitWrite, HeadItem, HeadStore, StoreFailure, StoredBody,
-    WriteFailure, item_bytes, place_body, write_units,
-};
+pub use self::store::{AcquireWrite, CommitWrite, HeadStore, StoreFailure, WriteFailure};

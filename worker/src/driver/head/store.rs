@@ -7,49 +7,7 @@
 
 use async_trait::async_trait;
 use millrace_common::error::Error;
-
-use super::codec::{self, INLINE_LIMIT};
-
-/// A head as it is stored: what conditions speak of in the open, the rest packed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeadItem {
-    /// The attempt that owns the head.
-    pub epoch: u64,
-    /// The process of that attempt.
-    pub owner: String,
-    /// The cluster whose master may start drivers for it.
-    pub cluster: String,
-    /// The last committed batch; 0 before the first.
-    pub batch: u64,
-    /// Id of the commit that wrote the batch; empty before the first.
-    pub commit_id: String,
-    /// Version of the packing; 0 before the first commit.
-    pub version: u32,
-    /// Hash of the specification that computed the batch; empty before the first.
-    pub spec_hash: String,
-    /// Positions, pending uploads and state.
-    pub body: StoredBody,
-    /// Packed starts of the sources; empty when none was fixed.
-    pub starts: Vec<u8>,
-    /// The master's wish to begin elsewhere: an encoded `StartPosition`.
-    pub reset: Option<Vec<u8>>,
-}
-
-/// Where the packed body is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoredBody {
-    /// Nothing was committed yet.
-    None,
-    /// In the head's own item.
-    Inline(Vec<u8>),
-    /// In chunks of their own.
-    Chunked {
-        /// How many.
-        count: u32,
-        /// SHA-256 of all of them, one after the other.
-        hash: [u8; 32],
-    },
-}
+use millrace_common::head::{ChunkName, HEAD_VERSION, HeadItem, StoredBody};
 
 /// k0: take the head over, or make it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +53,7 @@ impl CommitWrite {
             cluster: before.cluster.clone(),
             batch: self.batch,
             commit_id: self.commit_id.clone(),
-            version: codec::HEAD_VERSION,
+            version: HEAD_VERSION,
             spec_hash: self.spec_hash.clone(),
             body: self.body.clone(),
             starts: self.starts.clone().unwrap_or_else(|| before.starts.clone()),
@@ -139,17 +97,6 @@ pub enum WriteFailure {
     Store(#[from] StoreFailure),
 }
 
-/// A chunk's place: which commit wrote it, and its index.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ChunkName {
-    /// Batch of the commit that wrote it.
-    pub batch: u64,
-    /// Id of that commit.
-    pub commit_id: String,
-    /// From 0.
-    pub index: u32,
-}
-
 /// The head of one application and its chunks.
 #[async_trait]
 pub trait HeadStore: Send + Sync + 'static {
@@ -173,52 +120,4 @@ pub trait HeadStore: Send + Sync + 'static {
 
     /// Every chunk of this application.
     async fn list_chunks(&self) -> Result<Vec<ChunkName>, StoreFailure>;
-}
-
-/// How a packed body is to be stored.
-#[must_use]
-pub fn place_body(packed: &[u8]) -> StoredBody {
-    if packed.len() <= INLINE_LIMIT {
-        return StoredBody::Inline(packed.to_vec());
-    }
-    let count = packed.len().div_ceil(codec::CHUNK_BYTES);
-    StoredBody::Chunked {
-        count: u32::try_from(count).unwrap_or(u32::MAX),
-        hash: codec::hash_of(packed),
-    }
-}
-
-/// Bytes that the item occupies in DynamoDB: names and values, as its capacity is charged.
-#[must_use]
-pub fn item_bytes(pk: &str, item: &HeadItem) -> usize {
-    // A number takes a byte for two digits and one more; a map three, and one per entry.
-    let number = |n: u64| n.to_string().len().div_ceil(2) + 1;
-    let body = match &item.body {
-        StoredBody::None => 0,
-        StoredBody::Inline(bytes) => "body".len() + bytes.len(),
-        StoredBody::Chunked { count, hash } => {
-            "chunk_count".len() + number(u64::from(*count)) + "chunk_hash".len() + hash.len()
-        }
-    };
-    let texts = [
-        ("pk", pk),
-        ("sk", "head"),
-        ("owner", &item.owner),
-        ("cluster", &item.cluster),
-        ("commit_id", &item.commit_id),
-        ("spec_hash", &item.spec_hash),
-    ];
-    let numbers =
-        [("epoch", item.epoch), ("batch", item.batch), ("version", u64::from(item.version))];
-    texts.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>()
-        + numbers.iter().map(|(name, n)| name.len() + number(*n)).sum::<usize>()
-        + body
-        + if item.starts.is_empty() { 0 } else { "starts".len() + item.starts.len() }
-        + item.reset.as_ref().map_or(0, |reset| "reset".len() + reset.len())
-}
-
-/// Write units of a write that leaves this item behind: one per KiB, rounded up.
-#[must_use]
-pub fn write_units(pk: &str, item: &HeadItem) -> usize {
-    item_bytes(pk, item).div_ceil(1024)
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_common::position::{Position, SEQUENCE_NUMBER_BYTES, SequenceNumber, ShardKey};
+use crate::position::{Position, SEQUENCE_NUMBER_BYTES, SequenceNumber, ShardKey};
 use prost::Message;
 use sha2::{Digest, Sha256};
 

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::driver::head::{CommitWrite, HeadItem, StoredBody, place_body, write_units};
+use crate::head::{HeadItem, StoredBody, place_body, write_units};
 
 fn shard_id() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -216,28 +216,18 @@ fn busy_head(shards: u64, files: u64) -> HeadItem {
             open_shards: (0..shards).map(|n| format!("shardId-{n:012}")).collect(),
         },
     };
-    let before = HeadItem {
+    HeadItem {
         epoch: 12,
         owner: "67e55044-10b1-426f-9247-bb680e5fe0c8".into(),
         cluster: "production".into(),
-        batch: 123_455,
-        commit_id: String::new(),
-        version: HEAD_VERSION,
-        spec_hash: String::new(),
-        body: StoredBody::None,
-        starts: encode_starts(&BTreeMap::from([("logs".to_owned(), start)])),
-        reset: None,
-    };
-    CommitWrite {
-        epoch: 12,
         batch: 123_456,
         commit_id: "0d9f3f6e-6d8c-4dbb-8f0e-2b1b8f3c9a11".into(),
+        version: HEAD_VERSION,
         spec_hash: format!("{:064x}", 7),
         body: place_body(&encode_body(&body)),
-        starts: None,
-        clears_reset: false,
+        starts: encode_starts(&BTreeMap::from([("logs".to_owned(), start)])),
+        reset: None,
     }
-    .applied_to(&before)
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_common::position::{Position, ShardKey};
+use crate::position::{Position, ShardKey};
 
 /// Progress of every shard that has an entry, by (source, stream ARN, creation time, shard).
 pub type Positions = BTreeMap<ShardKey, Position>;
