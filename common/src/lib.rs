@@ -10,6 +10,7 @@ pub mod error;
 pub mod head;
 pub mod id;
 pub mod position;
+pub mod random;
 pub mod resources;
 pub mod retry;
 pub mod rpc;

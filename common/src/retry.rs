@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::random;
+
 /// Delays that double from `base` to `max`, each shortened by up to half at random so that many
 /// callers do not come back at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,16 +33,8 @@ impl Backoff {
     /// The same delay with a random number of this thread's.
     #[must_use]
     pub fn random_delay(self, failures: u32) -> Duration {
-        self.delay(failures, random_unit())
+        self.delay(failures, random::unit())
     }
-}
-
-/// A random number in `0.0..1.0`, good enough for jitter.
-#[must_use]
-pub fn random_unit() -> f64 {
-    let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
-    // The upper 32 bits of a version 4 UUID are random.
-    f64::from((high >> 32) as u32) / (f64::from(u32::MAX) + 1.0)
 }
 
 /// Calls `attempt` until it succeeds, `retryable` says no, or `tries` (at least 1) are used up;

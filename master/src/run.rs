@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::{Actor as _, Addr};
 use millrace_common::clock::SharedClock;
 use millrace_common::error::{Code, Error};
+use millrace_common::random;
 use millrace_common::rpc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -121,7 +122,7 @@ impl Master {
         let mut min_term = 0;
         while !shutdown.is_cancelled() {
             let standby = Campaign::new(
-                uuid::Uuid::new_v4().to_string(),
+                random::uuid().to_string(),
                 self.place.clone(),
                 self.address.clone(),
                 min_term,

@@ -10,6 +10,7 @@ use actix::{Actor, Addr};
 use millrace_common::application::ApplicationSpec;
 use millrace_common::error::{Code, Error};
 use millrace_common::id::ContainerId;
+use millrace_common::random;
 use millrace_common::rpc;
 use millrace_proto::v1;
 use millrace_proto::v1::driver_command::Body as Command;
@@ -94,7 +95,7 @@ struct Driver {
     cancel: CancellationToken,
     master: MasterHandle,
     commands: mpsc::Receiver<Command>,
-    incoming: Option<tonic::transport::server::TcpIncoming>,
+    incoming: Option<rpc::Incoming>,
 }
 
 /// The actors of a driver at work, and what they show.
@@ -186,7 +187,7 @@ impl Driver {
             application: self.spec.name.clone(),
             cluster: self.launch.cluster.clone(),
             epoch: self.launch.epoch,
-            owner: uuid::Uuid::new_v4().to_string(),
+            owner: random::uuid().to_string(),
             head_expected: self.launch.head_expected,
         };
         let (heads, uploads) = (self.world.heads.clone(), self.world.uploads.clone());

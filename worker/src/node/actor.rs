@@ -12,6 +12,7 @@ use futures::future::{BoxFuture, OptionFuture};
 use millrace_common::clock::SharedClock;
 use millrace_common::error::{Code, Error};
 use millrace_common::id::ContainerId;
+use millrace_common::random;
 use millrace_common::retry::Backoff;
 use millrace_proto::v1::{
     ContainerExit, ContainerStatus, LaunchContext, LogChunk, NodeCommand, NodeHeartbeat,
@@ -65,7 +66,7 @@ pub async fn run(
     let (tell, events) = mpsc::channel(EVENTS_CAPACITY);
     let node = Node {
         node_id,
-        instance_id: uuid::Uuid::new_v4().to_string(),
+        instance_id: random::uuid().to_string(),
         config,
         program,
         clock,

@@ -38,7 +38,7 @@ impl Session {
             )
         };
         let open = async {
-            let channel = rpc::endpoint(&master)?.connect().await.map_err(|error| {
+            let channel = rpc::connect(&master).await.map_err(|error| {
                 Error::new(
                     Code::MasterUnreachable,
                     format!("{peer} can not be reached"),

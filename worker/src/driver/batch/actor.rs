@@ -11,7 +11,7 @@ use actix::prelude::*;
 use millrace_common::clock::SharedClock;
 use millrace_common::error::Error;
 use millrace_common::id::{BlockId, ContainerId};
-use millrace_common::retry::random_unit;
+use millrace_common::random;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -122,7 +122,7 @@ impl Batches {
 
     fn event(&mut self, event: Event, ctx: &mut Context<Self>) {
         let now = self.setup.clock.monotonic();
-        for effect in self.core.on(event, now, random_unit()) {
+        for effect in self.core.on(event, now, random::unit()) {
             self.perform(effect, ctx);
         }
         let in_flight = self.core.is_in_flight();
@@ -197,7 +197,7 @@ impl Batches {
         let facts = RunFacts {
             batch: making.batch(),
             epoch: self.setup.epoch,
-            run: uuid::Uuid::new_v4(),
+            run: random::uuid(),
             cut_ms: making.cut_ms(),
             deadline: self.setup.deadline,
         };

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use millrace_common::clock::SharedClock;
+use millrace_common::random;
 use millrace_common::retry::Backoff;
 use uuid::Uuid;
 
@@ -29,7 +30,7 @@ impl Pace {
         Self {
             clock,
             sleep: Arc::new(|pause| Box::pin(tokio::time::sleep(pause))),
-            uuids: Arc::new(Uuid::new_v4),
+            uuids: Arc::new(random::uuid),
         }
     }
 

@@ -18,7 +18,6 @@ use millrace_proto::v1::executor_message::Body;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::actor::{Beat, Closed, Executors, FromExecutor, Register, Report};
@@ -49,7 +48,7 @@ impl Service {
     /// When the listener breaks.
     pub async fn serve(
         self,
-        incoming: TcpIncoming,
+        incoming: rpc::Incoming,
         stop: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
         let service = DriverServiceServer::new(self)

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use millrace_common::position::{Position, SequenceNumber};
-use millrace_common::retry::random_unit;
+use millrace_common::random;
 use millrace_common::{Code, Error};
 use millrace_proto::v1::{self, executor_message, shard_trouble};
 use tokio::sync::{mpsc, oneshot};
@@ -351,7 +351,7 @@ impl ShardReader {
 
     fn failed(&mut self, failure: &CallFailure) -> Heard<()> {
         let now = self.begun.elapsed();
-        self.core.failed(now, failure.kind, random_unit());
+        self.core.failed(now, failure.kind, random::unit());
         tracing::debug!(shard = %self.assignment.shard, error = %failure.error, "call failed");
         let since = *self.failing_since.get_or_insert(now);
         let kind = match failure.kind {

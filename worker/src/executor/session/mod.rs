@@ -9,7 +9,7 @@ pub mod core;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_common::retry::random_unit;
+use millrace_common::random;
 use millrace_common::{Error, rpc};
 use millrace_proto::v1::driver_service_client::DriverServiceClient;
 use millrace_proto::v1::{
@@ -77,7 +77,7 @@ impl Session {
         let mut sequence = 0;
         loop {
             let Some(loss) = self.connection(&mut core, &mut sequence).await else { return };
-            match core.lost(begun.elapsed(), loss, random_unit()) {
+            match core.lost(begun.elapsed(), loss, random::unit()) {
                 Next::Again(delay) => tokio::time::sleep(delay).await,
                 Next::GiveUp(error) => {
                     // Nobody listens any more: then nobody needs to know.
@@ -150,8 +150,7 @@ impl Session {
     ) -> Result<Streaming<ExecutorCommand>, Loss> {
         let peer = format!("the driver at {}", self.driver);
         let connect = async {
-            let endpoint = rpc::endpoint(&self.driver).map_err(Loss::Broken)?;
-            let channel = endpoint.connect().await.map_err(|error| {
+            let channel = rpc::connect(&self.driver).await.map_err(|error| {
                 Loss::Broken(Error::internal(format!("{peer} can not be reached")).caused_by(error))
             })?;
             let mut client = DriverServiceClient::new(channel)

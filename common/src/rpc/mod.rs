@@ -1,13 +1,15 @@
 //! gRPC between Millrace's processes: listeners that set TCP_NODELAY, channels with deadlines.
-//!
-//! `serve_with_incoming` takes the sockets as they are, so the option must be set here: without it
-//! an exchange waits for delayed acknowledgements (40 to 180 ms).
+
+mod network;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Endpoint};
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+pub use self::network::{Connection, Incoming, Io, Network, simulate};
 
 use crate::error::{Code, Error};
 
@@ -27,8 +29,8 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// # Errors
 /// [`Code::PortInUse`] when another process listens there, [`Code::InvalidValue`] for an address
 /// that can not be listened on.
-pub async fn bind(address: &str) -> Result<(TcpIncoming, SocketAddr), Error> {
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {
+pub async fn bind(address: &str) -> Result<(Incoming, SocketAddr), Error> {
+    network::bind(address).await.map_err(|error| {
         if error.kind() == std::io::ErrorKind::AddrInUse {
             Error::new(
                 Code::PortInUse,
@@ -42,11 +44,7 @@ pub async fn bind(address: &str) -> Result<(TcpIncoming, SocketAddr), Error> {
                 "give a host of this machine and a port, as 127.0.0.1:7070",
             )
         }
-    })?;
-    let local = listener
-        .local_addr()
-        .map_err(|error| Error::internal("a listener has no address").caused_by(error))?;
-    Ok((TcpIncoming::from(listener).with_nodelay(Some(true)), local))
+    })
 }
 
 /// An endpoint with Millrace's deadlines. `address` is `host:port` or an `http://` URL.
@@ -77,7 +75,42 @@ pub fn endpoint(address: &str) -> Result<Endpoint, Error> {
 /// # Errors
 /// As [`endpoint`].
 pub fn connect_lazy(address: &str) -> Result<Channel, Error> {
-    Ok(endpoint(address)?.connect_lazy())
+    let endpoint = endpoint(address)?;
+    Ok(match network::simulated() {
+        Some(network) => endpoint.connect_with_connector_lazy(connector(network)),
+        None => endpoint.connect_lazy(),
+    })
+}
+
+/// A channel that is connected.
+///
+/// # Errors
+/// As [`endpoint`], and [`Code::Internal`] when nobody can be reached there; the caller knows whom
+/// it wanted to reach, and says so.
+pub async fn connect(address: &str) -> Result<Channel, Error> {
+    let endpoint = endpoint(address)?;
+    let connected = match network::simulated() {
+        Some(network) => endpoint.connect_with_connector(connector(network)).await,
+        None => endpoint.connect().await,
+    };
+    connected
+        .map_err(|error| Error::internal(format!("{address} can not be reached")).caused_by(error))
+}
+
+fn connector(
+    network: Arc<dyn Network>,
+) -> impl tower::Service<
+    Uri,
+    Response = TokioIo<Connection>,
+    Error = std::io::Error,
+    Future = impl Future<Output = std::io::Result<TokioIo<Connection>>> + Send,
+> + Send
++ 'static {
+    tower::service_fn(move |uri: Uri| {
+        let address = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let connecting = network.connect(address);
+        async move { connecting.await.map(TokioIo::new) }
+    })
 }
 
 /// A tonic server with Millrace's keep-alive.
