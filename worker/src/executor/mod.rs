@@ -7,11 +7,12 @@
 
 pub mod block_store;
 pub mod compute;
-mod process;
+pub mod process;
 pub mod receiver;
 pub mod session;
 pub mod sink;
 pub mod task;
+pub mod world;
 
 use std::process::ExitCode;
 

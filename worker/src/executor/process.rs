@@ -1,15 +1,11 @@
-//! The life of an executor process: set up, act on the driver's commands, end.
+//! The life of an executor: set up, act on the driver's commands, end.
 //!
 //! Promises: whatever ends (session, server, a receiver that can not be kept alive, a signal) ends
-//! the process with one reason. Owned by [`super::main`].
+//! the executor with one reason. Owned by [`super::main`].
 
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millrace_common::aws::{AwsSettings, Clients};
-use millrace_common::resources::ByteSize;
 use millrace_common::{Code, Error, rpc, shutdown};
 use millrace_proto::v1::{
     self, ExecutorHeartbeat, ExecutorRegister, LaunchContext, executor_command, executor_message,
@@ -18,20 +14,17 @@ use millrace_sql::scan::block::BlockId;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
-use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
-use super::block_store::{BlockStore, Budgets};
-use super::compute::ComputePool;
+use super::block_store::BlockStore;
 use super::receiver::host::ReceiverHost;
-use super::receiver::kinesis::SdkKinesis;
 use super::receiver::pace::Paces;
 use super::receiver::reread::reread;
-use super::receiver::shared::{BlockNames, Outbox, Shared, Tempo, source_rules};
+use super::receiver::shared::{BlockNames, Outbox, Shared, source_rules};
 use super::session::core::GRACE;
 use super::session::{Session, SessionEvent};
-use super::sink::S3Store;
-use super::task::{TaskOptions, Tasks};
+use super::world::{Engine, World};
 
 /// Messages to the driver that may wait: a second's worth of a busy executor. What does not fit is
 /// said again later.
@@ -40,38 +33,38 @@ const OUTBOX_MAX: usize = 256;
 const EVENTS_MAX: usize = 256;
 /// Blocks that are read again at once: each holds room that receivers wait for.
 const REREADS_MAX: usize = 4;
-/// Share of the container's memory that queries may hold; blocks have 30 %, the rest is for answers
-/// in flight, parts of uploads and the process itself.
-const QUERY_MEMORY_PERCENT: u64 = 40;
 /// How often receivers are looked after.
 const TEND_EVERY: Duration = Duration::from_millis(200);
 
-/// Runs until the driver ends the executor.
+/// Runs until the driver ends the executor, or a signal does.
 pub(super) async fn run(launch: LaunchContext) -> Result<(), Error> {
-    let clients = clients(&launch).await?;
-    let sources = source_rules(launch.spec.as_ref().unwrap_or(&v1::ApplicationSpec::default()));
-    let store = open_store(&launch, sources.values().any(|rules| rules.may_spill))?;
-    let cores = usize::try_from(launch.resources.unwrap_or_default().cores).unwrap_or(1);
-    let pool = Arc::new(
-        ComputePool::start(cores)
-            .map_err(|error| Error::internal("no compute threads").caused_by(error))?,
-    );
-    let tasks = tasks(&launch, &clients, &pool, &store)?;
-    let (mut server, address) = serve(&launch.host, &tasks).await?;
+    let world = World::real(&launch).await?;
     let signal = shutdown::on_signal()
         .map_err(|error| Error::internal("signals can not be heard").caused_by(error))?;
+    live(launch, world, signal).await
+}
 
+/// The executor of this container in `world`, until its driver or `kill` ends it. To be called where
+/// actors can be started.
+///
+/// # Errors
+/// Whatever ended it, unless its driver or `kill` did.
+pub async fn live(
+    launch: LaunchContext,
+    world: World,
+    kill: CancellationToken,
+) -> Result<(), Error> {
+    let (mut server, address) = serve(&launch.host, world.engine.as_ref()).await?;
     let (outbox, outbox_inbox) = mpsc::channel(OUTBOX_MAX);
     let (events_out, mut events) = mpsc::channel(EVENTS_MAX);
-    let tempo = tempo();
     let shared = Arc::new(Shared {
-        kinesis: Arc::new(SdkKinesis::new(clients.kinesis)),
-        store: store.clone(),
+        kinesis: world.kinesis,
+        store: world.store.clone(),
         outbox: Outbox::new(outbox),
         names: BlockNames::new(launch.container_id.as_str()),
-        paces: Paces::new(tempo.call_interval),
-        limits: tempo.limits,
-        sources,
+        paces: Paces::new(world.tempo.call_interval),
+        limits: world.tempo.limits,
+        sources: source_rules(launch.spec.as_ref().unwrap_or(&v1::ApplicationSpec::default())),
         io: Handle::current(),
         books: Mutex::default(),
     });
@@ -79,17 +72,16 @@ pub(super) async fn run(launch: LaunchContext) -> Result<(), Error> {
         driver: launch.driver_address.clone(),
         grace: GRACE,
         register: register(&launch, &address, Arc::clone(&shared)),
-        heartbeat: heartbeat(store, pool),
+        heartbeat: heartbeat(world.store, Arc::clone(&world.engine)),
         outbox: outbox_inbox,
         events: events_out,
     };
     // Its end is heard through the events.
-    session
-        .start()
-        .map_err(|error| Error::internal("no session thread can be started").caused_by(error))?;
-    tracing::info!(container = %launch.container_id, %address, cores, "executor started");
+    (world.start_session)(session)
+        .map_err(|error| Error::internal("the session can not be started").caused_by(error))?;
+    tracing::info!(container = %launch.container_id, %address, "executor started");
 
-    let mut executor = Executor::new(shared, tasks);
+    let mut executor = Executor::new(shared, world.engine);
     let mut tend = tokio::time::interval(TEND_EVERY);
     let end = loop {
         tokio::select! {
@@ -108,70 +100,25 @@ pub(super) async fn run(launch: LaunchContext) -> Result<(), Error> {
             },
             Some(done) = executor.rereads.join_next() => executor.reread_ended(done),
             ended = &mut server => break Err(server_error(ended)),
-            () = signal.cancelled() => {
-                tracing::info!("told to end by a signal");
+            () = kill.cancelled() => {
+                tracing::info!("told to end");
                 break Ok(());
             }
         }
     };
     executor.host.stop();
-    executor.tasks.cancel_all();
+    executor.engine.cancel_all();
     server.abort();
     end
-}
-
-async fn clients(launch: &LaunchContext) -> Result<Clients, Error> {
-    let aws = launch.spec.as_ref().and_then(|spec| spec.aws.clone()).unwrap_or_default();
-    Clients::load(&AwsSettings {
-        region: Some(aws.region).filter(|text| !text.is_empty()),
-        endpoint: Some(aws.endpoint).filter(|text| !text.is_empty()),
-    })
-    .await
-}
-
-fn open_store(launch: &LaunchContext, spills: bool) -> Result<BlockStore, Error> {
-    let memory = ByteSize::bytes(launch.resources.unwrap_or_default().memory_bytes);
-    let budgets = Budgets::of_container(memory, spills);
-    BlockStore::open(Path::new(&launch.work_dir).join("blocks"), budgets)
-}
-
-/// The engine's part. Queries may hold [`QUERY_MEMORY_PERCENT`] of the container's memory and spill
-/// what is above.
-fn tasks(
-    launch: &LaunchContext,
-    clients: &Clients,
-    pool: &Arc<ComputePool>,
-    store: &BlockStore,
-) -> Result<Tasks, Error> {
-    let spill_dir = Path::new(&launch.work_dir).join("queries");
-    std::fs::create_dir_all(&spill_dir).map_err(|error| {
-        Error::new(
-            Code::DirectoryUnusable,
-            format!("{} can not be made", spill_dir.display()),
-            "make the work directory writable, or choose another --work-dir",
-        )
-        .caused_by(error)
-    })?;
-    let memory = launch.resources.unwrap_or_default().memory_bytes / 100 * QUERY_MEMORY_PERCENT;
-    Tasks::new(TaskOptions {
-        io: Handle::current(),
-        pool: Arc::clone(pool),
-        arbiter: actix::System::current().arbiter().clone(),
-        blocks: Arc::new(store.clone()),
-        store: Arc::new(S3Store::new(clients.clone())),
-        memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
-        spill_dir,
-    })
-    .map_err(|error| Error::internal("the engine can not be set up").caused_by(error))
 }
 
 type Server = JoinHandle<Result<(), tonic::transport::Error>>;
 
 /// The executor's own server: what the driver and other executors ask of its tasks.
-async fn serve(host: &str, tasks: &Tasks) -> Result<(Server, String), Error> {
+async fn serve(host: &str, engine: &dyn Engine) -> Result<(Server, String), Error> {
     let (incoming, address) = rpc::bind(&format!("{host}:0")).await?;
     let mut routes = RoutesBuilder::default();
-    tasks.add_services(&mut routes);
+    engine.add_services(&mut routes);
     let server = rpc::server().add_routes(routes.routes()).serve_with_incoming(incoming);
     // The host's name as the node gave it: others may not reach what it resolves to here.
     Ok((tokio::spawn(server), format!("{host}:{}", address.port())))
@@ -181,18 +128,18 @@ async fn serve(host: &str, tasks: &Tasks) -> Result<(Server, String), Error> {
 struct Executor {
     host: ReceiverHost,
     shared: Arc<Shared>,
-    tasks: Tasks,
+    engine: Arc<dyn Engine>,
     rereads: JoinSet<()>,
     /// Re-reads that wait for one of [`REREADS_MAX`] to end; at most one per block of a batch.
     waiting: Vec<v1::RereadBlock>,
 }
 
 impl Executor {
-    fn new(shared: Arc<Shared>, tasks: Tasks) -> Self {
+    fn new(shared: Arc<Shared>, engine: Arc<dyn Engine>) -> Self {
         Self {
             host: ReceiverHost::new(Arc::clone(&shared)),
             shared,
-            tasks,
+            engine,
             rereads: JoinSet::new(),
             waiting: Vec::new(),
         }
@@ -222,7 +169,7 @@ impl Executor {
                 Ok(())
             }
             Body::Cancel(cancel) => {
-                let num_tasks = self.tasks.cancel(&cancel.run_id);
+                let num_tasks = self.engine.cancel(&cancel.run_id);
                 tracing::info!(run = %cancel.run_id, num_tasks, "a run is cancelled");
                 Ok(())
             }
@@ -264,14 +211,6 @@ impl Executor {
     }
 }
 
-/// `MILLRACE_KINESIS_LIMITS=off` is for emulators that have none; a real stream would throttle.
-fn tempo() -> Tempo {
-    match std::env::var("MILLRACE_KINESIS_LIMITS").as_deref() {
-        Ok("off") => Tempo::UNLIMITED,
-        _ => Tempo::KINESIS,
-    }
-}
-
 fn register(
     launch: &LaunchContext,
     address: &str,
@@ -297,48 +236,16 @@ fn register(
 
 fn heartbeat(
     store: BlockStore,
-    pool: Arc<ComputePool>,
+    engine: Arc<dyn Engine>,
 ) -> Arc<dyn Fn(u64) -> ExecutorHeartbeat + Send + Sync> {
-    let busy = BusyCores::new(pool);
     Arc::new(move |sequence| ExecutorHeartbeat {
         sequence,
-        cores_busy: busy.since_last(),
+        cores_busy: engine.busy_cores(),
         block_bytes: store.block_bytes(),
         disk_bytes: store.usage().disk_bytes,
         rss_bytes: resident_bytes().unwrap_or(0),
         over_budget: store.is_over_budget(),
     })
-}
-
-/// How many compute threads were at work since the last question.
-struct BusyCores {
-    pool: Arc<ComputePool>,
-    begun: Instant,
-    asked_ns: AtomicU64,
-    busy_ns: AtomicU64,
-}
-
-impl BusyCores {
-    fn new(pool: Arc<ComputePool>) -> Self {
-        Self {
-            pool,
-            begun: Instant::now(),
-            asked_ns: AtomicU64::new(0),
-            busy_ns: AtomicU64::new(0),
-        }
-    }
-
-    fn since_last(&self) -> u32 {
-        let metrics = self.pool.handle().metrics();
-        let busy: Duration =
-            (0..self.pool.threads()).map(|thread| metrics.worker_total_busy_duration(thread)).sum();
-        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let (busy, now) = (nanos(busy), nanos(self.begun.elapsed()));
-        let worked = busy.saturating_sub(self.busy_ns.swap(busy, Ordering::Relaxed));
-        let passed = now.saturating_sub(self.asked_ns.swap(now, Ordering::Relaxed)).max(1);
-        // Half a core's work and more counts as a core.
-        u32::try_from((worked + passed / 2) / passed).unwrap_or(u32::MAX)
-    }
 }
 
 /// Resident memory of this process; none where the system does not tell.

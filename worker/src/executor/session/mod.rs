@@ -71,7 +71,8 @@ impl Session {
             .spawn(move || runtime.block_on(self.run()))
     }
 
-    async fn run(mut self) {
+    /// Keeps the session up, here; ends as [`Session::start`] says.
+    pub async fn run(mut self) {
         let begun = Instant::now();
         let mut core = SessionCore::new(begun.elapsed(), self.grace);
         let mut sequence = 0;

@@ -1,0 +1,199 @@
+//! Everything outside the process that an executor touches, behind traits, so that a whole executor
+//! can run in a simulation.
+//!
+//! Promises: the real ones are made in one place. Never does: decide.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use millrace_common::aws::{AwsSettings, Clients};
+use millrace_common::resources::ByteSize;
+use millrace_common::{Code, Error};
+use millrace_proto::v1::{self, LaunchContext};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tonic::service::RoutesBuilder;
+
+use super::block_store::{BlockStore, Budgets};
+use super::compute::ComputePool;
+use super::receiver::kinesis::{Kinesis, SdkKinesis};
+use super::receiver::shared::{Tempo, source_rules};
+use super::session::Session;
+use super::sink::S3Store;
+use super::task::{TaskOptions, Tasks};
+
+/// Share of the container's memory that queries may hold; blocks have 30 %, the rest is for answers
+/// in flight, parts of uploads and the process itself.
+const QUERY_MEMORY_PERCENT: u64 = 40;
+
+/// What computes.
+pub trait Engine: Send + Sync + 'static {
+    /// Adds what the driver and other executors call.
+    fn add_services(&self, routes: &mut RoutesBuilder);
+
+    /// Ends the tasks of a run; how many there were.
+    fn cancel(&self, run: &str) -> usize;
+
+    /// Ends all tasks.
+    fn cancel_all(&self);
+
+    /// Compute threads at work since the last question.
+    fn busy_cores(&self) -> u32;
+}
+
+/// What the executor touches.
+#[derive(Clone)]
+pub struct World {
+    /// Kinesis.
+    pub kinesis: Arc<dyn Kinesis>,
+    /// How fast it may be read.
+    pub tempo: Tempo,
+    /// Memory and disk for blocks.
+    pub store: BlockStore,
+    /// DataFusion and S3.
+    pub engine: Arc<dyn Engine>,
+    /// Starts the session with the driver; its end is heard through its events.
+    pub start_session: fn(Session) -> std::io::Result<()>,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World").field("tempo", &self.tempo).finish_non_exhaustive()
+    }
+}
+
+impl World {
+    /// The real world of a container. To be called inside an actix system.
+    ///
+    /// # Errors
+    /// When no AWS region is set, the work directory can not be used, or no thread can be started.
+    pub async fn real(launch: &LaunchContext) -> Result<Self, Error> {
+        let clients = clients(launch).await?;
+        let store = open_store(launch)?;
+        let cores = usize::try_from(launch.resources.unwrap_or_default().cores).unwrap_or(1);
+        let pool = Arc::new(
+            ComputePool::start(cores)
+                .map_err(|error| Error::internal("no compute threads").caused_by(error))?,
+        );
+        let tasks = tasks(launch, &clients, &pool, &store)?;
+        Ok(Self {
+            kinesis: Arc::new(SdkKinesis::new(clients.kinesis)),
+            tempo: tempo(),
+            store,
+            engine: Arc::new(RealEngine { tasks, busy: BusyCores::new(pool) }),
+            start_session: |session| session.start().map(drop),
+        })
+    }
+}
+
+async fn clients(launch: &LaunchContext) -> Result<Clients, Error> {
+    let aws = launch.spec.as_ref().and_then(|spec| spec.aws.clone()).unwrap_or_default();
+    Clients::load(&AwsSettings {
+        region: Some(aws.region).filter(|text| !text.is_empty()),
+        endpoint: Some(aws.endpoint).filter(|text| !text.is_empty()),
+    })
+    .await
+}
+
+fn open_store(launch: &LaunchContext) -> Result<BlockStore, Error> {
+    let sources = source_rules(launch.spec.as_ref().unwrap_or(&v1::ApplicationSpec::default()));
+    let spills = sources.values().any(|rules| rules.may_spill);
+    let memory = ByteSize::bytes(launch.resources.unwrap_or_default().memory_bytes);
+    let budgets = Budgets::of_container(memory, spills);
+    BlockStore::open(Path::new(&launch.work_dir).join("blocks"), budgets)
+}
+
+/// The engine's part. Queries may hold [`QUERY_MEMORY_PERCENT`] of the container's memory and spill
+/// what is above.
+fn tasks(
+    launch: &LaunchContext,
+    clients: &Clients,
+    pool: &Arc<ComputePool>,
+    store: &BlockStore,
+) -> Result<Tasks, Error> {
+    let spill_dir = Path::new(&launch.work_dir).join("queries");
+    std::fs::create_dir_all(&spill_dir).map_err(|error| {
+        Error::new(
+            Code::DirectoryUnusable,
+            format!("{} can not be made", spill_dir.display()),
+            "make the work directory writable, or choose another --work-dir",
+        )
+        .caused_by(error)
+    })?;
+    let memory = launch.resources.unwrap_or_default().memory_bytes / 100 * QUERY_MEMORY_PERCENT;
+    Tasks::new(TaskOptions {
+        io: Handle::current(),
+        pool: Arc::clone(pool),
+        arbiter: actix::System::current().arbiter().clone(),
+        blocks: Arc::new(store.clone()),
+        store: Arc::new(S3Store::new(clients.clone())),
+        memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
+        spill_dir,
+    })
+    .map_err(|error| Error::internal("the engine can not be set up").caused_by(error))
+}
+
+/// `MILLRACE_KINESIS_LIMITS=off` is for emulators that have none; a real stream would throttle.
+fn tempo() -> Tempo {
+    match std::env::var("MILLRACE_KINESIS_LIMITS").as_deref() {
+        Ok("off") => Tempo::UNLIMITED,
+        _ => Tempo::KINESIS,
+    }
+}
+
+struct RealEngine {
+    tasks: Tasks,
+    busy: BusyCores,
+}
+
+impl Engine for RealEngine {
+    fn add_services(&self, routes: &mut RoutesBuilder) {
+        self.tasks.add_services(routes);
+    }
+
+    fn cancel(&self, run: &str) -> usize {
+        self.tasks.cancel(run)
+    }
+
+    fn cancel_all(&self) {
+        self.tasks.cancel_all();
+    }
+
+    fn busy_cores(&self) -> u32 {
+        self.busy.since_last()
+    }
+}
+
+/// How many compute threads were at work since the last question.
+struct BusyCores {
+    pool: Arc<ComputePool>,
+    begun: Instant,
+    asked_ns: AtomicU64,
+    busy_ns: AtomicU64,
+}
+
+impl BusyCores {
+    fn new(pool: Arc<ComputePool>) -> Self {
+        Self {
+            pool,
+            begun: Instant::now(),
+            asked_ns: AtomicU64::new(0),
+            busy_ns: AtomicU64::new(0),
+        }
+    }
+
+    fn since_last(&self) -> u32 {
+        let metrics = self.pool.handle().metrics();
+        let busy: Duration =
+            (0..self.pool.threads()).map(|thread| metrics.worker_total_busy_duration(thread)).sum();
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let (busy, now) = (nanos(busy), nanos(self.begun.elapsed()));
+        let worked = busy.saturating_sub(self.busy_ns.swap(busy, Ordering::Relaxed));
+        let passed = now.saturating_sub(self.asked_ns.swap(now, Ordering::Relaxed)).max(1);
+        // Half a core's work and more counts as a core.
+        u32::try_from((worked + passed / 2) / passed).unwrap_or(u32::MAX)
+    }
+}
