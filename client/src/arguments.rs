@@ -65,6 +65,9 @@ pub(crate) enum Command {
     Init(Init),
     /// Make the next start of a stopped application begin somewhere else.
     Reset(Reset),
+    /// Look at what failed runs of an application left open in S3, and abort it.
+    #[command(subcommand)]
+    Uploads(Uploads),
     /// Run a cluster on this machine.
     #[command(subcommand)]
     Local(Local),
@@ -175,6 +178,26 @@ pub(crate) struct Reset {
     /// Where to begin: earliest, latest, or a time as 2026-11-22T10:00:00Z.
     #[arg(long, value_parser = parse_start)]
     pub(crate) to: StartPosition,
+    /// Do not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Uploads {
+    /// List the open multipart uploads of an application, and what may become of each.
+    List(Named),
+    /// Abort those that no commit names and none ever can.
+    Gc(UploadsGc),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UploadsGc {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Only show what would be aborted.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Do not ask.
     #[arg(long)]
     pub(crate) yes: bool,

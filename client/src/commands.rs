@@ -3,6 +3,7 @@
 mod applications;
 mod batches;
 mod completion;
+mod confirm;
 mod end;
 mod explain;
 mod init;
@@ -13,7 +14,9 @@ mod objects;
 mod produce;
 mod reset;
 mod status;
+mod subject;
 mod submit;
+mod uploads;
 mod wait;
 
 use millrace_client::Client;
@@ -38,6 +41,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
         Command::Explain(command) => explain::run(output, &command).await,
         Command::Init(command) => init::run(output, &command).await,
         Command::Reset(command) => reset::run(global, output, &command).await,
+        Command::Uploads(command) => uploads::run(global, output, &command).await,
         Command::Local(command) => local::run(output, command).await,
         Command::Produce(command) => produce::run(output, command).await,
         Command::Ls(command) => objects::ls(output, &command.path).await,

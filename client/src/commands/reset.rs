@@ -3,11 +3,9 @@
 //!
 //! Promises: asks first on a terminal; without one it does nothing unless `--yes` is given.
 
-use std::io::{BufRead, IsTerminal, Write};
-
-use millrace_common::error::{Code, Error};
 use serde_json::json;
 
+use super::confirm::confirm;
 use super::master;
 use crate::arguments::{Global, Reset};
 use crate::ended::Outcome;
@@ -17,7 +15,10 @@ pub(super) async fn run(global: &Global, output: &Output, command: &Reset) -> Ou
     let name = &command.named.name;
     let to = command.to.to_string();
     if !command.yes {
-        confirm(name, &to)?;
+        let consequence = format!(
+            "{name} gives up its positions and begins at {to}: records may be read again or never"
+        );
+        confirm(&format!("resetting {name} to {to}"), &consequence)?;
     }
     let client = master(global).await?;
     let batch = client.reset(name, command.to.to_proto()).await?;
@@ -25,30 +26,4 @@ pub(super) async fn run(global: &Global, output: &Output, command: &Reset) -> Ou
     output.result(&value, || {
         format!("{name}: the positions of batch {batch} are given up; the next start is at {to}")
     })
-}
-
-fn confirm(name: &str, to: &str) -> Result<(), Error> {
-    let refused = |what: String| {
-        Error::new(Code::NotConfirmed, what, "give --yes if you are sure; nothing was changed")
-    };
-    if !std::io::stdin().is_terminal() {
-        return Err(refused(format!(
-            "resetting {name} to {to} gives up its positions and needs a confirmation, and there \
-             is no terminal to ask on"
-        )));
-    }
-    let mut terminal = std::io::stderr().lock();
-    let asked = write!(
-        terminal,
-        "{name} gives up its positions and begins at {to}: records may be read again or never. \
-         Go on? [y/N] "
-    )
-    .and_then(|()| terminal.flush());
-    let mut answer = String::new();
-    let read = asked.and_then(|()| std::io::stdin().lock().read_line(&mut answer));
-    match read {
-        Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
-        Ok(_) => Err(refused(format!("resetting {name} was not confirmed"))),
-        Err(error) => Err(refused(format!("the terminal can not be asked: {error}"))),
-    }
 }

@@ -6,6 +6,7 @@
 
 mod codec;
 mod item;
+mod orphan;
 mod read;
 mod state;
 mod text;
@@ -18,6 +19,7 @@ pub use self::item::{
     ChunkName, HeadItem, Item, StoredBody, attribute, item_bytes, parse_chunk_data, parse_head,
     place_body, unpack, unreadable, write_units,
 };
+pub use self::orphan::{Fate, RunOrder, fate, run_of_key};
 pub use self::read::read;
 pub use self::state::{
     Head, PendingPart, PendingUpload, Positions, ResetRequest, SourceStart, StartFrom,
