@@ -7,6 +7,12 @@ use std::fmt::Write as _;
 pub const WORD_COUNT: &str = "SELECT word, count(*) AS n FROM \
     (SELECT unnest(string_to_array(line, ' ')) AS word FROM logs) GROUP BY word";
 
+/// Every record of a source of format `bytes` by its name, with a hash of its payload: what
+/// [`checker`](crate::checker) holds against the stream.
+pub const EVERY_RECORD: &str = "SELECT 'logs' AS source, _shard_id AS shard, \
+    _sequence_number AS seq, _sub_sequence_number AS sub, encode(sha256(data), 'hex') AS sha256 \
+    FROM logs";
+
 /// What an application file says; [`File::default`] is a word count that fits on any test cluster.
 #[derive(Clone, Debug)]
 pub struct File {
@@ -30,6 +36,8 @@ pub struct File {
     pub start: &'static str,
     /// Receivers as TOML: `"per_executor"`, `"per_shard"` or a number.
     pub receivers: &'static str,
+    /// Format of the records.
+    pub format: &'static str,
     /// The query.
     pub sql: &'static str,
     /// `s3://bucket/prefix/`.
@@ -51,6 +59,7 @@ impl Default for File {
             stream: "lines",
             start: "earliest",
             receivers: "\"per_executor\"",
+            format: "text",
             sql: WORD_COUNT,
             path: "s3://results/word-count/",
             sink: "",
@@ -59,6 +68,19 @@ impl Default for File {
 }
 
 impl File {
+    /// The application whose output can be checked record by record: it has no shuffle and takes
+    /// any payload.
+    #[must_use]
+    pub fn every_record() -> Self {
+        Self {
+            name: "every-record",
+            format: "bytes",
+            sql: EVERY_RECORD,
+            path: "s3://results/every-record/",
+            ..Self::default()
+        }
+    }
+
     /// The file's text.
     #[must_use]
     pub fn toml(&self) -> String {
@@ -75,7 +97,7 @@ impl File {
              [env]\n{env}\n\
              [batch]\ninterval = {interval}\n\n\
              [source.logs]\ntype = \"kinesis\"\nstream = {stream}\nstart = {start}\n\
-             receivers = {receivers}\nformat = \"text\"\n\n\
+             receivers = {receivers}\nformat = {format}\n\n\
              [query]\nsql = {sql}\n\n\
              [sink]\ntype = \"s3\"\npath = {path}\n{sink}\n",
             name = quoted(self.name),
@@ -87,6 +109,7 @@ impl File {
             stream = quoted(self.stream),
             start = quoted(self.start),
             receivers = self.receivers,
+            format = quoted(self.format),
             sql = quoted(self.sql),
             path = quoted(self.path),
             sink = self.sink,

@@ -314,6 +314,15 @@ impl Cluster {
         .await;
     }
 
+    /// Waits until the application has committed a batch of this number or a later one.
+    ///
+    /// # Panics
+    /// When that does not come, or the application ends before.
+    pub async fn wait_for_batch(&self, name: &str, batch: u64) {
+        let what = format!("batch {batch} is committed");
+        self.wait_for_report(name, &what, |report| report.batch >= batch).await;
+    }
+
     /// Waits until no container of this cluster runs.
     ///
     /// # Panics

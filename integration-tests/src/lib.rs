@@ -4,10 +4,12 @@
 //! A test starts a judge ([`emulator`] or [`ministack`]), a [`cluster::Cluster`] on top of it, and
 //! talks to both as users do: with the `millrace` command, the gRPC API and the AWS SDKs. The
 //! harness builds no binary and computes no expected result with the code under test: references
-//! come from the Python programs in `reference/`.
+//! come from the Python programs in `reference/`, and from the streams themselves as [`checker`]
+//! reads them.
 
 pub mod application;
 pub mod aws;
+pub mod checker;
 pub mod cluster;
 pub mod command;
 pub mod dataset;
