@@ -27,7 +27,8 @@ pub(crate) struct Arguments {
 /// Flags of every command.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
-    /// Address of the master, as host:port or http://host:port.
+    /// Address of the master, as host:port or http://host:port; of several masters, separated by
+    /// commas, the one that leads is found.
     #[arg(
         long,
         global = true,
@@ -59,6 +60,9 @@ pub(crate) enum Command {
     Logs(Logs),
     /// List the nodes of the cluster.
     Nodes,
+    /// Take a node out of use, or back into it.
+    #[command(subcommand)]
+    Node(Node),
     /// Check an application file and print the plan of its query; needs no cluster.
     Explain(FileAndSettings),
     /// Make the cluster's DynamoDB table.
@@ -162,6 +166,31 @@ pub(crate) struct Logs {
     /// Go on as lines come, until the containers end.
     #[arg(long)]
     pub(crate) follow: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// Move everything off a node and start nothing there, until it is undrained.
+    Drain(Drain),
+    /// Let a node take containers again.
+    Undrain {
+        /// Name of the node.
+        #[arg(value_name = "NODE")]
+        node: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// Name of the node.
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
+    /// End what is left on the node after this long, whether there is room elsewhere or not.
+    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// Return at once instead of waiting until nothing runs on the node.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Debug, Args)]

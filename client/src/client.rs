@@ -1,12 +1,11 @@
 //! The calls of `ClientService`, one function each.
 //!
 //! Promises: a master that can not be reached is reported within [`REACH_DEADLINE`] by its address;
-//! a call that is not answered ends at its own deadline. Calls that only read may be repeated by
-//! the caller; a call that changes something is sent once, and when its answer is lost the error
-//! says how to find out what became of it.
+//! a call that is not answered ends at its own deadline. When the lead has moved on, the leading
+//! master is found. A call that changes something is sent again only after a refusal; when its
+//! answer is lost the error says how to find out what became of it.
 //! Owned by whoever makes it; clones share one connection.
 
-use std::future::Future;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -17,67 +16,37 @@ use millrace_proto::v1::client_service_client::ClientServiceClient;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-/// How long it may take to find out that a master can not be reached.
-pub const REACH_DEADLINE: Duration = Duration::from_millis(2_500);
+pub use crate::link::REACH_DEADLINE;
+use crate::link::{Link, explain, unreachable};
+
+type Master = ClientServiceClient<Channel>;
+
 /// How long a call that changes something may take: the master writes to DynamoDB with retries.
 pub const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
 /// Batches asked for when the caller wants all that the master remembers.
 pub const BATCHES_MAX: u32 = 1_000;
 
-/// A cluster's master, as seen from outside.
+/// How often a call that changes nothing is tried: with the leader that is known, and with the one
+/// that is found when it fails.
+const TRIES: u32 = 2;
+
+/// A cluster's leading master, as seen from outside.
 #[derive(Clone, Debug)]
 pub struct Client {
-    inner: ClientServiceClient<Channel>,
-    address: String,
+    link: Link,
 }
 
 impl Client {
-    /// Connects to the master at `address` (`host:port` or an `http://` URL) and asks it who it is.
+    /// Finds the leading master among `masters` (`host:port` or an `http://` URL, of several
+    /// separated by commas) and connects to it.
     ///
     /// # Errors
-    /// [`Code::MasterUnreachable`] within [`REACH_DEADLINE`]; [`Code::InvalidValue`] for text that
-    /// is no address.
-    pub async fn connect(address: &str) -> Result<Self> {
-        let (client, _) = Self::connect_and_greet(address).await?;
+    /// [`Code::MasterUnreachable`] within [`REACH_DEADLINE`] for each; [`Code::NotLeader`] when none
+    /// leads for long; [`Code::InvalidValue`] for text that is no address.
+    pub async fn connect(masters: &str) -> Result<Self> {
+        let client = Self { link: Link::new(masters)? };
+        client.link.leader().await?;
         Ok(client)
-    }
-
-    /// As [`Client::connect`], with what the master said of its cluster.
-    ///
-    /// # Errors
-    /// As [`Client::connect`].
-    pub async fn connect_and_greet(address: &str) -> Result<(Self, v1::GetClusterResponse)> {
-        let endpoint = rpc::endpoint(address)?;
-        let greet = async {
-            let channel = endpoint
-                .connect()
-                .await
-                .map_err(|error| unreachable(address, &deepest_cause(&error)))?;
-            let inner = ClientServiceClient::new(channel)
-                .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(rpc::MESSAGE_BYTES_MAX);
-            let client = Self { inner, address: address.to_owned() };
-            let cluster = client
-                .inner
-                .clone()
-                .get_cluster(v1::GetClusterRequest {})
-                .await
-                .map_err(|status| client.explain(&status))?;
-            Ok((client, cluster.into_inner()))
-        };
-        match tokio::time::timeout(REACH_DEADLINE, greet).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(unreachable(
-                address,
-                &format!("no answer within {} ms", REACH_DEADLINE.as_millis()),
-            )),
-        }
-    }
-
-    /// The address this client talks to, as it was given.
-    #[must_use]
-    pub fn address(&self) -> &str {
-        &self.address
     }
 
     /// The cluster's name, version and table.
@@ -85,8 +54,8 @@ impl Client {
     /// # Errors
     /// The master's, or that it can not be reached.
     pub async fn cluster(&self) -> Result<v1::GetClusterResponse> {
-        let mut inner = self.inner.clone();
-        self.read(inner.get_cluster(v1::GetClusterRequest {})).await
+        let request = v1::GetClusterRequest {};
+        self.read(async |mut master| master.get_cluster(request).await).await
     }
 
     /// Every node the master knows.
@@ -94,8 +63,8 @@ impl Client {
     /// # Errors
     /// The master's, or that it can not be reached.
     pub async fn nodes(&self) -> Result<Vec<v1::Node>> {
-        let mut inner = self.inner.clone();
-        Ok(self.read(inner.list_nodes(v1::ListNodesRequest {})).await?.nodes)
+        let request = v1::ListNodesRequest {};
+        Ok(self.read(async |mut master| master.list_nodes(request).await).await?.nodes)
     }
 
     /// Hands in an application.
@@ -105,9 +74,10 @@ impl Client {
     /// reached.
     pub async fn submit(&self, spec: v1::ApplicationSpec) -> Result<v1::SubmitApplicationResponse> {
         let name = spec.name.clone();
-        let mut inner = self.inner.clone();
         let request = v1::SubmitApplicationRequest { spec: Some(spec) };
-        self.change(&name, inner.submit_application(request)).await
+        let look = format!("millrace status {name}");
+        let call = async |mut master: Master| master.submit_application(request.clone()).await;
+        self.change(&look, call).await
     }
 
     /// Every application the master knows.
@@ -115,9 +85,9 @@ impl Client {
     /// # Errors
     /// The master's, or that it can not be reached.
     pub async fn applications(&self) -> Result<Vec<v1::Application>> {
-        let mut inner = self.inner.clone();
         let request = v1::ListApplicationsRequest {};
-        Ok(self.read(inner.list_applications(request)).await?.applications)
+        let call = async |mut master: Master| master.list_applications(request).await;
+        Ok(self.read(call).await?.applications)
     }
 
     /// One application with its containers.
@@ -128,13 +98,13 @@ impl Client {
         &self,
         name: &str,
     ) -> Result<(v1::Application, Vec<v1::ContainerStatus>)> {
-        let mut inner = self.inner.clone();
         let request = v1::GetApplicationRequest { name: name.to_owned() };
-        let answer = self.read(inner.get_application(request)).await?;
+        let call = async |mut master: Master| master.get_application(request.clone()).await;
+        let answer = self.read(call).await?;
         let application = answer.application.ok_or_else(|| {
             Error::new(
                 Code::Protocol,
-                format!("the master at {} answers without the application", self.address),
+                "the master answers without the application",
                 "see whether client and master are of one version",
             )
         })?;
@@ -146,9 +116,9 @@ impl Client {
     /// # Errors
     /// The master's, or that it can not be reached.
     pub async fn containers(&self, application: &str) -> Result<Vec<v1::Container>> {
-        let mut inner = self.inner.clone();
         let request = v1::ListContainersRequest { application: application.to_owned() };
-        Ok(self.read(inner.list_containers(request)).await?.containers)
+        let call = async |mut master: Master| master.list_containers(request.clone()).await;
+        Ok(self.read(call).await?.containers)
     }
 
     /// The newest `limit` batches of an application (at most [`BATCHES_MAX`]), oldest first.
@@ -156,10 +126,10 @@ impl Client {
     /// # Errors
     /// [`Code::UnknownApplication`], or that the master can not be reached.
     pub async fn batches(&self, name: &str, limit: u32) -> Result<Vec<v1::Batch>> {
-        let mut inner = self.inner.clone();
         let limit = limit.min(BATCHES_MAX);
         let request = v1::ListBatchesRequest { name: name.to_owned(), limit };
-        let mut batches = self.read(inner.list_batches(request)).await?.batches;
+        let call = async |mut master: Master| master.list_batches(request.clone()).await;
+        let mut batches = self.read(call).await?.batches;
         batches.sort_by_key(|batch| batch.number);
         Ok(batches)
     }
@@ -175,11 +145,10 @@ impl Client {
         drain: bool,
         deadline: Option<Duration>,
     ) -> Result<v1::ApplicationState> {
-        let mut inner = self.inner.clone();
-        let deadline_ms =
-            deadline.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX).max(1));
+        let deadline_ms = deadline.map_or(0, deadline_ms);
         let request = v1::StopApplicationRequest { name: name.to_owned(), drain, deadline_ms };
-        Ok(self.change(name, inner.stop_application(request)).await?.state())
+        let call = async |mut master: Master| master.stop_application(request.clone()).await;
+        Ok(self.change(&format!("millrace status {name}"), call).await?.state())
     }
 
     /// Ends an application's containers now; its open batch is given up.
@@ -187,9 +156,9 @@ impl Client {
     /// # Errors
     /// The master's refusal, or that it can not be reached.
     pub async fn kill(&self, name: &str) -> Result<v1::ApplicationState> {
-        let mut inner = self.inner.clone();
         let request = v1::KillApplicationRequest { name: name.to_owned() };
-        Ok(self.change(name, inner.kill_application(request)).await?.state())
+        let call = async |mut master: Master| master.kill_application(request.clone()).await;
+        Ok(self.change(&format!("millrace status {name}"), call).await?.state())
     }
 
     /// Makes the next start of an application begin at `to` instead of its positions; gives the
@@ -198,9 +167,9 @@ impl Client {
     /// # Errors
     /// [`Code::WrongState`] while an attempt is alive, or that the master can not be reached.
     pub async fn reset(&self, name: &str, to: v1::StartPosition) -> Result<u64> {
-        let mut inner = self.inner.clone();
         let request = v1::ResetApplicationRequest { name: name.to_owned(), to: Some(to) };
-        Ok(self.change(name, inner.reset_application(request)).await?.batch)
+        let call = async |mut master: Master| master.reset_application(request.clone()).await;
+        Ok(self.change(&format!("millrace status {name}"), call).await?.batch)
     }
 
     /// The logs of one container, or of every container of the application when `container` is
@@ -215,91 +184,110 @@ impl Client {
         container: Option<&str>,
         follow: bool,
     ) -> Result<impl Stream<Item = Result<v1::LogLines>> + use<>> {
-        let mut inner = self.inner.clone();
         let request = v1::ReadLogsRequest {
             application: application.to_owned(),
             container_id: container.unwrap_or_default().to_owned(),
             follow,
         };
-        let lines = self.read(inner.read_logs(request)).await?;
-        let client = self.clone();
-        Ok(lines.map(move |piece| piece.map_err(|status| client.explain(&status))))
+        let call = async |mut master: Master| master.read_logs(request.clone()).await;
+        let lines = self.read(call).await?;
+        let address = self.link.leader().await?.address;
+        Ok(lines.map(move |piece| piece.map_err(|status| explain(&address, &status))))
     }
 
-    /// A call that changes nothing.
+    /// Empties a node and keeps it empty; what is left after `deadline` is ended.
+    ///
+    /// # Errors
+    /// [`Code::UnknownNode`], or that the master can not be reached.
+    pub async fn drain(&self, node: &str, deadline: Option<Duration>) -> Result<v1::Node> {
+        let request = v1::DrainNodeRequest {
+            node_id: node.to_owned(),
+            deadline_ms: deadline.map_or(0, deadline_ms),
+        };
+        let call = async |mut master: Master| master.drain_node(request.clone()).await;
+        Ok(self.change("millrace nodes", call).await?.node.unwrap_or_default())
+    }
+
+    /// Lets a node take containers again.
+    ///
+    /// # Errors
+    /// [`Code::UnknownNode`], or that the master can not be reached.
+    pub async fn undrain(&self, node: &str) -> Result<()> {
+        let request = v1::UndrainNodeRequest { node_id: node.to_owned() };
+        let call = async |mut master: Master| master.undrain_node(request.clone()).await;
+        self.change("millrace nodes", call).await.map(drop)
+    }
+
+    /// A call that changes nothing: when its master does not lead or answer any more, it is sent to
+    /// the one that does.
     async fn read<T>(
         &self,
-        call: impl Future<Output = Result<Response<T>, Status>>,
+        call: impl AsyncFn(Master) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
-        match tokio::time::timeout(rpc::CALL_TIMEOUT, call).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(self.explain(&status)),
-            Err(_) => Err(unreachable(
-                &self.address,
-                &format!("no answer within {} s", rpc::CALL_TIMEOUT.as_secs()),
-            )),
+        let mut tries = 0;
+        loop {
+            let leader = self.link.leader().await?;
+            let answer = tokio::time::timeout(rpc::CALL_TIMEOUT, call(leader.inner.clone())).await;
+            let error = match answer {
+                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Err(status)) => explain(&leader.address, &status),
+                Err(_) => {
+                    let why = format!("no answer within {} s", rpc::CALL_TIMEOUT.as_secs());
+                    unreachable(&leader.address, &why)
+                }
+            };
+            tries += 1;
+            if !is_elsewhere(&error) {
+                return Err(error);
+            }
+            self.link.lose(&leader, error.leader()).await;
+            if tries >= TRIES {
+                return Err(error);
+            }
         }
     }
 
-    /// A call that changes something of the application `name`: sent once.
+    /// A call that changes something: sent again only when a master has refused it because it does
+    /// not lead. `look` is the command that shows what became of it.
     async fn change<T>(
         &self,
-        name: &str,
-        call: impl Future<Output = Result<Response<T>, Status>>,
+        look: &str,
+        call: impl AsyncFn(Master) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
-        match tokio::time::timeout(CHANGE_DEADLINE, call).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(self.explain(&status)),
-            Err(_) => Err(Error::new(
-                Code::MasterUnreachable,
-                format!(
-                    "the master at {} has not answered within {} s; it may have done what was asked",
-                    self.address,
-                    CHANGE_DEADLINE.as_secs()
+        let mut tries = 0;
+        loop {
+            let leader = self.link.leader().await?;
+            let answer = tokio::time::timeout(CHANGE_DEADLINE, call(leader.inner.clone())).await;
+            let error = match answer {
+                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Err(status)) => explain(&leader.address, &status),
+                Err(_) => Error::new(
+                    Code::MasterUnreachable,
+                    format!(
+                        "the master at {} has not answered within {} s; it may have done what was \
+                         asked",
+                        leader.address,
+                        CHANGE_DEADLINE.as_secs()
+                    ),
+                    format!("look with `{look}` before you ask again"),
                 ),
-                format!("look with `millrace status {name}` before you ask again"),
-            )),
-        }
-    }
-
-    /// A status as an error: the master's own words where it sent them, else what the connection
-    /// met.
-    fn explain(&self, status: &Status) -> Error {
-        if std::error::Error::source(status).is_some() {
-            return unreachable(&self.address, &deepest_cause(status));
-        }
-        let error = Error::from_status(&format!("the master at {}", self.address), status);
-        match (error.code(), status.code()) {
-            (Code::Protocol, tonic::Code::Internal | tonic::Code::Unimplemented) => Error::new(
-                Code::MasterUnreachable,
-                format!(
-                    "what listens on {} does not answer as a Millrace master: {}",
-                    self.address,
-                    status.message()
-                ),
-                "name the master's address with --master or MILLRACE_MASTER",
-            ),
-            _ => error,
+            };
+            tries += 1;
+            if is_elsewhere(&error) {
+                self.link.lose(&leader, error.leader()).await;
+            }
+            if error.code() != Code::NotLeader || tries >= TRIES {
+                return Err(error);
+            }
         }
     }
 }
 
-/// The error for a master that does not answer.
-fn unreachable(address: &str, why: &str) -> Error {
-    Error::new(
-        Code::MasterUnreachable,
-        format!("the master at {address} can not be reached: {why}"),
-        "start it (`millrace local up` starts a local cluster), or name another with --master or \
-         MILLRACE_MASTER",
-    )
+/// True when another master may have to be asked.
+fn is_elsewhere(error: &Error) -> bool {
+    matches!(error.code(), Code::NotLeader | Code::MasterUnreachable)
 }
 
-/// The text at the bottom of a chain of causes: "Connection refused (os error 111)" instead of
-/// "transport error".
-fn deepest_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut deepest = error;
-    while let Some(cause) = deepest.source() {
-        deepest = cause;
-    }
-    deepest.to_string()
+fn deadline_ms(deadline: Duration) -> u64 {
+    u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).max(1)
 }

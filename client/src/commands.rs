@@ -22,7 +22,7 @@ mod wait;
 use millrace_client::Client;
 use millrace_common::aws::{AwsSettings, Clients};
 
-use crate::arguments::{Arguments, Command, Global};
+use crate::arguments::{Arguments, Command, Global, Node};
 use crate::ended::Outcome;
 use crate::output::Output;
 
@@ -38,6 +38,8 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
         Command::Kill(command) => end::kill(global, output, &command.name).await,
         Command::Logs(command) => logs::run(global, output, &command).await,
         Command::Nodes => nodes::run(global, output).await,
+        Command::Node(Node::Drain(command)) => nodes::drain(global, output, &command).await,
+        Command::Node(Node::Undrain { node }) => nodes::undrain(global, output, &node).await,
         Command::Explain(command) => explain::run(output, &command).await,
         Command::Init(command) => init::run(output, &command).await,
         Command::Reset(command) => reset::run(global, output, &command).await,

@@ -6,6 +6,7 @@
 //! Never does: keep state between calls, talk to workers or drivers, or print.
 
 pub mod client;
+mod link;
 pub mod view;
 
 pub use client::Client;

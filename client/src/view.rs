@@ -325,8 +325,12 @@ pub struct NodeView {
     pub node_id: String,
     /// Where its containers can be reached.
     pub host: String,
-    /// `alive`, `suspect` or `lost`.
+    /// `alive`, `draining`, `drained`, `suspect` or `lost`.
     pub state: String,
+    /// What its drain waits for, empty when it waits for nothing.
+    pub reason: String,
+    /// When its drain ends what is left.
+    pub drain_deadline_ms: Option<i64>,
     /// Cores it offers.
     pub cores: u32,
     /// Cores that are granted.
@@ -358,9 +362,13 @@ impl NodeView {
                 v1::NodeState::Alive => "alive",
                 v1::NodeState::Suspect => "suspect",
                 v1::NodeState::Lost => "lost",
+                v1::NodeState::Draining => "draining",
+                v1::NodeState::Drained => "drained",
                 v1::NodeState::Unspecified => "unknown",
             }
             .to_owned(),
+            reason: node.reason.clone(),
+            drain_deadline_ms: known(node.drain_deadline_ms),
             cores: offered.cores,
             cores_used: used.cores,
             memory_bytes: offered.memory_bytes,

@@ -67,6 +67,8 @@ codes! {
     StaleTerm = "MR2009", FailedPrecondition, "A message carries an older leadership term";
     Protocol = "MR2010", InvalidArgument, "A peer speaks the protocol wrongly";
     DriverUnreachable = "MR2011", Unavailable, "The driver of an executor can not be reached";
+    NotLeader = "MR2012", Unavailable, "The master that was asked does not lead";
+    UnknownNode = "MR2013", NotFound, "No node of this name is known";
     TableMissing = "MR3001", FailedPrecondition, "The DynamoDB table does not exist";
     StreamMissing = "MR3002", FailedPrecondition, "The Kinesis stream does not exist";
     BucketMissing = "MR3003", FailedPrecondition, "The S3 bucket does not exist";
@@ -107,6 +109,7 @@ pub struct Error {
     code: Code,
     message: String,
     next_move: String,
+    leader: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -117,7 +120,22 @@ impl Error {
     /// An error; `message` says what happened to which thing, `next_move` what to do about it.
     /// Neither ends with a full stop.
     pub fn new(code: Code, message: impl Into<String>, next_move: impl Into<String>) -> Self {
-        Self { code, message: message.into(), next_move: next_move.into(), source: None }
+        let (message, next_move) = (message.into(), next_move.into());
+        Self { code, message, next_move, leader: None, source: None }
+    }
+
+    /// The refusal of a master that does not lead; `leader` is the one that does, as `host:port`,
+    /// when that is known.
+    #[must_use]
+    pub fn not_leader(leader: Option<&str>) -> Self {
+        let message = match leader {
+            Some(leader) => format!("this master does not lead its cluster: {leader} does"),
+            None => "this master does not lead its cluster, and knows none that does".to_owned(),
+        };
+        let next = "ask the leading master, or try again in some seconds; give all masters with \
+                    --master a,b or MILLRACE_MASTER";
+        let leader = leader.map(str::to_owned);
+        Self { leader, ..Self::new(Code::NotLeader, message, next) }
     }
 
     /// A defect of Millrace itself.
@@ -153,6 +171,12 @@ impl Error {
         &self.next_move
     }
 
+    /// The leading master that a refusal names, as `host:port`.
+    #[must_use]
+    pub fn leader(&self) -> Option<&str> {
+        self.leader.as_deref()
+    }
+
     /// The error as it crosses a process border.
     #[must_use]
     pub fn to_failure(&self) -> v1::Failure {
@@ -167,20 +191,23 @@ impl Error {
             code: self.code.as_str().to_owned(),
             message,
             next_move: self.next_move.clone(),
+            leader: self.leader.clone().unwrap_or_default(),
         }
     }
 
     /// The error that a peer sent. An unknown code is kept as [`Code::Internal`] with its text.
     #[must_use]
     pub fn from_failure(failure: v1::Failure) -> Self {
-        match Code::parse(&failure.code) {
+        let leader = Some(failure.leader).filter(|leader| !leader.is_empty());
+        let error = match Code::parse(&failure.code) {
             Some(code) => Self::new(code, failure.message, failure.next_move),
             None => Self::new(
                 Code::Internal,
                 format!("{} {}", failure.code, failure.message),
                 failure.next_move,
             ),
-        }
+        };
+        Self { leader, ..error }
     }
 
     /// The error as a gRPC status.
@@ -263,6 +290,15 @@ mod tests {
         assert_eq!(back.code(), Code::NameInUse);
         assert_eq!(back.message(), "word-count is running: why");
         assert_eq!(back.next_move(), "stop it first");
+    }
+
+    #[test]
+    fn a_refusal_names_the_leader_across_the_border() {
+        let error = Error::not_leader(Some("10.0.0.6:7070"));
+        let back = Error::from_status("the master", &error.to_status());
+        assert_eq!((back.code(), back.leader()), (Code::NotLeader, Some("10.0.0.6:7070")));
+        let back = Error::from_status("the master", &Error::not_leader(None).to_status());
+        assert_eq!(back.leader(), None);
     }
 
     #[test]

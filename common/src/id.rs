@@ -84,6 +84,14 @@ string_id!(
     RunId
 );
 
+impl ContainerId {
+    /// The number of an executor within its attempt; none for a driver.
+    #[must_use]
+    pub fn executor_number(&self) -> Option<u32> {
+        self.as_str().rsplit_once("-e")?.1.parse().ok()
+    }
+}
+
 /// Longest application name in bytes: it is part of object keys and of container ids.
 pub const APPLICATION_NAME_MAX: usize = 63;
 
@@ -158,5 +166,7 @@ mod tests {
         let name: ApplicationName = "word-count".parse().unwrap();
         assert_eq!(name.driver_id(2).as_str(), "word-count-a2-driver");
         assert_eq!(name.executor_id(2, 7).as_str(), "word-count-a2-e7");
+        assert_eq!(name.executor_id(2, 7).executor_number(), Some(7));
+        assert_eq!(name.driver_id(2).executor_number(), None);
     }
 }

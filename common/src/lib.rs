@@ -6,9 +6,11 @@ pub mod aws;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod exit;
 #[cfg(feature = "head")]
 pub mod head;
 pub mod id;
+pub mod masters;
 pub mod position;
 pub mod random;
 pub mod resources;

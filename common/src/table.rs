@@ -74,6 +74,12 @@ pub fn node_sk(node_id: &str) -> String {
     format!("node#{node_id}")
 }
 
+/// Range key of the order to drain a node.
+#[must_use]
+pub fn drain_sk(node_id: &str) -> String {
+    format!("drain#{node_id}")
+}
+
 /// Makes the table if it is not there and waits until it is active. True when it was made now.
 ///
 /// # Errors

@@ -85,6 +85,42 @@ impl Endpoint {
                 .build(),
         )
     }
+
+    /// Puts `lines` into `stream`, spread over its shards by their content, each once: the failed
+    /// part of an answer is put again.
+    ///
+    /// # Panics
+    /// When a line can not be put within the deadline.
+    pub async fn put_lines(&self, stream: &str, lines: &[String]) {
+        let kinesis = self.kinesis();
+        for (index, part) in lines.chunks(500).enumerate() {
+            let mut open: Vec<_> =
+                part.iter().enumerate().map(|(i, line)| (index * 500 + i, line)).collect();
+            within(Duration::from_secs(60), "the lines are put", async || {
+                let entries = open.iter().map(|(key, line)| {
+                    aws_sdk_kinesis::types::PutRecordsRequestEntry::builder()
+                        .partition_key(key.to_string())
+                        .data(aws_sdk_kinesis::primitives::Blob::new(line.as_bytes()))
+                        .build()
+                        .expect("key and data are set")
+                });
+                let answer = kinesis
+                    .put_records()
+                    .stream_name(stream)
+                    .set_records(Some(entries.collect()))
+                    .send()
+                    .await
+                    .map_err(|error| format!("{error:?}"))?;
+                let failed: Vec<_> = (open.iter().zip(answer.records()))
+                    .filter(|(_, result)| result.error_code().is_some())
+                    .map(|(entry, _)| *entry)
+                    .collect();
+                open = failed;
+                if open.is_empty() { Ok(()) } else { Err(format!("{} failed", open.len())) }
+            })
+            .await;
+        }
+    }
 }
 
 /// A running judge: an AWS surface of its own, ended when dropped.
@@ -145,40 +181,12 @@ impl Aws {
         made.unwrap_or_else(|error| panic!("create bucket {bucket}: {error:?}"));
     }
 
-    /// Puts `lines` into `stream`, spread over its shards by their content, each once: the failed
-    /// part of an answer is put again.
+    /// As [`Endpoint::put_lines`].
     ///
     /// # Panics
     /// When a line can not be put within the deadline.
     pub async fn put_lines(&self, stream: &str, lines: &[String]) {
-        let kinesis = self.endpoint.kinesis();
-        for (index, part) in lines.chunks(500).enumerate() {
-            let mut open: Vec<_> =
-                part.iter().enumerate().map(|(i, line)| (index * 500 + i, line)).collect();
-            within(Duration::from_secs(60), "the lines are put", async || {
-                let entries = open.iter().map(|(key, line)| {
-                    aws_sdk_kinesis::types::PutRecordsRequestEntry::builder()
-                        .partition_key(key.to_string())
-                        .data(aws_sdk_kinesis::primitives::Blob::new(line.as_bytes()))
-                        .build()
-                        .expect("key and data are set")
-                });
-                let answer = kinesis
-                    .put_records()
-                    .stream_name(stream)
-                    .set_records(Some(entries.collect()))
-                    .send()
-                    .await
-                    .map_err(|error| format!("{error:?}"))?;
-                let failed: Vec<_> = (open.iter().zip(answer.records()))
-                    .filter(|(_, result)| result.error_code().is_some())
-                    .map(|(entry, _)| *entry)
-                    .collect();
-                open = failed;
-                if open.is_empty() { Ok(()) } else { Err(format!("{} failed", open.len())) }
-            })
-            .await;
-        }
+        self.endpoint.put_lines(stream, lines).await;
     }
 
     /// Puts an object.

@@ -5,6 +5,8 @@
 //! nothing true about ten of them. Dropping the cluster ends its processes by their ids, waits for
 //! the containers that they leave to end by themselves, and fails the test when one does not.
 
+mod start;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
@@ -17,12 +19,13 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 use tonic::transport::Channel;
 
+use self::start::{client_of, init_table, owned, spawn_master, start_judge, start_master};
 use crate::application::File;
 use crate::aws::{Aws, Endpoint};
 use crate::command::{Output, base_environment, binary, run};
 use crate::eventually::{self, PATIENCE, within};
 use crate::objects;
-use crate::processes::{self, Process, port_of};
+use crate::processes::{self, Process};
 
 /// Held by the one cluster that runs.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -63,7 +66,11 @@ pub struct Cluster {
     pub workers: Vec<Process>,
     /// Where the master listens.
     pub address: SocketAddr,
+    /// Masters that stand by, and where they listen.
+    pub standbys: Vec<(Process, SocketAddr)>,
     directory: TempDir,
+    master_environment: Vec<(String, String)>,
+    worker_sizes: Vec<NodeSize>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -73,14 +80,39 @@ impl Cluster {
     /// # Panics
     /// When something does not come up.
     pub async fn start(judge: &Judge, nodes: &[NodeSize]) -> Self {
+        Self::start_with(judge, nodes, &[]).await
+    }
+
+    /// As [`Cluster::start`], with more in the master's environment, as
+    /// `MILLRACE_MASTER_LOST_AFTER`.
+    ///
+    /// # Panics
+    /// When something does not come up.
+    pub async fn start_with(
+        judge: &Judge,
+        nodes: &[NodeSize],
+        master_environment: &[(&str, &str)],
+    ) -> Self {
         let turn = TURN.lock().await;
         let directory = tempfile::tempdir().expect("the temporary directory can be written to");
         let (aws, caller) = start_judge(judge, directory.path()).await;
         init_table(&aws.endpoint).await;
+        let mut environment = caller.environment();
+        environment.extend(owned(master_environment));
         let (master, address) =
-            start_master("test", "127.0.0.1:0", &caller, directory.path()).await;
-        let workers = Vec::new();
-        let mut cluster = Self { aws, caller, master, workers, address, directory, _turn: turn };
+            start_master("test", "127.0.0.1:0", &environment, directory.path()).await;
+        let mut cluster = Self {
+            aws,
+            caller,
+            master,
+            workers: Vec::new(),
+            address,
+            standbys: Vec::new(),
+            directory,
+            master_environment: environment,
+            worker_sizes: Vec::new(),
+            _turn: turn,
+        };
         for node in nodes {
             cluster.add_worker(*node, &[]);
         }
@@ -90,12 +122,23 @@ impl Cluster {
 
     /// Starts one more worker with `extra` in its own environment; it registers by itself.
     pub fn add_worker(&mut self, size: NodeSize, extra: &[(&str, &str)]) {
-        let name = format!("node-{}", self.workers.len() + 1);
+        let process = self.spawn_worker(self.workers.len(), size, extra);
+        self.workers.push(process);
+        self.worker_sizes.push(size);
+    }
+
+    /// Starts the worker of this index again, under its old name, after it was ended.
+    pub fn restart_worker(&mut self, index: usize, extra: &[(&str, &str)]) {
+        self.workers[index] = self.spawn_worker(index, self.worker_sizes[index], extra);
+    }
+
+    fn spawn_worker(&self, index: usize, size: NodeSize, extra: &[(&str, &str)]) -> Process {
+        let name = format!("node-{}", index + 1);
         let work = self.path().join(&name);
         let arguments: Vec<String> = [
             "node",
             "--master",
-            &self.address.to_string(),
+            &self.masters(),
             "--node-id",
             &name,
             "--host",
@@ -110,10 +153,9 @@ impl Cluster {
         .map(str::to_owned)
         .to_vec();
         let mut environment = self.caller.environment();
-        environment.extend(extra.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+        environment.extend(owned(extra));
         let worker = binary("millrace-worker");
-        let process = Process::spawn(&name, &worker, &arguments, &environment, self.path());
-        self.workers.push(process);
+        Process::spawn(&name, &worker, &arguments, &environment, self.path())
     }
 
     /// Waits until exactly `num` nodes are alive.
@@ -150,19 +192,62 @@ impl Cluster {
     /// Starts the master again, under its old address, after it was ended.
     pub async fn restart_master(&mut self) {
         let listen = self.address.to_string();
-        (self.master, _) = start_master("test", &listen, &self.caller, self.path()).await;
+        let environment = &self.master_environment;
+        (self.master, _) = start_master("test", &listen, environment, self.path()).await;
+    }
+
+    /// Starts one more master of this cluster, with more in its environment, and waits until it
+    /// listens; workers that are added later know of it.
+    pub async fn add_standby(&mut self, environment: &[(&str, &str)]) {
+        let mut all = self.master_environment.clone();
+        all.extend(owned(environment));
+        let name = format!("standby-{}", self.standbys.len() + 1);
+        let standby = spawn_master(&name, "test", "127.0.0.1:0", &all, self.path()).await;
+        self.standbys.push(standby);
+    }
+
+    /// Where all masters listen, as a list.
+    #[must_use]
+    pub fn masters(&self) -> String {
+        let standbys = self.standbys.iter().map(|(_, address)| address.to_string());
+        std::iter::once(self.address.to_string()).chain(standbys).collect::<Vec<_>>().join(",")
+    }
+
+    /// Waits until the first standby leads, and takes it for the master from then on; the one that
+    /// led takes its place.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub async fn standby_leads(&mut self) -> v1::GetClusterResponse {
+        let (process, address) = &mut self.standbys[0];
+        std::mem::swap(process, &mut self.master);
+        std::mem::swap(address, &mut self.address);
+        let mut client = self.client();
+        within(PATIENCE, "the standby leads", async || {
+            let answer = client.get_cluster(v1::GetClusterRequest {}).await;
+            answer.map(tonic::Response::into_inner).map_err(|status| status.to_string())
+        })
+        .await
+    }
+
+    /// Starts the first standby again, under its old address, after it was ended.
+    pub async fn restart_standby(&mut self) {
+        let listen = self.standbys[0].1.to_string();
+        let environment = &self.master_environment;
+        self.standbys[0] =
+            spawn_master("standby-again", "test", &listen, environment, self.path()).await;
     }
 
     /// Starts the master of another cluster on the same table and waits until it answers.
     pub async fn start_master_of(&self, cluster: &str) -> Process {
-        start_master(cluster, "127.0.0.1:0", &self.caller, self.path()).await.0
+        start_master(cluster, "127.0.0.1:0", &self.caller.environment(), self.path()).await.0
     }
 
     /// Runs the `millrace` command against this cluster.
     pub async fn millrace(&self, arguments: &[&str]) -> Output {
         let mut environment = base_environment();
         environment.extend(self.caller.environment());
-        environment.push(("MILLRACE_MASTER".to_owned(), format!("http://{}", self.address)));
+        environment.push(("MILLRACE_MASTER".to_owned(), self.masters()));
         run(&binary("millrace"), arguments, &environment, PATIENCE).await
     }
 
@@ -340,8 +425,9 @@ impl Cluster {
     pub fn container_pids(&self) -> Vec<u32> {
         let known: Vec<u32> = self.workers.iter().map(Process::pid).collect();
         let own = [self.aws.process.pid(), self.master.pid()];
+        let standbys: Vec<u32> = self.standbys.iter().map(|(standby, _)| standby.pid()).collect();
         let mut pids = processes::naming(self.path());
-        pids.retain(|pid| !known.contains(pid) && !own.contains(pid));
+        pids.retain(|pid| !known.contains(pid) && !own.contains(pid) && !standbys.contains(pid));
         pids
     }
 }
@@ -352,6 +438,7 @@ impl Drop for Cluster {
             eprintln!("{}", self.container_logs());
         }
         self.master.kill();
+        self.standbys.iter_mut().for_each(|(standby, _)| standby.kill());
         self.workers.iter_mut().for_each(Process::kill);
         let mut left = self.container_pids();
         let gone = eventually::blocking(ORPHANS_GONE, || {
@@ -361,12 +448,6 @@ impl Drop for Cluster {
         left.iter().copied().for_each(processes::kill_by_id);
         assert!(gone || std::thread::panicking(), "containers outlived their nodes: {left:?}");
     }
-}
-
-fn client_of(address: SocketAddr) -> ClientServiceClient<Channel> {
-    let endpoint = Channel::from_shared(format!("http://{address}"));
-    let endpoint = endpoint.expect("an address is a URI").timeout(Duration::from_secs(30));
-    ClientServiceClient::new(endpoint.connect_lazy())
 }
 
 /// One line for a failing test.
@@ -384,60 +465,4 @@ fn describe(application: &v1::Application) -> String {
 fn has_ended(application: &v1::Application) -> bool {
     use v1::ApplicationState as S;
     matches!(application.state(), S::Stopped | S::Failed | S::Rejected | S::Killed)
-}
-
-async fn start_judge(judge: &Judge, directory: &Path) -> (Aws, Endpoint) {
-    match judge {
-        Judge::Emulator => {
-            let aws = crate::emulator::start(directory).await;
-            let caller = aws.endpoint.clone();
-            (aws, caller)
-        }
-        Judge::Ministack(python) => {
-            let aws = crate::ministack::start(python, false, directory).await;
-            let caller = aws.endpoint.clone();
-            (aws, caller)
-        }
-        Judge::MinistackWithRights(python, policy) => {
-            let aws = crate::ministack::start(python, true, directory).await;
-            let caller = crate::ministack::user(python, &aws.endpoint, policy).await;
-            (aws, caller)
-        }
-    }
-}
-
-/// Makes the one table, as its administrator does it: by `millrace init`.
-async fn init_table(root: &Endpoint) {
-    let mut environment = base_environment();
-    environment.extend(root.environment());
-    let _ = run(&binary("millrace"), &["init"], &environment, PATIENCE).await.success();
-}
-
-/// Starts a master of the named cluster and waits until it answers.
-async fn start_master(
-    cluster: &str,
-    listen: &str,
-    caller: &Endpoint,
-    directory: &Path,
-) -> (Process, SocketAddr) {
-    let name = format!("master-{cluster}");
-    let port_file = directory.join(format!("{name}.port"));
-    if port_file.exists() {
-        std::fs::remove_file(&port_file).expect("the test's directory can be written to");
-    }
-    let arguments: Vec<String> =
-        ["--listen", listen, "--cluster", cluster, "--port-file", &port_file.display().to_string()]
-            .map(str::to_owned)
-            .to_vec();
-    let environment = caller.environment();
-    let master = binary("millrace-master");
-    let mut process = Process::spawn(&name, &master, &arguments, &environment, directory);
-    let address = port_of(&mut process, &port_file).await;
-    let mut client = client_of(address);
-    within(PATIENCE, &format!("{name} answers"), async || {
-        let answer = client.get_cluster(v1::GetClusterRequest {}).await;
-        answer.map(|_| ()).map_err(|status| status.to_string())
-    })
-    .await;
-    (process, address)
 }

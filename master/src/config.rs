@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use millrace_common::error::{Code, Error};
 use millrace_common::settings;
 
 settings! {
@@ -73,6 +74,26 @@ pub struct Timing {
 }
 
 impl MasterConfig {
+    /// Checks what no single key can say.
+    ///
+    /// # Errors
+    /// [`Code::ConfigurationValue`] when a deposed leader could go on while its successor serves.
+    pub fn check(&self) -> Result<(), Error> {
+        let (renew, down, over) =
+            (self.leader_renew_interval, self.leader_step_down_after, self.leader_take_over_after);
+        if renew < down && down < over {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::ConfigurationValue,
+            format!(
+                "leader_renew_interval is {renew:?}, leader_step_down_after {down:?} and \
+                 leader_take_over_after {over:?}: a leader would serve beside its successor"
+            ),
+            "let each be longer than the one before, as 2s, 6s and 10s",
+        ))
+    }
+
     /// The part that the cores decide by.
     #[must_use]
     pub fn timing(&self) -> Timing {
@@ -108,7 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_fit_their_keys() {
-        load::<MasterConfig>(&Sources::default()).unwrap();
+    fn the_defaults_fit_their_keys_and_one_another() {
+        load::<MasterConfig>(&Sources::default()).unwrap().settings.check().unwrap();
+    }
+
+    #[test]
+    fn a_leader_that_would_outlast_its_successor_is_refused() {
+        let mut config = load::<MasterConfig>(&Sources::default()).unwrap().settings;
+        config.leader_take_over_after = config.leader_step_down_after;
+        assert_eq!(config.check().unwrap_err().code(), Code::ConfigurationValue);
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor as _, Addr};
+use actix::Actor as _;
 use millrace_common::clock::SharedClock;
 use millrace_common::error::{Code, Error};
 use millrace_common::random;
@@ -16,10 +16,10 @@ use tonic::service::Routes;
 
 use crate::config::MasterConfig;
 use crate::control::{Control, Core, Identity};
-use crate::grpc::{self, Leader, Shared};
+use crate::grpc::{self, Leader, Serving, Shared};
 use crate::moment::Moment;
 use crate::store::{
-    Campaign, LeaderTiming, Leadership, Snapshot, Store, StoreError, Writer, WriterEvent, campaign,
+    Campaign, LeaderTiming, Leadership, Store, StoreError, Tenure, Writer, WriterEvent, campaign,
     hold,
 };
 use crate::{http, place};
@@ -37,7 +37,7 @@ const SERVER_END_DEADLINE: Duration = Duration::from_secs(2);
 /// `actix::System::block_on` or a `LocalSet`).
 ///
 /// # Errors
-/// When it can not listen ([`Code::PortInUse`]), or when its table can not be used
+/// When its configuration contradicts itself, when it can not listen ([`Code::PortInUse`]), or when its table can not be used
 /// ([`Code::TableMissing`] and what else AWS says for good).
 pub async fn run(
     config: MasterConfig,
@@ -45,11 +45,16 @@ pub async fn run(
     clock: SharedClock,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    config.check()?;
     let (incoming, local) = rpc::bind(&config.listen).await?;
     let address = config.advertise.clone().unwrap_or_else(|| local.to_string());
-    let (announce, control) = watch::channel(None);
+    if local.ip().is_unspecified() && config.advertise.is_none() {
+        tracing::warn!(%local, "nobody else can reach this address: set --advertise");
+    }
+    let (announce, serving) = watch::channel(None);
+    let (known, leader) = watch::channel(None);
     let shared = Shared {
-        leader: Leader::new(control),
+        leader: Leader::new(serving, leader),
         store: Arc::clone(&store),
         tasks: TaskTracker::new(),
     };
@@ -67,7 +72,8 @@ pub async fn run(
     }
     tracing::info!(listen = %local, %address, cluster = config.cluster, "master listens");
 
-    let master = Master { config, store, clock, address, place: place::of(local), announce };
+    let place = place::of(local);
+    let master = Master { config, store, clock, address, place, announce, known };
     let outcome = tokio::select! {
         outcome = master.lead_again_and_again(&shutdown) => outcome,
         outcome = &mut server => Err(server_failed(outcome)),
@@ -114,7 +120,9 @@ struct Master {
     clock: SharedClock,
     address: String,
     place: String,
-    announce: watch::Sender<Option<Addr<Control>>>,
+    announce: watch::Sender<Option<Serving>>,
+    /// Where another master leads.
+    known: watch::Sender<Option<String>>,
 }
 
 impl Master {
@@ -129,7 +137,8 @@ impl Master {
                 self.config.leader_take_over_after,
             );
             let poll = STANDBY_POLL.min(self.config.leader_renew_interval);
-            let won = campaign(&*self.store, &*self.clock, standby, poll, shutdown).await?;
+            let won =
+                campaign(&*self.store, &*self.clock, standby, poll, &self.known, shutdown).await?;
             if let Some(leadership) = won {
                 min_term = min_term.max(self.lead(leadership, shutdown).await?);
             }
@@ -144,6 +153,8 @@ impl Master {
         shutdown: &CancellationToken,
     ) -> Result<u64, Error> {
         let term = leadership.item.term;
+        let limit = self.config.leader_step_down_after;
+        let tenure = Tenure::new(self.clock.clone(), leadership.since, limit);
         // Not of `shutdown`: leadership is given up after the last records are written.
         let end = CancellationToken::new();
         let held = hold(
@@ -155,15 +166,16 @@ impl Master {
                 step_down_after: self.config.leader_step_down_after,
                 take_over_after: self.config.leader_take_over_after,
             },
+            &tenure,
             &end,
         );
         let work = async {
-            let seen = self.serve(term, shutdown).await;
+            let seen = self.serve(term, &tenure, shutdown).await;
             end.cancel();
             seen
         };
         tokio::pin!(held, work);
-        tokio::select! {
+        let outcome = tokio::select! {
             // Leadership is lost: whoever serves under it is dropped at once.
             () = &mut held => {
                 self.announce.send_replace(None);
@@ -174,12 +186,19 @@ impl Master {
                 held.await;
                 seen
             }
-        }
+        };
+        tracing::info!(term, "this master does not lead any more");
+        outcome
     }
 
     /// Loads and serves until shutdown, or until a higher term is seen.
-    async fn serve(&self, term: u64, shutdown: &CancellationToken) -> Result<u64, Error> {
-        let snapshot = match tokio::time::timeout(LOAD_DEADLINE, self.load(term)).await {
+    async fn serve(
+        &self,
+        term: u64,
+        tenure: &Tenure,
+        shutdown: &CancellationToken,
+    ) -> Result<u64, Error> {
+        let snapshot = match tokio::time::timeout(LOAD_DEADLINE, self.store.load(term)).await {
             Ok(Ok(snapshot)) => snapshot,
             Ok(Err(StoreError::Lasting(error))) => return Err(error),
             Ok(Err(error)) => {
@@ -202,10 +221,11 @@ impl Master {
             started_ms: now.wall_ms,
         };
         let core = Core::new(now, self.config.timing(), identity, snapshot);
-        let (writer, work) = Writer::new(Arc::clone(&self.store), term);
+        let (writer, work) = Writer::new(Arc::clone(&self.store), term, tenure.clone());
         let (lost, mut seen) = watch::channel(None);
-        let control = Control::new(self.clock.clone(), core, writer.clone(), lost).start();
-        self.announce.send_replace(Some(control));
+        let control =
+            Control::new(self.clock.clone(), core, writer.clone(), tenure.clone(), lost).start();
+        self.announce.send_replace(Some(Serving { control, tenure: tenure.clone() }));
         tokio::pin!(work);
         let outcome = tokio::select! {
             () = &mut work => Ok(term),
@@ -220,10 +240,6 @@ impl Master {
             flush(&writer, work).await;
         }
         outcome
-    }
-
-    async fn load(&self, term: u64) -> Result<Snapshot, StoreError> {
-        self.store.load(term).await
     }
 }
 

@@ -10,7 +10,8 @@ use millrace_common::settings;
 settings! {
     /// Configuration of `millrace-worker`.
     pub struct WorkerConfig for "millrace-worker" {
-        /// `host:port` of the master.
+        /// `host:port` of the master; of several masters, separated by commas, the one that leads is
+        /// found.
         master: String = "127.0.0.1:7070";
         /// Name of this node in the cluster, the same after a restart; the host's name when not set.
         node_id: Option<String> = "";

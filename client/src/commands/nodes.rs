@@ -1,10 +1,18 @@
-//! `millrace nodes`: the nodes of the cluster and what is left on them.
+//! `millrace nodes`, `millrace node drain` and `millrace node undrain`: the nodes of the cluster,
+//! what is left on them, and their administration.
+//!
+//! Promises: `drain` returns when nothing runs on the node any more (with `--no-wait`: when the
+//! master has taken the order), and says meanwhile what it waits for.
 
 use millrace_client::view::NodeView;
+use millrace_common::error::{Code, Error};
 use millrace_common::resources::ByteSize;
+use millrace_proto::v1;
+use serde_json::json;
 
 use super::master;
-use crate::arguments::Global;
+use super::wait::{Away, POLL};
+use crate::arguments::{Drain, Global};
 use crate::ended::Outcome;
 use crate::output::{Align, Output, table};
 use crate::times::show_time;
@@ -22,8 +30,43 @@ pub(super) async fn run(global: &Global, output: &Output) -> Outcome {
     })
 }
 
+pub(super) async fn drain(global: &Global, output: &Output, command: &Drain) -> Outcome {
+    let client = master(global).await?;
+    let name = &command.node;
+    let mut node = client.drain(name, command.deadline).await?;
+    let spinner = output.spinner(&format!("draining {name}"));
+    let (mut away, mut told) = (Away::default(), String::new());
+    while !command.no_wait && node.state() != v1::NodeState::Drained {
+        tokio::time::sleep(POLL).await;
+        let Some(nodes) = away.notice(client.nodes().await, output)? else { continue };
+        node = nodes.into_iter().find(|node| node.node_id == *name).ok_or_else(|| {
+            Error::new(
+                Code::UnknownNode,
+                format!("node {name} has left the cluster and is not drained any more"),
+                "see `millrace nodes`",
+            )
+        })?;
+        if node.state() == v1::NodeState::Lost {
+            // Its worker was ended, or died: nothing runs there.
+            break;
+        }
+        if node.reason != told && !node.reason.is_empty() {
+            output.say(&format!("{name}: {}", node.reason));
+            told.clone_from(&node.reason);
+        }
+    }
+    spinner.finish_and_clear();
+    let view = NodeView::new(&node);
+    output.result(&view, || format!("{name} {}", view.state))
+}
+
+pub(super) async fn undrain(global: &Global, output: &Output, name: &str) -> Outcome {
+    master(global).await?.undrain(name).await?;
+    output.result(&json!({ "node_id": name }), || format!("{name} takes containers again"))
+}
+
 fn show(views: &[NodeView]) -> String {
-    const COLUMNS: [(&str, Align); 7] = [
+    const COLUMNS: [(&str, Align); 8] = [
         ("NODE", Align::Left),
         ("HOST", Align::Left),
         ("STATE", Align::Left),
@@ -31,6 +74,7 @@ fn show(views: &[NodeView]) -> String {
         ("MEMORY", Align::Right),
         ("CONTAINERS", Align::Right),
         ("HEARTBEAT", Align::Left),
+        ("WAITS FOR", Align::Left),
     ];
     let bytes = ByteSize::bytes;
     table(
@@ -44,6 +88,7 @@ fn show(views: &[NodeView]) -> String {
                 format!("{}/{}", bytes(view.memory_used_bytes), bytes(view.memory_bytes)),
                 view.num_containers.to_string(),
                 view.last_heartbeat_ms.map_or_else(|| "-".to_owned(), show_time),
+                view.reason.clone(),
             ]
         }),
     )

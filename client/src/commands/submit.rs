@@ -98,6 +98,7 @@ mod tests {
             code: "MR3002".to_owned(),
             message: "stream app-logs is missing".to_owned(),
             next_move: "make it".to_owned(),
+            ..Default::default()
         });
         match outcome(&rejected, 1, WaitUntil::Running) {
             Some(Err(Ended::Error(error, crate::ended::Exit::ApplicationFailed))) => {

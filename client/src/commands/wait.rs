@@ -65,7 +65,7 @@ impl Away {
                 }
                 Ok(Some(answer))
             }
-            Err(error) if error.code() == Code::MasterUnreachable => {
+            Err(error) if matches!(error.code(), Code::MasterUnreachable | Code::NotLeader) => {
                 let since = match self.since {
                     Some(since) => since,
                     None => {

@@ -129,6 +129,24 @@ impl ClientService for Fake {
         Ok(Response::new(v1::ResetApplicationResponse { batch: 41 }))
     }
 
+    async fn drain_node(
+        &self,
+        request: Request<v1::DrainNodeRequest>,
+    ) -> Answer<v1::DrainNodeResponse> {
+        self.refuse()?;
+        let wanted = request.into_inner().node_id;
+        let node = self.nodes.iter().find(|node| node.node_id == wanted).cloned();
+        Ok(Response::new(v1::DrainNodeResponse { node }))
+    }
+
+    async fn undrain_node(
+        &self,
+        _: Request<v1::UndrainNodeRequest>,
+    ) -> Answer<v1::UndrainNodeResponse> {
+        self.refuse()?;
+        Ok(Response::new(v1::UndrainNodeResponse {}))
+    }
+
     type ReadLogsStream = ReceiverStream<Result<v1::LogLines, Status>>;
 
     async fn read_logs(
@@ -210,6 +228,7 @@ fn failed(code: &str) -> v1::Application {
             code: code.to_owned(),
             message: "stream app-logs does not exist".to_owned(),
             next_move: "make it".to_owned(),
+            ..Default::default()
         }),
         ..application(S::Failed)
     }

@@ -4,11 +4,16 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::Timing;
+use crate::moment::Moment;
+
+/// Failures that are kept in the record: more than any sensible `attempt_failures_max` asks about.
+const KEPT_MAX: usize = 100;
 
 /// The failures of an application's drivers since its last commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Failures {
-    times: VecDeque<Duration>,
+    /// Monotonic milliseconds, below 0 for those before this master's clock began.
+    times: VecDeque<i64>,
 }
 
 /// What follows from a failure.
@@ -21,26 +26,56 @@ pub(crate) enum Verdict {
 }
 
 impl Failures {
-    /// A driver failed at this monotonic time.
-    pub(crate) fn record(&mut self, now: Duration, timing: &Timing) -> Verdict {
-        self.times.push_back(now);
-        while self
-            .times
-            .front()
-            .is_some_and(|time| now.saturating_sub(*time) > timing.attempt_window)
-        {
+    /// The failures that the record names by Unix time in milliseconds, as a new master takes them
+    /// up. One that lies in the future by this host's clock counts as new.
+    pub(crate) fn restore(now: Moment, recorded: &[i64]) -> Self {
+        let monotonic = millis(now.monotonic);
+        let time = |wall: &i64| monotonic - (now.wall_ms - wall).max(0);
+        Self { times: recorded.iter().map(time).collect() }
+    }
+
+    /// The failures by Unix time in milliseconds, for the record.
+    pub(crate) fn recorded(&self, now: Moment) -> Vec<i64> {
+        let monotonic = millis(now.monotonic);
+        let newest = self.times.iter().skip(self.times.len().saturating_sub(KEPT_MAX));
+        newest.map(|time| now.wall_ms - (monotonic - time)).collect()
+    }
+
+    /// A driver failed now.
+    pub(crate) fn record(&mut self, now: Moment, timing: &Timing) -> Verdict {
+        let monotonic = millis(now.monotonic);
+        self.times.push_back(monotonic);
+        let window = millis(timing.attempt_window);
+        while self.times.front().is_some_and(|time| monotonic - time > window) {
             self.times.pop_front();
         }
         let count = u32::try_from(self.times.len()).unwrap_or(u32::MAX);
         if count >= timing.attempt_failures_max.max(1) {
             return Verdict::Exhausted(count);
         }
-        // No jitter: one application has one driver.
-        Verdict::RetryAfter(timing.attempt_backoff.delay(count, 0.0), count)
+        Verdict::RetryAfter(self.backoff(timing), count)
     }
 
-    /// A batch was committed: the application makes progress.
-    pub(crate) fn forgive(&mut self) {
-        self.times.clear();
+    /// Monotonic time before which the driver is not started again.
+    pub(crate) fn retry_at(&self, timing: &Timing) -> Duration {
+        let Some(last) = self.times.back() else { return Duration::ZERO };
+        let at = last.saturating_add(millis(self.backoff(timing)));
+        Duration::from_millis(u64::try_from(at).unwrap_or(0))
     }
+
+    /// No jitter: one application has one driver.
+    fn backoff(&self, timing: &Timing) -> Duration {
+        timing.attempt_backoff.delay(u32::try_from(self.times.len()).unwrap_or(u32::MAX), 0.0)
+    }
+
+    /// A batch was committed: the application makes progress. True when that forgives something.
+    pub(crate) fn forgive(&mut self) -> bool {
+        let had_any = !self.times.is_empty();
+        self.times.clear();
+        had_any
+    }
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 4)
 }

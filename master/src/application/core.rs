@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millrace_common::error::{Code, Error};
+use millrace_common::exit::HANDED_OVER;
 use millrace_common::id::{ApplicationName, ContainerId, NodeId};
 use millrace_common::resources::Resources;
 use millrace_common::retry::Backoff;
@@ -63,6 +64,8 @@ pub(crate) struct Application {
     pub executors: BTreeMap<ContainerId, NodeId>,
     pub(super) last_executor: u32,
     pub(super) target: Option<(u32, Resources)>,
+    /// The executor that its driver gives up, because its node is drained.
+    pub retiring: Option<ContainerId>,
     failures: Failures,
     pub(super) retry_at: Duration,
     executor_failures: u32,
@@ -73,6 +76,8 @@ pub(crate) struct Application {
     pub history: History,
     /// What the driver was last told about missing executors.
     pub told_unmet: Option<(u32, String)>,
+    /// True while a new master waits for its nodes: containers may run that it has not heard of.
+    is_adopting: bool,
 }
 
 impl Application {
@@ -85,16 +90,9 @@ impl Application {
         sequence: u64,
     ) -> Self {
         let application = v1::Application { name: name.to_string(), ..Default::default() };
-        let record = ApplicationRecord {
-            application,
-            max_epoch: 0,
-            last_attempt: 0,
-            is_head_expected: false,
-            sequence: 0,
-            stop: None,
-            outcome: None,
-        };
+        let record = ApplicationRecord { application, ..Default::default() };
         let mut made = Self::restore(now, timing, name, record);
+        made.is_adopting = false;
         made.accept(now, spec, sequence);
         made
     }
@@ -113,22 +111,30 @@ impl Application {
             let container = ContainerId::new(attempt.container_id.clone());
             Driver::new(now, container, NodeId::new(attempt.node_id.clone()))
         });
+        let failures = Failures::restore(now, &record.failures_ms);
         Self {
             name,
             timing,
-            record,
             driver,
             executors: BTreeMap::new(),
             last_executor: 0,
             target: None,
-            failures: Failures::default(),
-            retry_at: Duration::ZERO,
+            retiring: None,
+            retry_at: failures.retry_at(&timing),
+            failures,
             executor_failures: 0,
             executor_retry_at: Duration::ZERO,
             report: None,
-            history: History::default(),
+            history: History::restore(&record.batches),
+            record,
             told_unmet: None,
+            is_adopting: true,
         }
+    }
+
+    /// Every node has reported, or had its time to: nothing unheard of runs any more.
+    pub(crate) fn end_adoption(&mut self) {
+        self.is_adopting = false;
     }
 
     /// Its state.
@@ -152,8 +158,8 @@ impl Application {
     }
 
     /// What the store keeps.
-    pub(crate) fn record(&self) -> &ApplicationRecord {
-        &self.record
+    pub(crate) fn record(&self) -> ApplicationRecord {
+        ApplicationRecord { batches: self.history.recorded(), ..self.record.clone() }
     }
 
     /// The application as clients see it.
@@ -204,6 +210,7 @@ impl Application {
         self.record.sequence = sequence;
         self.record.stop = None;
         self.failures = Failures::default();
+        self.record.failures_ms.clear();
         self.retry_at = Duration::ZERO;
         self.executor_failures = 0;
         self.executor_retry_at = Duration::ZERO;
@@ -255,7 +262,9 @@ impl Application {
             driver.known_executors.remove(&ended.container);
         }
         let lived_ms = now.wall_ms - ended.started_ms;
-        if ended.was_started && !ended.exit.requested && lived_ms < EXECUTOR_SETTLED_MS {
+        if self.retiring.as_ref() == Some(&ended.container) {
+            self.retiring = None;
+        } else if ended.was_started && !ended.exit.requested && lived_ms < EXECUTOR_SETTLED_MS {
             self.executor_failures += 1;
             self.executor_retry_at =
                 now.monotonic + EXECUTOR_BACKOFF.delay(self.executor_failures, 0.0);
@@ -293,11 +302,14 @@ impl Application {
             self.conclude(ApplicationState::Stopped, "stopped on request".to_owned(), None);
             return;
         }
-        if !ended.was_started || ended.was_evicted {
+        let has_moved = driver.is_leaving || ended.exit.code == Some(HANDED_OVER.into());
+        if !ended.was_started || ended.was_evicted || has_moved {
             // Not the driver's failure: it goes elsewhere.
             return self.requeue(now, format!("waits for another place: {why}"));
         }
-        match self.failures.record(now.monotonic, &self.timing) {
+        let verdict = self.failures.record(now, &self.timing);
+        self.record.failures_ms = self.failures.recorded(now);
+        match verdict {
             Verdict::RetryAfter(delay, count) => {
                 self.retry_at = now.monotonic + delay;
                 let limit = self.timing.attempt_failures_max;
@@ -356,9 +368,9 @@ impl Application {
         self.record.outcome = Some(outcome);
     }
 
-    /// Enters the end that was concluded, when nothing of it runs any more.
+    /// Enters the end that was concluded, when nothing of it runs any more, known or unheard of.
     pub(super) fn settle(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        if self.driver.is_some() || !self.executors.is_empty() {
+        if self.is_adopting || self.driver.is_some() || !self.executors.is_empty() {
             return;
         }
         if let Some(outcome) = self.record.outcome.take() {
@@ -375,12 +387,15 @@ impl Application {
         self.record.outcome.is_some()
     }
 
-    /// A batch was committed.
-    pub(super) fn committed(&mut self, batch: v1::Batch) {
-        if batch.committed_ms > 0 {
-            self.failures.forgive();
+    /// A batch was committed. True when that forgives failures, which the record has to know.
+    pub(super) fn committed(&mut self, batch: v1::Batch) -> bool {
+        // A driver tells of its own batches only, so none is older than the last failure.
+        let forgives = batch.committed_ms > 0 && self.failures.forgive();
+        if forgives {
+            self.record.failures_ms.clear();
         }
         self.history.record(batch);
+        forgives
     }
 }
 

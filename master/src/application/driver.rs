@@ -30,6 +30,8 @@ pub(crate) struct Driver {
     has_registered: bool,
     /// When it said that it is done.
     finished: Option<Duration>,
+    /// True once it was asked to move elsewhere: its end is not a failure.
+    pub is_leaving: bool,
     /// What it failed of, in its own words, when another attempt may succeed.
     pub failure: Option<v1::Failure>,
 }
@@ -46,6 +48,7 @@ impl Driver {
             heard: now.monotonic,
             has_registered: false,
             finished: None,
+            is_leaving: false,
             failure: None,
         }
     }

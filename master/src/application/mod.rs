@@ -8,6 +8,7 @@ mod attempts;
 mod core;
 mod driver;
 mod history;
+mod moving;
 mod places;
 mod record;
 mod session;

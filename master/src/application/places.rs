@@ -8,6 +8,7 @@ use millrace_proto::v1::{self, ApplicationState};
 
 use super::core::Application;
 use super::driver::Driver;
+use crate::cluster::Drains;
 use crate::moment::Moment;
 use crate::scheduler::Claim;
 
@@ -43,13 +44,15 @@ impl Application {
     }
 
     /// What it needs from the scheduler now, if anything.
-    pub(crate) fn claim(&self, now: Moment) -> Option<Claim> {
+    ///
+    /// An executor on a node that is drained is not counted: another is started first.
+    pub(crate) fn claim(&self, now: Moment, drains: &Drains) -> Option<Claim> {
         if !self.is_live() || self.is_concluded() {
             return None;
         }
         let (driver_cost, executor_cost, num_minimum) = self.spec_resources();
         let mut held: BTreeMap<NodeId, u32> = BTreeMap::new();
-        for node in self.executors.values() {
+        for node in self.executors.values().filter(|node| !drains.holds(node)) {
             *held.entry(node.clone()).or_default() += 1;
         }
         // To stop at a batch edge a driver needs nobody.
@@ -103,6 +106,7 @@ impl Application {
             attempts.remove(0);
         }
         self.last_executor = 0;
+        self.retiring = None;
         self.target = None;
         self.told_unmet = None;
         let reason = format!("attempt {attempt} of the driver starts on node {node}");
@@ -157,8 +161,9 @@ impl Application {
     }
 
     /// How many of the executors that the driver asked for it does not have.
-    pub(crate) fn num_missing(&self) -> u32 {
-        let held = u32::try_from(self.executors.len()).unwrap_or(u32::MAX);
+    pub(crate) fn num_missing(&self, drains: &Drains) -> u32 {
+        let held = self.executors.values().filter(|node| !drains.holds(node)).count();
+        let held = u32::try_from(held).unwrap_or(u32::MAX);
         self.target.map_or(0, |(count, _)| count.saturating_sub(held))
     }
 

@@ -3,7 +3,7 @@
 use millrace_proto::v1;
 
 /// The durable part: everything needed to go on after a restart of the master.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ApplicationRecord {
     /// Specification, state and attempts.
     pub application: v1::Application,
@@ -17,6 +17,10 @@ pub struct ApplicationRecord {
     pub sequence: u64,
     /// What the driver was asked to do when it was asked to stop.
     pub stop: Option<v1::StopDriver>,
+    /// When its driver failed since the last commit, Unix time in milliseconds.
+    pub failures_ms: Vec<i64>,
+    /// Its newest batches, oldest first, as they were when the record was last written.
+    pub batches: Vec<v1::Batch>,
     /// How it ends as soon as nothing of it runs any more, when that is decided.
     pub outcome: Option<v1::DriverFinished>,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use millrace_common::error::{Code, Error};
-use millrace_common::id::ContainerId;
+use millrace_common::id::{ContainerId, NodeId};
 use millrace_common::resources::Resources;
 use millrace_proto::v1::{self, ApplicationState, driver_command, driver_message};
 
@@ -44,12 +44,14 @@ impl Application {
                 message.attempt == current && driver.container.as_str() == message.container_id
             })
             .ok_or_else(fenced)?;
+        self.last_executor = self.last_executor.max(message.last_executor);
         driver.known_executors = message.executors.into_iter().map(ContainerId::new).collect();
         let replaced = driver.connect(now, session, message.address);
         let mut actions: Vec<Action> = replaced.map(Action::Close).into_iter().collect();
         if let Some(stop) = self.record.stop {
             actions.push(Action::Tell(driver_command::Body::Stop(stop)));
         }
+        self.ask_again_to_move(&mut actions);
         Ok(actions)
     }
 
@@ -112,8 +114,8 @@ impl Application {
             }
             driver_message::Body::Head(head) => self.head_acquired(now, head),
             driver_message::Body::Batch(batch) => {
-                self.committed(batch);
-                Vec::new()
+                let forgives = self.committed(batch);
+                if forgives { vec![Action::Save] } else { Vec::new() }
             }
             driver_message::Body::Report(report) => {
                 self.report = Some(report);
@@ -147,11 +149,15 @@ impl Application {
         let state = finished.state();
         let Some(driver) = &mut self.driver else { return Vec::new() };
         driver.finish(now);
+        if finished.handed_over {
+            driver.is_leaving = true;
+            return Vec::new();
+        }
         if finished.retryable {
             driver.failure = Some(finished.failure.unwrap_or_else(|| v1::Failure {
                 code: Code::Internal.as_str().to_owned(),
                 message: finished.reason,
-                next_move: String::new(),
+                ..Default::default()
             }));
             return Vec::new();
         }
@@ -187,11 +193,10 @@ impl Application {
             return Ok(actions);
         }
         if self.driver.is_none() {
-            self.conclude(
-                ApplicationState::Stopped,
-                "stopped on request while no driver ran".to_owned(),
-                None,
-            );
+            let reason = "stopped on request while no driver ran".to_owned();
+            self.conclude(ApplicationState::Stopped, reason, None);
+            let waits = "asked to stop; waits for the nodes to report".to_owned();
+            self.enter(now, ApplicationState::Stopping, waits);
             self.settle(now, &mut actions);
             return Ok(actions);
         }
@@ -254,24 +259,21 @@ impl Application {
         vec![Action::Kill { container: driver.container.clone(), is_graceful: false, reason }]
     }
 
-    /// Whether a container that a node reports is one of the current attempt's, and if so takes it
-    /// up.
-    pub(crate) fn adopt(
-        &mut self,
-        node: &millrace_common::id::NodeId,
-        status: &v1::ContainerStatus,
-    ) -> bool {
+    /// Whether a container that a node reports is a live one of the current attempt's, and if so
+    /// takes it up. The number of an executor is not given again, whether it lives or not.
+    pub(crate) fn adopt(&mut self, node: &NodeId, status: &v1::ContainerStatus) -> bool {
         if !self.is_live() || status.attempt != self.record.last_attempt {
             return false;
         }
         let id = ContainerId::new(status.container_id.clone());
+        self.last_executor = self.last_executor.max(id.executor_number().unwrap_or(0));
+        let is_over = status.state() == v1::ContainerState::Exited;
         match status.kind() {
+            _ if is_over => false,
             v1::ContainerKind::Driver => {
                 self.driver.as_ref().is_some_and(|driver| driver.container == id)
             }
             v1::ContainerKind::Executor if self.driver.is_some() => {
-                let number = id.as_str().rsplit_once("-e").and_then(|(_, n)| n.parse().ok());
-                self.last_executor = self.last_executor.max(number.unwrap_or(0));
                 self.executors.insert(id, node.clone());
                 true
             }

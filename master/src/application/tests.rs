@@ -10,6 +10,7 @@ use super::attempts::{Failures, Verdict};
 use super::history::{BATCHES_MAX, History};
 use super::state::{is_terminal, may_become};
 use crate::config::Timing;
+use crate::moment::Moment;
 
 const TIMING: Timing = Timing {
     heartbeat_interval: Duration::from_secs(1),
@@ -53,11 +54,36 @@ fn every_live_state_can_end_and_none_becomes_unspecified() {
     assert!(!may_become(ApplicationState::Queued, ApplicationState::Running));
 }
 
+fn at(seconds: u64) -> Moment {
+    let wall_ms = i64::try_from(seconds).unwrap() * 1_000 + 1_700_000_000_000;
+    Moment { wall_ms, monotonic: Duration::from_secs(seconds) }
+}
+
+#[test]
+fn failures_and_their_pause_outlive_the_master() {
+    let mut failures = Failures::default();
+    for second in [100, 110, 120] {
+        failures.record(at(second), &TIMING);
+    }
+    let recorded = failures.recorded(at(121));
+    // The new master's clock has just begun.
+    let now = Moment { monotonic: Duration::from_secs(1), ..at(122) };
+    let mut restored = Failures::restore(now, &recorded);
+    assert_eq!(restored.retry_at(&TIMING), Duration::from_secs(3), "4 s after the third");
+    let verdict = restored.record(now, &TIMING);
+    assert_eq!(verdict, Verdict::RetryAfter(Duration::from_secs(8), 4));
+    // Long after, they are forgotten as they would have been.
+    let later = Moment { monotonic: Duration::from_secs(1), ..at(3_000) };
+    let mut restored = Failures::restore(later, &recorded);
+    assert_eq!(restored.retry_at(&TIMING), Duration::ZERO);
+    assert_eq!(restored.record(later, &TIMING), Verdict::RetryAfter(Duration::from_secs(1), 1));
+}
+
 #[test]
 fn failures_outside_the_window_are_forgotten() {
     let mut failures = Failures::default();
     for hour in 0..20 {
-        let verdict = failures.record(Duration::from_secs(hour * 3600), &TIMING);
+        let verdict = failures.record(at(hour * 3600), &TIMING);
         assert_eq!(verdict, Verdict::RetryAfter(Duration::from_secs(1), 1));
     }
 }
@@ -74,7 +100,7 @@ proptest! {
             now += gap;
             times.push(now);
             let recent = times.iter().filter(|time| now - **time <= 600).count();
-            let verdict = failures.record(Duration::from_secs(now), &TIMING);
+            let verdict = failures.record(at(now), &TIMING);
             match verdict {
                 Verdict::Exhausted(count) => prop_assert!(recent >= 5 && count as usize == recent),
                 Verdict::RetryAfter(delay, count) => {

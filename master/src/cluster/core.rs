@@ -9,6 +9,7 @@ use millrace_common::resources::{ByteSize, Resources};
 use millrace_proto::v1::{self, ContainerKind, ContainerState, NodeState};
 
 use super::containers::{ContainerEntry, Containers, Ended};
+use super::drains::Drains;
 use crate::config::Timing;
 use crate::control::SessionId;
 use crate::moment::Moment;
@@ -74,6 +75,8 @@ pub(crate) struct Registered {
 pub(crate) struct Cluster {
     timing: Timing,
     nodes: BTreeMap<NodeId, NodeEntry>,
+    /// Nodes that get no containers, whether they are here or not.
+    pub drains: Drains,
     /// Every container.
     pub containers: Containers,
 }
@@ -81,7 +84,8 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// No nodes yet.
     pub(crate) fn new(timing: Timing) -> Self {
-        Self { timing, nodes: BTreeMap::new(), containers: Containers::default() }
+        let (drains, containers) = (Drains::default(), Containers::default());
+        Self { timing, nodes: BTreeMap::new(), drains, containers }
     }
 
     /// Every node that has registered, by name.
@@ -250,11 +254,12 @@ impl Cluster {
     }
 
     /// What the scheduler may give out, by node. A suspect, silent or refusing node counts with all
-    /// that it offers and nothing free.
+    /// that it offers and nothing free; one that is drained does not count.
     pub(crate) fn rooms(&self, now: Moment) -> Vec<Room> {
         let usage = self.usage();
         let known = self.nodes.values().filter(|node| node.state != NodeState::Lost);
         known
+            .filter(|node| !self.drains.holds(&node.id))
             .map(|node| {
                 let is_open = node.state == NodeState::Alive
                     && node.session.is_some()

@@ -5,9 +5,11 @@
 
 mod containers;
 mod core;
+mod drains;
 
 pub(crate) use self::containers::{ContainerEntry, Ended};
-pub(crate) use self::core::Cluster;
+pub(crate) use self::core::{Cluster, Usage};
+pub(crate) use self::drains::Drains;
 
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ use super::SessionId;
 use super::core::Core;
 use super::effect::Effect;
 use crate::moment::Moment;
-use crate::store::{Writer, WriterEvent};
+use crate::store::{Tenure, Writer, WriterEvent};
 
 /// How often the passing of time is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ const MAILBOX_CAPACITY: usize = 1_024;
 const LOG_REQUESTS_MAX: usize = 256;
 /// How long a node may take to send a piece of a log.
 const LOG_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a submission may wait for the store.
+/// How long a request may wait for the store.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The sending half of a stream to a node or a driver. Dropping it ends the stream both ways.
@@ -59,8 +59,9 @@ impl<T> StreamTo<T> {
 #[derive(Debug)]
 pub(crate) struct Control {
     clock: SharedClock,
-    core: Core,
+    pub(super) core: Core,
     writer: Writer,
+    tenure: Tenure,
     nodes: HashMap<SessionId, StreamTo<v1::NodeCommand>>,
     drivers: HashMap<SessionId, StreamTo<v1::DriverCommand>>,
     last_session: SessionId,
@@ -70,18 +71,21 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// A new actor; `lost` is told the term when somebody has seen a higher one.
+    /// A new actor, which acts while `tenure` lasts; `lost` is told the term when somebody has seen
+    /// a higher one.
     #[must_use]
     pub(crate) fn new(
         clock: SharedClock,
         core: Core,
         writer: Writer,
+        tenure: Tenure,
         lost: watch::Sender<Option<u64>>,
     ) -> Self {
         Self {
             clock,
             core,
             writer,
+            tenure,
             nodes: HashMap::new(),
             drivers: HashMap::new(),
             last_session: 0,
@@ -91,7 +95,7 @@ impl Control {
         }
     }
 
-    fn now(&self) -> Moment {
+    pub(super) fn now(&self) -> Moment {
         Moment { wall_ms: self.clock.now_ms(), monotonic: self.clock.monotonic() }
     }
 
@@ -100,11 +104,18 @@ impl Control {
         self.last_session
     }
 
-    /// Performs what the core decided, and what follows from that.
-    fn perform(&mut self) {
+    /// Performs what the core decided, and what follows from that. Nothing is performed when
+    /// leadership was not renewed: what the core knows may be long past.
+    pub(super) fn perform(&mut self) {
         loop {
             let effects = self.core.take_effects();
             if effects.is_empty() {
+                return;
+            }
+            if !self.tenure.is_valid() {
+                let (term, num_dropped) = (self.core.identity.term, effects.len());
+                tracing::warn!(term, num_dropped, "leadership was not renewed: nothing is done");
+                self.lost.send_replace(Some(term));
                 return;
             }
             for effect in effects {
@@ -155,7 +166,7 @@ impl Control {
     }
 
     /// Resolves once everything up to the ticket is in the store.
-    fn written(&self, ticket: u64) -> impl Future<Output = Result<(), Error>> + use<> {
+    pub(super) fn written(&self, ticket: u64) -> impl Future<Output = Result<(), Error>> + use<> {
         let mut events = self.writer.events();
         async move {
             let is_done = |event: &WriterEvent| match event {
@@ -331,77 +342,6 @@ impl Handler<DriverClosed> for Control {
     fn handle(&mut self, DriverClosed(session): DriverClosed, _: &mut Self::Context) {
         self.close_driver(session);
         self.perform();
-    }
-}
-
-/// An application is submitted.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<v1::SubmitApplicationResponse, Error>")]
-pub(crate) struct Submit(pub Option<v1::ApplicationSpec>);
-
-impl Handler<Submit> for Control {
-    type Result = ResponseFuture<Result<v1::SubmitApplicationResponse, Error>>;
-
-    fn handle(&mut self, Submit(spec): Submit, _: &mut Self::Context) -> Self::Result {
-        let now = self.now();
-        let outcome = self.core.submit(now, spec.as_ref());
-        self.perform();
-        match outcome {
-            Err(error) => Box::pin(async { Err(error) }),
-            Ok((response, ticket)) => {
-                let written = self.written(ticket);
-                Box::pin(async { written.await.map(|()| response) })
-            }
-        }
-    }
-}
-
-/// An application is asked to stop.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<v1::ApplicationState, Error>")]
-pub(crate) struct Stop(pub v1::StopApplicationRequest);
-
-impl Handler<Stop> for Control {
-    type Result = ResponseFuture<Result<v1::ApplicationState, Error>>;
-
-    fn handle(&mut self, Stop(request): Stop, _: &mut Self::Context) -> Self::Result {
-        let now = self.now();
-        let outcome = request
-            .name
-            .parse()
-            .and_then(|name| self.core.stop(now, &name, request.drain, request.deadline_ms));
-        self.answer(outcome)
-    }
-}
-
-/// An application is ended at once.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<v1::ApplicationState, Error>")]
-pub(crate) struct Kill(pub v1::KillApplicationRequest);
-
-impl Handler<Kill> for Control {
-    type Result = ResponseFuture<Result<v1::ApplicationState, Error>>;
-
-    fn handle(&mut self, Kill(request): Kill, _: &mut Self::Context) -> Self::Result {
-        let now = self.now();
-        let outcome = request.name.parse().and_then(|name| self.core.kill(now, &name));
-        self.answer(outcome)
-    }
-}
-
-impl Control {
-    fn answer(
-        &mut self,
-        outcome: Result<(v1::ApplicationState, u64), Error>,
-    ) -> ResponseFuture<Result<v1::ApplicationState, Error>> {
-        self.perform();
-        match outcome {
-            Err(error) => Box::pin(async { Err(error) }),
-            Ok((state, ticket)) => {
-                let written = self.written(ticket);
-                Box::pin(async move { written.await.map(|()| state) })
-            }
-        }
     }
 }
 

@@ -76,6 +76,9 @@ impl Core {
             effects: Vec::new(),
             withdrawn: Vec::new(),
         };
+        for (node, order) in snapshot.drains {
+            core.cluster.drains.begin(node, order);
+        }
         for (name, record) in snapshot.applications {
             core.last_sequence = core.last_sequence.max(record.sequence);
             core.restore(now, name, record);
@@ -241,6 +244,7 @@ impl Core {
             }
         }
         self.step(now);
+        self.go_on_draining(now);
     }
 
     pub(super) fn driver_session(&self, name: &ApplicationName) -> Option<SessionId> {
@@ -326,7 +330,7 @@ impl Core {
     }
 
     pub(super) fn save(&mut self, name: &ApplicationName) -> Option<u64> {
-        let record = self.applications.get(name)?.record().clone();
+        let record = self.applications.get(name)?.record();
         Some(self.write(Record::Application(name.clone(), Box::new(record))))
     }
 }

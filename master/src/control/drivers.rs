@@ -13,13 +13,15 @@ impl Core {
     /// A driver opened a stream.
     ///
     /// # Errors
-    /// [`Code::UnknownApplication`], or [`Code::Fenced`] for a driver that is not the current one.
+    /// [`Code::UnknownApplication`], [`Code::Fenced`] for a driver that is not the current one,
+    /// [`Code::StaleTerm`] when the driver has seen a higher term.
     pub(crate) fn driver_opened(
         &mut self,
         now: Moment,
         session: SessionId,
         message: v1::DriverRegister,
     ) -> Result<(), Error> {
+        self.check_term(message.term, &message.container_id)?;
         let name: ApplicationName = message.application.parse()?;
         let application = self.applications.get_mut(&name).ok_or_else(|| unknown(&name))?;
         let actions = application.driver_registered(now, session, message)?;

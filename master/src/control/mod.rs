@@ -6,17 +6,20 @@
 
 mod actor;
 mod core;
+mod drain;
 mod drivers;
 mod effect;
 mod nodes;
 mod placing;
+mod requests;
 pub(crate) mod view;
 
 pub(crate) use self::actor::{
-    Control, DriverClosed, DriverOpened, DriverSaid, Kill, NodeClosed, NodeOpened, NodeSaid, Read,
-    ReadLog, Stop, StreamTo, Submit,
+    Control, DriverClosed, DriverOpened, DriverSaid, NodeClosed, NodeOpened, NodeSaid, Read,
+    ReadLog, StreamTo,
 };
 pub(crate) use self::core::{Core, Identity};
+pub(crate) use self::requests::{Drain, Kill, Stop, Submit, Undrain};
 
 /// One stream to a node or a driver; never used twice in a master's life.
 pub(crate) type SessionId = u64;

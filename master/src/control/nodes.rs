@@ -25,17 +25,7 @@ impl Core {
         term: u64,
         message: v1::NodeRegister,
     ) -> Result<(), Error> {
-        if term > self.identity.term {
-            self.effects.push(Effect::HigherTerm(term));
-            return Err(Error::new(
-                Code::StaleTerm,
-                format!(
-                    "node {} has seen term {term}, above {}",
-                    message.node_id, self.identity.term
-                ),
-                "wait: this master takes up leadership again",
-            ));
-        }
+        self.check_term(term, &message.node_id)?;
         let node = NodeId::new(message.node_id.clone());
         let registered = self.cluster.register(now, session, message)?;
         self.effects.extend(registered.superseded.map(Effect::CloseNode));
@@ -61,17 +51,33 @@ impl Core {
         Ok(())
     }
 
+    /// Refuses a peer that has obeyed a later leader: this master is deposed.
+    ///
+    /// # Errors
+    /// [`Code::StaleTerm`].
+    pub(super) fn check_term(&mut self, seen: u64, peer: &str) -> Result<(), Error> {
+        let own = self.identity.term;
+        if seen <= own {
+            return Ok(());
+        }
+        self.effects.push(Effect::HigherTerm(seen));
+        Err(Error::new(
+            Code::StaleTerm,
+            format!("{peer} has seen term {seen}, above {own}"),
+            "wait: another master leads, or this one takes up leadership again",
+        ))
+    }
+
     /// Takes up what a node holds and this master has not granted itself; ends what nobody wants.
     fn adopt(&mut self, node: &NodeId, unknown: Vec<v1::ContainerStatus>) {
         for status in unknown {
             let id = ContainerId::new(status.container_id.clone());
             let is_over = status.state() == ContainerState::Exited;
-            let is_wanted = !is_over
-                && self
-                    .applications
-                    .values_mut()
-                    .find(|application| application.name.as_str() == status.application)
-                    .is_some_and(|application| application.adopt(node, &status));
+            let is_wanted = self
+                .applications
+                .values_mut()
+                .find(|application| application.name.as_str() == status.application)
+                .is_some_and(|application| application.adopt(node, &status));
             self.cluster.containers.insert(node.clone(), status);
             if !is_wanted && !is_over {
                 let reason = "no application wants this container";
@@ -84,6 +90,9 @@ impl Core {
     pub(crate) fn node_said(&mut self, now: Moment, session: SessionId, message: v1::NodeMessage) {
         if message.term > self.identity.term {
             self.effects.push(Effect::HigherTerm(message.term));
+        }
+        if message.term > self.identity.term {
+            return;
         }
         let has_returned = self.cluster.heard(now, session);
         match message.body {

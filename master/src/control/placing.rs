@@ -41,7 +41,10 @@ impl Core {
     fn claims(&self, now: Moment) -> Vec<Claim> {
         let mut applications: Vec<&Application> = self.applications.values().collect();
         applications.sort_by_key(|application| application.sequence());
-        applications.into_iter().filter_map(|application| application.claim(now)).collect()
+        applications
+            .into_iter()
+            .filter_map(|application| application.claim(now, &self.cluster.drains))
+            .collect()
     }
 
     fn explain_adoption(&mut self) {
@@ -55,6 +58,9 @@ impl Core {
 
     fn end_adoption(&mut self, now: Moment) {
         self.is_adopting = false;
+        for application in self.applications.values_mut() {
+            application.end_adoption();
+        }
         let absent = std::mem::take(&mut self.awaited);
         for node in &absent {
             tracing::warn!(%node, "node did not report to the new leader: taken for lost");
@@ -84,7 +90,7 @@ impl Core {
         match (waiting, session) {
             (Some(reason), None) if application.driver.is_none() => application.set_reason(reason),
             (Some(reason), Some(session)) => {
-                let missing = application.num_missing();
+                let missing = application.num_missing(&self.cluster.drains);
                 let unmet = Some((missing, reason.clone()));
                 if application.told_unmet != unmet {
                     application.told_unmet = unmet;
@@ -111,6 +117,7 @@ impl Core {
         context.cluster.clone_from(&self.identity.cluster);
         context.master_address.clone_from(&self.identity.address);
         context.table.clone_from(&self.identity.table);
+        context.term = self.identity.term;
         let mut status = v1::ContainerStatus {
             container_id: container.to_string(),
             application: placed.application.to_string(),

@@ -1,12 +1,15 @@
 //! What clients see of the core. Reads only.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use millrace_common::error::Error;
-use millrace_common::id::{ApplicationName, ContainerId};
+use millrace_common::id::{ApplicationName, ContainerId, NodeId};
 use millrace_proto::v1;
 
 use super::core::{Core, unknown};
+use super::drain::unknown_node;
 use crate::application::BATCHES_MAX;
-use crate::cluster::ContainerEntry;
+use crate::cluster::{ContainerEntry, Usage};
 
 /// Batches that are listed when nobody says how many.
 const BATCHES_DEFAULT: usize = 100;
@@ -23,27 +26,53 @@ pub(crate) fn cluster(core: &Core) -> v1::GetClusterResponse {
     }
 }
 
-/// Every node, by name.
+/// Every node, by name; those too that are drained and not here.
 #[must_use]
 pub(crate) fn nodes(core: &Core) -> Vec<v1::Node> {
     let usage = core.cluster.usage();
-    core.cluster
-        .nodes()
-        .map(|node| {
-            let usage = usage.get(&node.id).copied().unwrap_or_default();
-            v1::Node {
-                node_id: node.id.to_string(),
-                host: node.host.clone(),
-                state: node.state.into(),
-                offered: Some(node.offered.to_proto()),
-                used: Some(usage.resources.to_proto()),
-                num_containers: usage.num_drivers + usage.num_executors,
-                last_heartbeat_ms: node.last_heartbeat_ms,
-                version: node.version.clone(),
-                pid: node.pid,
-            }
-        })
-        .collect()
+    let ids: BTreeSet<NodeId> = core.cluster.nodes().map(|node| node.id.clone()).collect();
+    let ids = ids.union(&core.cluster.drains.nodes()).cloned().collect::<Vec<_>>();
+    ids.iter().map(|id| show_node(core, id, &usage)).collect()
+}
+
+/// One node.
+///
+/// # Errors
+/// [`Code::UnknownNode`] when it is neither here nor drained.
+pub(crate) fn node(core: &Core, id: &NodeId) -> Result<v1::Node, Error> {
+    let found = nodes(core).into_iter().find(|node| node.node_id == id.as_str());
+    found.ok_or_else(|| unknown_node(id))
+}
+
+fn show_node(core: &Core, id: &NodeId, usage: &BTreeMap<NodeId, Usage>) -> v1::Node {
+    let usage = usage.get(id).copied().unwrap_or_default();
+    let num_containers = usage.num_drivers + usage.num_executors;
+    let drain = core.cluster.drains.of(id);
+    let mut shown = v1::Node {
+        node_id: id.to_string(),
+        used: Some(usage.resources.to_proto()),
+        num_containers,
+        drain_deadline_ms: drain.and_then(|drain| drain.order.deadline_ms).unwrap_or_default(),
+        reason: drain.map(|drain| drain.waits.clone()).unwrap_or_default(),
+        ..Default::default()
+    };
+    let mut state = v1::NodeState::Lost;
+    if let Some(node) = core.cluster.node(id) {
+        state = node.state;
+        shown.host.clone_from(&node.host);
+        shown.offered = Some(node.offered.to_proto());
+        shown.last_heartbeat_ms = node.last_heartbeat_ms;
+        shown.version.clone_from(&node.version);
+        shown.pid = node.pid;
+    } else {
+        shown.reason = "drained, and its worker is not connected".to_owned();
+    }
+    if drain.is_some() && state == v1::NodeState::Alive {
+        let is_empty = num_containers == 0 && !core.is_adopting;
+        state = if is_empty { v1::NodeState::Drained } else { v1::NodeState::Draining };
+    }
+    shown.set_state(state);
+    shown
 }
 
 /// Every application, in the order of submission.

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Shared, logs};
 use crate::application::{is_terminal, state_name};
-use crate::control::{Kill, Stop, Submit, view};
+use crate::control::{Drain, Kill, Stop, Submit, Undrain, view};
 use crate::store::StoreError;
 
 /// The service.
@@ -114,6 +114,23 @@ impl ClientService for Service {
         answer(reset(&self.shared, request.into_inner()).await)
     }
 
+    async fn drain_node(
+        &self,
+        request: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        let outcome = self.shared.leader.ask(Drain(request.into_inner())).await;
+        let node = outcome.and_then(|inner| inner);
+        answer(node.map(|node| v1::DrainNodeResponse { node: Some(node) }))
+    }
+
+    async fn undrain_node(
+        &self,
+        request: Request<v1::UndrainNodeRequest>,
+    ) -> Result<Response<v1::UndrainNodeResponse>, Status> {
+        let outcome = self.shared.leader.ask(Undrain(request.into_inner())).await;
+        answer(outcome.and_then(|inner| inner).map(|()| v1::UndrainNodeResponse {}))
+    }
+
     type ReadLogsStream = ReceiverStream<Result<v1::LogLines, Status>>;
 
     async fn read_logs(
@@ -138,9 +155,12 @@ async fn reset(
         )
     })?;
     let asked = name.clone();
-    let state = shared
+    let (term, state) = shared
         .leader
-        .read(move |core| core.applications.get(&asked).map(|application| application.state()))
+        .read(move |core| {
+            let application = core.applications.get(&asked);
+            (core.identity.term, application.map(|application| application.state()))
+        })
         .await?;
     if let Some(state) = state.filter(|state| !is_terminal(*state)) {
         return Err(Error::new(
@@ -152,9 +172,10 @@ async fn reset(
             format!("end it first with `millrace stop {name}`"),
         ));
     }
-    match shared.store.reset_head(&name, &to).await {
+    match shared.store.reset_head(term, &name, &to).await {
         Ok(batch) => Ok(v1::ResetApplicationResponse { batch }),
         Err(StoreError::Passing(error) | StoreError::Lasting(error)) => Err(error),
+        Err(StoreError::Deposed) => Err(Error::not_leader(None)),
         Err(StoreError::Refused) if state.is_none() => Err(Error::new(
             Code::UnknownApplication,
             format!("no application is called {name}, and this cluster has no head of that name"),

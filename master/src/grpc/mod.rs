@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::{Routes, RoutesBuilder};
 
 use crate::control::{Control, Read};
-use crate::store::Store;
+use crate::store::{Store, Tenure};
 
 /// How long a peer may take from opening a stream to its first message.
 const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(5);
@@ -29,28 +29,38 @@ const STREAM_CAPACITY: usize = 1_024;
 /// The way to the control actor, which is there while this master leads.
 #[derive(Clone, Debug)]
 pub(crate) struct Leader {
-    control: watch::Receiver<Option<Addr<Control>>>,
+    serving: watch::Receiver<Option<Serving>>,
+    known: watch::Receiver<Option<String>>,
+}
+
+/// A master at work as the leader.
+#[derive(Clone, Debug)]
+pub(crate) struct Serving {
+    /// Its actor.
+    pub control: Addr<Control>,
+    /// How long it may act.
+    pub tenure: Tenure,
 }
 
 impl Leader {
-    /// The way that `control` shows.
+    /// The way that `serving` shows; `known` is where another master leads.
     #[must_use]
-    pub(crate) fn new(control: watch::Receiver<Option<Addr<Control>>>) -> Self {
-        Self { control }
+    pub(crate) fn new(
+        serving: watch::Receiver<Option<Serving>>,
+        known: watch::Receiver<Option<String>>,
+    ) -> Self {
+        Self { serving, known }
     }
 
     /// The actor.
     ///
     /// # Errors
-    /// [`Code::MasterUnreachable`] while this master does not lead.
+    /// [`Code::NotLeader`] while this master does not lead, or has not renewed that it does.
     pub(crate) fn control(&self) -> Result<Addr<Control>, Error> {
-        self.control.borrow().clone().ok_or_else(|| {
-            Error::new(
-                Code::MasterUnreachable,
-                "this master does not lead its cluster now",
-                "try again in some seconds, or ask the leading master",
-            )
-        })
+        match &*self.serving.borrow() {
+            Some(serving) if serving.tenure.is_valid() => Ok(serving.control.clone()),
+            _ => Err(Error::not_leader(self.known.borrow().as_deref())),
+        }
     }
 
     /// Sends a message to the actor and waits for its answer.

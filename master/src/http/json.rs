@@ -31,6 +31,8 @@ pub(super) fn node(node: &v1::Node) -> Value {
         "last_heartbeat_ms": node.last_heartbeat_ms,
         "version": node.version,
         "pid": node.pid,
+        "reason": node.reason,
+        "drain_deadline_ms": node.drain_deadline_ms,
     })
 }
 

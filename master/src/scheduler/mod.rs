@@ -5,10 +5,14 @@
 //! free, neither in cores nor in memory.
 
 mod core;
+mod drain;
 mod placement;
 
 pub(crate) use self::core::{Claim, Placed, schedule};
+pub(crate) use self::drain::{DriverPlace, ExecutorPlace, Step, Tenant, drain};
 pub(crate) use self::placement::Room;
 
+#[cfg(test)]
+mod drain_tests;
 #[cfg(test)]
 mod tests;

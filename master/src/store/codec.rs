@@ -22,6 +22,10 @@ struct Stored {
     stop: Option<v1::StopDriver>,
     #[prost(message, optional, tag = "7")]
     outcome: Option<v1::DriverFinished>,
+    #[prost(int64, repeated, tag = "8")]
+    failures_ms: Vec<i64>,
+    #[prost(message, repeated, tag = "9")]
+    batches: Vec<v1::Batch>,
 }
 
 /// The record as bytes.
@@ -34,6 +38,8 @@ pub(super) fn encode(record: &ApplicationRecord) -> Vec<u8> {
         sequence: record.sequence,
         stop: record.stop,
         outcome: record.outcome.clone(),
+        failures_ms: record.failures_ms.clone(),
+        batches: record.batches.clone(),
     }
     .encode_to_vec()
 }
@@ -59,5 +65,7 @@ pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<ApplicationRecord, Error
         sequence: stored.sequence,
         stop: stored.stop,
         outcome: stored.outcome,
+        failures_ms: stored.failures_ms,
+        batches: stored.batches,
     })
 }

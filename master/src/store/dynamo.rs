@@ -8,8 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValue, TransactWriteItem, Update};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use millrace_common::aws::{self, Kind};
 use millrace_common::error::{Code, Error};
@@ -19,7 +20,7 @@ use millrace_proto::v1;
 use prost::Message as _;
 
 use super::codec;
-use super::{LeaderItem, Record, Snapshot, Store, StoreError};
+use super::{DrainOrder, LeaderItem, Record, Snapshot, Store, StoreError};
 use crate::application::state_name;
 
 /// How long one call may take: well below the time after which a leader steps down.
@@ -30,9 +31,13 @@ const CLAIMS_IN_FLIGHT: usize = 16;
 
 const TERM: &str = "term";
 const RECORD: &str = "record";
+const ASKED_MS: &str = "asked_ms";
+const DEADLINE_MS: &str = "deadline_ms";
 
-/// Refuses a write when a later leader has written the item.
-const NO_LATER_TERM: &str = "attribute_not_exists(#term) OR #term <= :term";
+/// Lets a write through when the item is there and no later leader has written it.
+const NO_LATER_TERM: &str = "#term <= :term";
+/// The same for an item that may be absent.
+const ABSENT_OR_NO_LATER_TERM: &str = "attribute_not_exists(#term) OR #term <= :term";
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -72,8 +77,9 @@ impl DynamoStore {
         }
     }
 
-    /// Marks an item with the term, so that an older leader can not write it any more.
-    async fn claim(&self, term: u64, sk: String) -> Result<(), StoreError> {
+    /// Marks an item with the term, so that an older leader can not write it any more, and gives
+    /// it as it is from then on.
+    async fn claim(&self, term: u64, sk: String) -> Result<Item, StoreError> {
         let call = self
             .client
             .update_item()
@@ -81,10 +87,37 @@ impl DynamoStore {
             .key(table::PK, self.pk())
             .key(table::SK, AttributeValue::S(sk))
             .update_expression("SET #term = :term")
-            .condition_expression("attribute_exists(#term) AND #term <= :term")
+            .condition_expression(NO_LATER_TERM)
             .expression_attribute_names("#term", TERM)
-            .expression_attribute_values(":term", number(term));
-        self.timed("UpdateItem", call.send()).await.map(drop)
+            .expression_attribute_values(":term", number(term))
+            .return_values(ReturnValue::AllNew);
+        let answer = self.timed("UpdateItem", call.send()).await?;
+        Ok(answer.attributes.unwrap_or_default())
+    }
+
+    /// The range keys of everything there is, read consistently.
+    async fn keys(&self) -> Result<Vec<String>, StoreError> {
+        let mut keys = Vec::new();
+        let mut start: Option<Item> = None;
+        loop {
+            let call = self
+                .client
+                .query()
+                .table_name(&self.table)
+                .consistent_read(true)
+                .key_condition_expression("#pk = :pk")
+                .projection_expression("#sk")
+                .expression_attribute_names("#pk", table::PK)
+                .expression_attribute_names("#sk", table::SK)
+                .expression_attribute_values(":pk", self.pk())
+                .set_exclusive_start_key(start);
+            let answer = self.timed("Query", call.send()).await?;
+            keys.extend(answer.items().iter().map(|item| read_text(item, table::SK)));
+            start = answer.last_evaluated_key.filter(|key| !key.is_empty());
+            if start.is_none() {
+                return Ok(keys);
+            }
+        }
     }
 
     async fn timed<T, E>(
@@ -97,30 +130,102 @@ impl DynamoStore {
     {
         match tokio::time::timeout(CALL_DEADLINE, call).await {
             Ok(outcome) => outcome.map_err(|error| self.failed(action, &error)),
-            Err(_) => Err(StoreError::Passing(Error::new(
-                Code::AwsUnreachable,
-                format!(
-                    "dynamodb:{action} on table {} had no answer in {CALL_DEADLINE:?}",
-                    self.table
-                ),
-                "see the endpoint (AWS_ENDPOINT_URL), the network and the region",
-            ))),
+            Err(_) => Err(self.late(action)),
         }
     }
 
+    fn late(&self, action: &str) -> StoreError {
+        StoreError::Passing(Error::new(
+            Code::AwsUnreachable,
+            format!("dynamodb:{action} on table {} had no answer in {CALL_DEADLINE:?}", self.table),
+            "see the endpoint (AWS_ENDPOINT_URL), the network and the region",
+        ))
+    }
+
+    /// Writes an item that is there already and that no later leader has written; makes one that
+    /// is not there, if this term still leads.
     async fn put_item(&self, term: u64, sk: String, rest: Item) -> Result<(), StoreError> {
+        let mut item = rest;
+        item.insert(table::PK.to_owned(), self.pk());
+        item.insert(table::SK.to_owned(), AttributeValue::S(sk));
+        item.insert(TERM.to_owned(), number(term));
         let call = self
             .client
             .put_item()
             .table_name(&self.table)
-            .set_item(Some(rest))
-            .item(table::PK, self.pk())
-            .item(table::SK, AttributeValue::S(sk))
-            .item(TERM, number(term))
+            .set_item(Some(item.clone()))
             .condition_expression(NO_LATER_TERM)
             .expression_attribute_names("#term", TERM)
             .expression_attribute_values(":term", number(term));
-        self.timed("PutItem", call.send()).await.map(drop)
+        match self.timed("PutItem", call.send()).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::Refused) => self.create_item(term, item).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn create_item(&self, term: u64, item: Item) -> Result<(), StoreError> {
+        let put = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(#pk)")
+            .expression_attribute_names("#pk", table::PK)
+            .build()
+            .map_err(incomplete)?;
+        let write = TransactWriteItem::builder().put(put).build();
+        match self.write_as_leader("PutItem", term, write).await {
+            // An item that is there has just refused us by its term.
+            Err(StoreError::Deposed) => Err(StoreError::Refused),
+            outcome => outcome,
+        }
+    }
+
+    /// One write that is applied only while the leader item has this term, whoever has delayed it
+    /// for how long. It needs no right beside those of the two writes.
+    async fn write_as_leader(
+        &self,
+        action: &str,
+        term: u64,
+        write: TransactWriteItem,
+    ) -> Result<(), StoreError> {
+        let leads = Update::builder()
+            .table_name(&self.table)
+            .key(table::PK, self.pk())
+            .key(table::SK, AttributeValue::S(table::LEADER_SK.to_owned()))
+            .update_expression("SET #term = :term")
+            .condition_expression("#term = :term")
+            .expression_attribute_names("#term", TERM)
+            .expression_attribute_values(":term", number(term))
+            .build()
+            .map_err(incomplete)?;
+        let leads = TransactWriteItem::builder().update(leads).build();
+        let call = self.client.transact_write_items().transact_items(leads).transact_items(write);
+        let outcome = match tokio::time::timeout(CALL_DEADLINE, call.send()).await {
+            Ok(outcome) => outcome,
+            Err(_) => return Err(self.late(action)),
+        };
+        let Err(error) = outcome else { return Ok(()) };
+        let cancelled = match error.as_service_error() {
+            Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => cancelled,
+            _ => return Err(self.failed(action, &error)),
+        };
+        let has_failed = |index: usize| {
+            let reason = cancelled.cancellation_reasons().get(index);
+            reason.and_then(|reason| reason.code()) == Some("ConditionalCheckFailed")
+        };
+        match (has_failed(0), has_failed(1)) {
+            (true, _) => Err(StoreError::Deposed),
+            (false, true) => Err(StoreError::Refused),
+            // A conflict with another write, or throttled.
+            (false, false) => Err(StoreError::Passing(
+                Error::new(
+                    Code::Throttled,
+                    format!("dynamodb:{action} on table {} was cancelled", self.table),
+                    "nothing: it is tried again",
+                )
+                .caused_by(error),
+            )),
+        }
     }
 }
 
@@ -178,33 +283,11 @@ impl Store for DynamoStore {
     }
 
     async fn load(&self, term: u64) -> Result<Snapshot, StoreError> {
-        let mut items: Vec<Item> = Vec::new();
-        let mut start: Option<Item> = None;
-        loop {
-            let call = self
-                .client
-                .query()
-                .table_name(&self.table)
-                .consistent_read(true)
-                .key_condition_expression("#pk = :pk")
-                .expression_attribute_names("#pk", table::PK)
-                .expression_attribute_values(":pk", self.pk())
-                .set_exclusive_start_key(start);
-            let answer = self.timed("Query", call.send()).await?;
-            items.extend(answer.items.unwrap_or_default());
-            start = answer.last_evaluated_key.filter(|key| !key.is_empty());
-            if start.is_none() {
-                break;
-            }
-        }
-        let mut claims = Vec::new();
-        for item in &items {
-            let sk = read_text(item, table::SK);
-            if sk.contains('#') {
-                claims.push(self.claim(term, sk));
-            }
-        }
-        stream::iter(claims).buffer_unordered(CLAIMS_IN_FLIGHT).try_collect::<()>().await?;
+        // The leader item has no kind in its key; its term is in it already.
+        let keys = self.keys().await?.into_iter().filter(|sk| sk.contains('#'));
+        let claims: Vec<_> = keys.map(|sk| self.claim(term, sk)).collect();
+        let items: Vec<Item> =
+            stream::iter(claims).buffer_unordered(CLAIMS_IN_FLIGHT).try_collect().await?;
         let mut snapshot = Snapshot::default();
         for item in items {
             let sk = read_text(&item, table::SK);
@@ -217,6 +300,11 @@ impl Store for DynamoStore {
                     snapshot.applications.push((name, record));
                 }
                 "node" => snapshot.nodes.push(NodeId::new(id)),
+                "drain" => {
+                    let deadline_ms = read_time(&item, DEADLINE_MS);
+                    let asked_ms = read_time(&item, ASKED_MS).unwrap_or_default();
+                    snapshot.drains.push((NodeId::new(id), DrainOrder { asked_ms, deadline_ms }));
+                }
                 _ => tracing::warn!(item = %sk, "an item of an unknown kind is left alone"),
             }
         }
@@ -238,14 +326,20 @@ impl Store for DynamoStore {
                 self.put_item(term, sk, item).await
             }
             Record::Node(_) => self.put_item(term, sk, Item::new()).await,
-            Record::NodeGone(_) => {
+            Record::Drain(_, order) => {
+                let time = |ms: i64| AttributeValue::N(ms.to_string());
+                let deadline = order.deadline_ms.map(|ms| (DEADLINE_MS.to_owned(), time(ms)));
+                let asked = (ASKED_MS.to_owned(), time(order.asked_ms));
+                self.put_item(term, sk, deadline.into_iter().chain([asked]).collect()).await
+            }
+            Record::NodeGone(_) | Record::DrainGone(_) => {
                 let call = self
                     .client
                     .delete_item()
                     .table_name(&self.table)
                     .key(table::PK, self.pk())
                     .key(table::SK, AttributeValue::S(sk))
-                    .condition_expression(NO_LATER_TERM)
+                    .condition_expression(ABSENT_OR_NO_LATER_TERM)
                     .expression_attribute_names("#term", TERM)
                     .expression_attribute_values(":term", number(term));
                 self.timed("DeleteItem", call.send()).await.map(drop)
@@ -255,14 +349,14 @@ impl Store for DynamoStore {
 
     async fn reset_head(
         &self,
+        term: u64,
         name: &ApplicationName,
         to: &v1::StartPosition,
     ) -> Result<u64, StoreError> {
-        let call = self
-            .client
-            .update_item()
+        let key = AttributeValue::S(table::application_pk(name));
+        let mark = Update::builder()
             .table_name(&self.table)
-            .key(table::PK, AttributeValue::S(table::application_pk(name)))
+            .key(table::PK, key.clone())
             .key(table::SK, AttributeValue::S(table::HEAD_SK.to_owned()))
             .update_expression("SET #reset = :reset")
             .condition_expression("attribute_exists(#pk) AND #cluster = :cluster")
@@ -271,11 +365,24 @@ impl Store for DynamoStore {
             .expression_attribute_names("#cluster", table::HEAD_CLUSTER)
             .expression_attribute_values(":reset", AttributeValue::B(Blob::new(to.encode_to_vec())))
             .expression_attribute_values(":cluster", AttributeValue::S(self.cluster.clone()))
-            .return_values(ReturnValue::AllNew);
-        let answer = self.timed("UpdateItem", call.send()).await?;
-        let item = answer.attributes.unwrap_or_default();
-        Ok(read_number(&item, table::HEAD_BATCH))
+            .build()
+            .map_err(incomplete)?;
+        let mark = TransactWriteItem::builder().update(mark).build();
+        self.write_as_leader("UpdateItem", term, mark).await?;
+        let call = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .key(table::PK, key)
+            .key(table::SK, AttributeValue::S(table::HEAD_SK.to_owned()))
+            .consistent_read(true);
+        let answer = self.timed("GetItem", call.send()).await?;
+        Ok(read_number(&answer.item.unwrap_or_default(), table::HEAD_BATCH))
     }
+}
+
+fn incomplete(error: aws_sdk_dynamodb::error::BuildError) -> StoreError {
+    StoreError::Lasting(Error::internal("a write lacks a part").caused_by(error))
 }
 
 fn number(value: u64) -> AttributeValue {
@@ -286,6 +393,13 @@ fn read_number(item: &Item, name: &str) -> u64 {
     match item.get(name) {
         Some(AttributeValue::N(text)) => text.parse().unwrap_or(0),
         _ => 0,
+    }
+}
+
+fn read_time(item: &Item, name: &str) -> Option<i64> {
+    match item.get(name) {
+        Some(AttributeValue::N(text)) => text.parse().ok(),
+        _ => None,
     }
 }
 

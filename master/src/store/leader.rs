@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use millrace_common::clock::Clock;
 use millrace_common::error::Error;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{LeaderItem, Store, StoreError};
+use super::{LeaderItem, Store, StoreError, Tenure};
 
 /// The intervals of leadership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct LeaderTiming {
 pub struct Leadership {
     /// The item as this master wrote it last.
     pub item: LeaderItem,
+    /// Monotonic time just before it was written.
+    pub since: Duration,
 }
 
 /// What a standby does next.
@@ -91,7 +94,8 @@ impl Campaign {
     }
 }
 
-/// Waits until this master leads; none when `cancel` came first.
+/// Waits until this master leads; none when `cancel` came first. `known` shows where the leading
+/// master is reached while there is one.
 ///
 /// # Errors
 /// What the store says when it will say so again, as that the table is missing.
@@ -100,6 +104,7 @@ pub async fn campaign(
     clock: &dyn Clock,
     mut campaign: Campaign,
     poll_interval: Duration,
+    known: &watch::Sender<Option<String>>,
     cancel: &CancellationToken,
 ) -> Result<Option<Leadership>, Error> {
     let mut has_told = false;
@@ -113,16 +118,21 @@ pub async fn campaign(
             }
         };
         if let Decision::Take(item) = campaign.observe(clock.monotonic(), seen.as_ref()) {
+            let since = clock.monotonic();
+            known.send_replace(None);
             match store.write_leader(&item, seen.as_ref()).await {
-                Ok(()) => return Ok(Some(Leadership { item })),
+                Ok(()) => return Ok(Some(Leadership { item, since })),
                 // Refused, or unknown: the next look tells.
                 Err(StoreError::Lasting(error)) => return Err(error),
                 Err(error) => tracing::debug!(%error, "leadership was not taken"),
             }
-        } else if !has_told {
+        } else {
             let leader = seen.unwrap_or_default();
-            tracing::info!(leader = leader.address, term = leader.term, "standing by");
-            has_told = true;
+            if !has_told {
+                tracing::info!(leader = leader.address, term = leader.term, "standing by");
+                has_told = true;
+            }
+            known.send_replace(Some(leader.address).filter(|address| !address.is_empty()));
         }
         if !pause(poll_interval, cancel).await {
             return Ok(None);
@@ -138,17 +148,18 @@ async fn pause(interval: Duration, cancel: &CancellationToken) -> bool {
     }
 }
 
-/// Renews leadership until it is lost or `cancel` comes; then gives it up. Returns when this master
+/// Renews leadership and with it `tenure` until it is lost or `cancel` comes; then gives it up. Returns when this master
 /// must not serve any more.
 pub async fn hold(
     store: &dyn Store,
     clock: &dyn Clock,
     leadership: Leadership,
     timing: LeaderTiming,
+    tenure: &Tenure,
     cancel: &CancellationToken,
 ) {
     let mut item = leadership.item;
-    let mut renewed = clock.monotonic();
+    let mut renewed = leadership.since;
     loop {
         if !pause(timing.renew_interval, cancel).await {
             let released =
@@ -165,6 +176,7 @@ pub async fn hold(
             Ok(Ok(())) => {
                 item = next;
                 renewed = asked;
+                tenure.renew(asked);
             }
             Ok(Err(StoreError::Refused)) => {
                 tracing::warn!(term = item.term, "another master has taken over");

@@ -74,6 +74,10 @@ impl Inner {
     fn fault(&mut self) -> Option<Fault> {
         self.faults.pop()
     }
+
+    fn is_deposed(&self, term: u64) -> bool {
+        self.leader.as_ref().is_some_and(|leader| leader.term != term)
+    }
 }
 
 #[async_trait]
@@ -120,7 +124,10 @@ impl Store for MemoryStore {
                     snapshot.applications.push((name.clone(), (**record).clone()));
                 }
                 Record::Node(node) => snapshot.nodes.push(NodeId::clone(node)),
-                Record::NodeGone(_) => {}
+                Record::Drain(node, order) => {
+                    snapshot.drains.push((NodeId::clone(node), *order));
+                }
+                Record::NodeGone(_) | Record::DrainGone(_) => {}
             }
         }
         Ok(snapshot)
@@ -133,7 +140,11 @@ impl Store for MemoryStore {
             return Err(lost());
         }
         let key = record.key();
-        if inner.records.get(&key).is_some_and(|(written, _)| *written > term) {
+        let is_later = match inner.records.get(&key) {
+            Some((written, _)) => *written > term,
+            None => inner.is_deposed(term),
+        };
+        if is_later {
             return Err(StoreError::Refused);
         }
         inner.num_puts += 1;
@@ -143,10 +154,14 @@ impl Store for MemoryStore {
 
     async fn reset_head(
         &self,
+        term: u64,
         name: &ApplicationName,
         to: &v1::StartPosition,
     ) -> Result<u64, StoreError> {
         let mut inner = self.lock();
+        if inner.is_deposed(term) {
+            return Err(StoreError::Deposed);
+        }
         let head = inner.heads.get_mut(name).ok_or(StoreError::Refused)?;
         head.1 = Some(*to);
         Ok(head.0)

@@ -7,6 +7,7 @@ mod codec;
 mod dynamo;
 mod leader;
 pub mod memory;
+mod tenure;
 mod writer;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use millrace_proto::v1;
 
 pub use self::dynamo::DynamoStore;
 pub use self::leader::{Campaign, LeaderTiming, Leadership, campaign, hold};
+pub use self::tenure::Tenure;
 pub use self::writer::{Writer, WriterEvent};
 use crate::application::ApplicationRecord;
 
@@ -30,6 +32,19 @@ pub enum Record {
     Node(NodeId),
     /// A node that left or is lost.
     NodeGone(NodeId),
+    /// The order to drain a node; it stays while the node is away.
+    Drain(NodeId, DrainOrder),
+    /// The node takes containers again.
+    DrainGone(NodeId),
+}
+
+/// The order to empty a node and to keep it so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DrainOrder {
+    /// When it was given, Unix time in milliseconds.
+    pub asked_ms: i64,
+    /// When what is left on the node is ended, Unix time in milliseconds.
+    pub deadline_ms: Option<i64>,
 }
 
 impl Record {
@@ -40,6 +55,9 @@ impl Record {
             Self::Application(name, _) => millrace_common::table::application_sk(name),
             Self::Node(node) | Self::NodeGone(node) => {
                 millrace_common::table::node_sk(node.as_str())
+            }
+            Self::Drain(node, _) | Self::DrainGone(node) => {
+                millrace_common::table::drain_sk(node.as_str())
             }
         }
     }
@@ -52,6 +70,8 @@ pub struct Snapshot {
     pub applications: Vec<(ApplicationName, ApplicationRecord)>,
     /// Nodes that had registered.
     pub nodes: Vec<NodeId>,
+    /// Orders to drain nodes.
+    pub drains: Vec<(NodeId, DrainOrder)>,
 }
 
 /// The leader item.
@@ -76,6 +96,8 @@ pub struct LeaderItem {
 pub enum StoreError {
     /// The condition did not hold: somebody else was there.
     Refused,
+    /// Another master leads.
+    Deposed,
     /// It may be worth another try; the write may have been applied.
     Passing(Error),
     /// It will fail again.
@@ -86,6 +108,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused => f.write_str("refused: another leader was there"),
+            Self::Deposed => f.write_str("refused: another master leads"),
             Self::Passing(error) | Self::Lasting(error) => error.fmt(f),
         }
     }
@@ -104,17 +127,21 @@ pub trait Store: Send + Sync + fmt::Debug {
         expected: Option<&LeaderItem>,
     ) -> Result<(), StoreError>;
 
-    /// Everything there is, read consistently and marked with the term, so that an older leader
-    /// can not change it any more.
+    /// Everything there is, marked with the term and then read, so that an older leader can not
+    /// change it any more.
     async fn load(&self, term: u64) -> Result<Snapshot, StoreError>;
 
-    /// Writes a record unless a later leader has written it.
+    /// Writes a record unless a later leader has written it; one that is not there yet only while
+    /// the leader item still has this term.
     async fn put(&self, term: u64, record: &Record) -> Result<(), StoreError>;
 
-    /// Marks the head of an application to give up its positions at the next start. The batch that
-    /// the head stands at; [`StoreError::Refused`] when there is no head of this cluster.
+    /// Marks the head of an application to give up its positions at the next start, while the
+    /// leader item still has this term. The batch that the head stands at;
+    /// [`StoreError::Refused`] when there is no head of this cluster, [`StoreError::Deposed`] when
+    /// another master leads.
     async fn reset_head(
         &self,
+        term: u64,
         name: &ApplicationName,
         to: &v1::StartPosition,
     ) -> Result<u64, StoreError>;

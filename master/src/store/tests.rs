@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_common::clock::{Clock as _, ManualClock, SystemClock};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::memory::{Fault, MemoryStore};
@@ -63,10 +64,15 @@ fn a_term_that_nodes_have_seen_is_passed() {
 async fn win(store: &MemoryStore, instance: &str) -> Leadership {
     let clock = SystemClock::shared();
     let poll = Duration::from_millis(1);
-    campaign(store, &*clock, standby(instance), poll, &CancellationToken::new())
+    let (known, _) = watch::channel(None);
+    campaign(store, &*clock, standby(instance), poll, &known, &CancellationToken::new())
         .await
         .unwrap()
         .unwrap()
+}
+
+fn tenure() -> Tenure {
+    Tenure::new(SystemClock::shared(), Duration::ZERO, Duration::from_secs(3_600))
 }
 
 #[tokio::test]
@@ -79,7 +85,7 @@ async fn a_lost_answer_does_not_cost_leadership() {
     let held = {
         let (store, clock, cancel) = (Arc::clone(&store), clock.clone(), cancel.clone());
         let won = won.clone();
-        tokio::spawn(async move { hold(&*store, &*clock, won, TIMING, &cancel).await })
+        tokio::spawn(async move { hold(&*store, &*clock, won, TIMING, &tenure(), &cancel).await })
     };
     let renewed = async {
         while store.leader().unwrap().counter < won.item.counter + 5 {
@@ -100,7 +106,8 @@ async fn a_leader_that_can_not_renew_steps_down() {
     let won = win(&store, "a").await;
     store.inject(&[Fault::Fail; 1_000]);
     let (clock, cancel) = (SystemClock::shared(), CancellationToken::new());
-    let held = hold(&store, &*clock, won, TIMING, &cancel);
+    let tenure = tenure();
+    let held = hold(&store, &*clock, won, TIMING, &tenure, &cancel);
     tokio::time::timeout(Duration::from_secs(5), held).await.expect("it steps down");
 }
 
@@ -108,17 +115,22 @@ async fn a_leader_that_can_not_renew_steps_down() {
 async fn a_leader_that_was_overtaken_steps_down_and_writes_nothing_more() {
     let store = Arc::new(MemoryStore::default());
     let first = win(&store, "a").await;
+    let node = Record::Node("n1".into());
+    store.put(first.item.term, &node).await.unwrap();
     let second = LeaderItem { term: 9, counter: 99, ..first.item.clone() };
     store.write_leader(&second, Some(&first.item)).await.unwrap();
     let (clock, cancel) = (SystemClock::shared(), CancellationToken::new());
     let term = first.item.term;
-    let held = hold(&*store, &*clock, first, TIMING, &cancel);
+    let tenure = tenure();
+    let held = hold(&*store, &*clock, first, TIMING, &tenure, &cancel);
     tokio::time::timeout(Duration::from_secs(5), held).await.expect("it steps down");
 
-    let node = Record::Node("n1".into());
-    store.put(term, &node).await.unwrap();
     assert_eq!(store.load(9).await.unwrap().nodes, ["n1".into()]);
-    let (writer, work) = Writer::new(Arc::clone(&store) as Arc<dyn Store>, term);
+    let unheard = Record::Node("n2".into());
+    assert!(matches!(store.put(term, &unheard).await, Err(StoreError::Refused)), "a new item");
+    let reset = store.reset_head(term, &"a".parse().unwrap(), &Default::default()).await;
+    assert!(matches!(reset, Err(StoreError::Deposed)), "{reset:?}");
+    let (writer, work) = Writer::new(Arc::clone(&store) as Arc<dyn Store>, term, tenure.clone());
     let mut events = writer.events();
     writer.push(1, node);
     tokio::time::timeout(Duration::from_secs(5), work).await.expect("the writer is fenced");
@@ -127,10 +139,23 @@ async fn a_leader_that_was_overtaken_steps_down_and_writes_nothing_more() {
 }
 
 #[tokio::test]
+async fn a_leader_that_was_stopped_writes_nothing_with_what_it_knew() {
+    let store = Arc::new(MemoryStore::default());
+    let clock = ManualClock::at(0);
+    let tenure = Tenure::new(clock.clone(), Duration::ZERO, Duration::from_secs(6));
+    let (writer, work) = Writer::new(Arc::clone(&store) as Arc<dyn Store>, 1, tenure);
+    clock.advance(Duration::from_secs(6));
+    writer.push(1, Record::Node("n1".into()));
+    tokio::time::timeout(Duration::from_secs(5), work).await.expect("the writer ends");
+    assert_eq!(*writer.events().borrow_and_update(), WriterEvent::Fenced);
+    assert_eq!(store.num_puts(), 0);
+}
+
+#[tokio::test]
 async fn records_are_written_however_often_it_takes() {
     let store = Arc::new(MemoryStore::default());
     store.inject(&[Fault::Fail, Fault::LoseAnswer, Fault::Fail]);
-    let (writer, work) = Writer::new(Arc::clone(&store) as Arc<dyn Store>, 1);
+    let (writer, work) = Writer::new(Arc::clone(&store) as Arc<dyn Store>, 1, tenure());
     let work = tokio::spawn(work);
     for ticket in 1..=20 {
         writer.push(ticket, Record::Node("n1".into()));
@@ -157,6 +182,8 @@ fn a_record_comes_back_as_it_was() {
         is_head_expected: true,
         sequence: 4,
         stop: Some(v1::StopDriver { drain: true, deadline_ms: 5 }),
+        failures_ms: vec![5, -1],
+        batches: vec![v1::Batch { number: 7, ..Default::default() }],
         outcome: Some(v1::DriverFinished { reason: "r".to_owned(), ..Default::default() }),
     };
     let bytes = codec::encode(&record);

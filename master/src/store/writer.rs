@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use millrace_common::retry::Backoff;
 use tokio::sync::{Notify, watch};
 
-use super::{Record, Store, StoreError};
+use super::{Record, Store, StoreError, Tenure};
 
 /// What the writer tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +63,18 @@ pub struct Writer {
 
 impl Writer {
     /// A writer for one term, and the work that its owner has to drive.
-    pub fn new(store: Arc<dyn Store>, term: u64) -> (Self, impl Future<Output = ()> + Send) {
+    ///
+    /// It writes only while `tenure` lasts.
+    pub fn new(
+        store: Arc<dyn Store>,
+        term: u64,
+        tenure: Tenure,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let queue = Arc::new(Mutex::new(Queue::default()));
         let wake = Arc::new(Notify::new());
         let (tell, events) = watch::channel(WriterEvent::Written(0));
-        let work = run(store, term, Arc::clone(&queue), Arc::clone(&wake), tell);
+        let scribe = Scribe { store, term, tenure };
+        let work = run(scribe, Arc::clone(&queue), Arc::clone(&wake), tell);
         (Self { queue, wake, events }, work)
     }
 
@@ -94,9 +101,15 @@ fn lock(queue: &Mutex<Queue>) -> std::sync::MutexGuard<'_, Queue> {
     queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-async fn run(
+/// Who writes, for which term, and for how long.
+struct Scribe {
     store: Arc<dyn Store>,
     term: u64,
+    tenure: Tenure,
+}
+
+async fn run(
+    scribe: Scribe,
     queue: Arc<Mutex<Queue>>,
     wake: Arc<Notify>,
     tell: watch::Sender<WriterEvent>,
@@ -109,7 +122,7 @@ async fn run(
                 () = tell.closed() => return,
             }
         };
-        if !write(&*store, term, &record, &tell).await {
+        if !scribe.write(&record, &tell).await {
             tell.send_replace(WriterEvent::Fenced);
             return;
         }
@@ -123,28 +136,33 @@ async fn run(
     }
 }
 
-/// Writes one record, however often it takes; false when another master leads or nobody listens.
-async fn write(
-    store: &dyn Store,
-    term: u64,
-    record: &Record,
-    tell: &watch::Sender<WriterEvent>,
-) -> bool {
-    let mut failures = 0;
-    loop {
-        match store.put(term, record).await {
-            Ok(()) => return true,
-            Err(StoreError::Refused) => {
-                tracing::warn!(key = record.key(), term, "a later leader has written this record");
+impl Scribe {
+    /// Writes one record, however often it takes; false when this master does not lead any more or
+    /// nobody listens.
+    async fn write(&self, record: &Record, tell: &watch::Sender<WriterEvent>) -> bool {
+        let mut failures = 0;
+        loop {
+            if !self.tenure.is_valid() {
+                let (key, term) = (record.key(), self.term);
+                tracing::warn!(key, term, "leadership was not renewed: nothing more is written");
                 return false;
             }
-            Err(StoreError::Passing(error) | StoreError::Lasting(error)) => {
-                failures += 1;
-                let delay = Backoff::CALL.random_delay(failures);
-                tracing::warn!(key = record.key(), %error, ?delay, "the store does not take a record");
-                tokio::select! {
-                    () = tokio::time::sleep(delay) => {}
-                    () = tell.closed() => return false,
+            match self.store.put(self.term, record).await {
+                Ok(()) => return true,
+                Err(StoreError::Refused | StoreError::Deposed) => {
+                    let (key, term) = (record.key(), self.term);
+                    tracing::warn!(key, term, "a write is refused: a later master leads");
+                    return false;
+                }
+                Err(StoreError::Passing(error) | StoreError::Lasting(error)) => {
+                    failures += 1;
+                    let delay = Backoff::CALL.random_delay(failures);
+                    let key = record.key();
+                    tracing::warn!(key, %error, ?delay, "the store does not take a record");
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        () = tell.closed() => return false,
+                    }
                 }
             }
         }

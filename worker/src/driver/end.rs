@@ -3,6 +3,7 @@
 //! Promises: every end but a kill is told with its reason. Never does: act.
 
 use millrace_common::error::{Code, Error};
+use millrace_common::exit::HANDED_OVER;
 use millrace_proto::v1;
 
 /// How the driver ended.
@@ -10,6 +11,8 @@ use millrace_proto::v1;
 pub enum End {
     /// As asked.
     Stopped,
+    /// At the edge of a batch, for another attempt on another node.
+    HandedOver,
     /// The drain took too long: this is the lag.
     DrainDeadline(Error),
     /// The specification can not run.
@@ -21,13 +24,15 @@ pub enum End {
 }
 
 impl End {
-    /// The process's exit code: 0 stopped, 1 failed or rejected, 5 drain deadline, 143 SIGTERM.
+    /// The process's exit code: 0 stopped, 1 failed or rejected, 5 drain deadline,
+    /// [`HANDED_OVER`] moved, 143 SIGTERM.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Stopped => 0,
             Self::Rejected(_) | Self::Failed(..) => 1,
             Self::DrainDeadline(_) => 5,
+            Self::HandedOver => HANDED_OVER,
             Self::Killed => 143,
         }
     }
@@ -37,7 +42,7 @@ impl End {
     pub fn to_proto(&self) -> v1::DriverFinished {
         use v1::ApplicationState as State;
         let (state, retryable, error) = match self {
-            Self::Stopped | Self::Killed => (State::Stopped, false, None),
+            Self::Stopped | Self::HandedOver | Self::Killed => (State::Stopped, false, None),
             Self::DrainDeadline(error) => (State::Stopped, false, Some(error)),
             Self::Rejected(error) => (State::Rejected, false, Some(error)),
             Self::Failed(error, retryable) => (State::Failed, *retryable, Some(error)),
@@ -47,6 +52,7 @@ impl End {
             retryable,
             reason: error.map_or_else(|| "stopped as asked".to_owned(), ToString::to_string),
             failure: error.map(Error::to_failure),
+            handed_over: matches!(self, Self::HandedOver),
         }
     }
 }

@@ -23,16 +23,16 @@ use super::batch::core::Ended as EndedHow;
 use super::batch::making::Totals;
 use super::commit::{CommitError, Committer, LaunchFacts, Published};
 use super::end::{End, is_passing, is_refusal};
-use super::executors::actor::{self as executors, Ended, Executors, Granted};
+use super::executors::actor::{self as executors, Ended, Executors, Granted, Retired};
 use super::executors::core::ExecutorView;
 use super::executors::outbox::Outbox;
 use super::executors::server::Service;
-use super::receivers::actor::{self as receivers, Receivers};
+use super::receivers::actor::{self as receivers, Leave, Receivers};
 use super::receivers::core::{Core as ReceiversCore, Snapshot};
 use super::report::report;
 use super::runner::BatchRunner;
 use super::session::{self, Identity, MasterHandle};
-use super::start::{Checked, check, sources};
+use super::start::{Checked, check, sources, spec_hash};
 use super::world::World;
 
 /// What happens while the driver works.
@@ -79,7 +79,8 @@ pub async fn refuse(launch: &v1::LaunchContext, error: Error) -> End {
 
 fn identity(launch: &v1::LaunchContext, address: String) -> Identity {
     Identity {
-        master_address: launch.master_address.clone(),
+        masters: launch.master_address.clone(),
+        term: launch.term,
         application: launch.application.clone(),
         attempt: launch.attempt,
         epoch: launch.epoch,
@@ -96,11 +97,25 @@ struct Driver {
     master: MasterHandle,
     commands: mpsc::Receiver<Command>,
     incoming: Option<rpc::Incoming>,
+    /// What it was asked for, if anything.
+    wish: Wish,
+}
+
+/// How the driver is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// Not at all.
+    GoOn,
+    /// At the edge of a batch, for another attempt elsewhere.
+    Move,
+    /// At the edge of a batch, for good.
+    Stop,
 }
 
 /// The actors of a driver at work, and what they show.
 struct Work {
     executors: Addr<Executors>,
+    receivers: Addr<Receivers>,
     batches: Addr<Batches>,
     outbox: Outbox,
     views: watch::Receiver<Vec<ExecutorView>>,
@@ -123,7 +138,16 @@ impl Driver {
         let identity = identity(&launch, format!("{}:{}", launch.host, address.port()));
         tracing::info!(address = %identity.address, attempt = launch.attempt, epoch = launch.epoch, "driver of {}", launch.application);
         let (master, commands) = session::start(identity, cancel.clone())?;
-        Ok(Self { launch, spec, world, cancel, master, commands, incoming: Some(incoming) })
+        Ok(Self {
+            launch,
+            spec,
+            world,
+            cancel,
+            master,
+            commands,
+            incoming: Some(incoming),
+            wish: Wish::GoOn,
+        })
     }
 
     async fn live(mut self, kill: &CancellationToken) -> End {
@@ -133,6 +157,7 @@ impl Driver {
         };
         match &end {
             End::Stopped => tracing::info!("the application stopped"),
+            End::HandedOver => tracing::info!("the next attempt goes on"),
             End::Killed => tracing::warn!("the driver was told to end"),
             End::DrainDeadline(error) | End::Rejected(error) | End::Failed(error, _) => {
                 tracing::error!(%error, "the driver ends");
@@ -257,7 +282,7 @@ impl Driver {
             listeners: vec![receivers.clone().recipient(), batches.clone().recipient()],
         })
         .start();
-        self.serve(Service::new(executors.clone(), receivers));
+        self.serve(Service::new(executors.clone(), receivers.clone()));
         self.master.want(v1::ExecutorTarget {
             count: self.spec.resources.executors.max,
             resources: Some(self.spec.resources.executor.to_proto()),
@@ -265,6 +290,7 @@ impl Driver {
         let late = committer.status().degraded();
         Ok(Work {
             executors,
+            receivers,
             batches,
             outbox,
             views,
@@ -320,7 +346,10 @@ impl Driver {
                     let error = Error::internal("an actor of the driver ended by itself");
                     return End::Failed(error, true);
                 }
-                Happening::Report => self.report(&work),
+                Happening::Report => {
+                    self.report(&work);
+                    give_up_vacated(&work).await;
+                }
             }
         }
     }
@@ -335,7 +364,7 @@ impl Driver {
         ));
     }
 
-    async fn command(&self, command: Command, work: &Work) {
+    async fn command(&mut self, command: Command, work: &Work) {
         let told = match command {
             Command::Started(started) => {
                 let granted = Granted(ContainerId::new(started.container_id));
@@ -355,7 +384,19 @@ impl Driver {
             }
             Command::Stop(_) => {
                 tracing::info!("asked to stop");
+                self.wish = Wish::Stop;
                 work.batches.send(Stop).await
+            }
+            Command::HandOver(asked) => {
+                tracing::info!(reason = %asked.reason, "asked to move");
+                if self.wish == Wish::GoOn {
+                    self.wish = Wish::Move;
+                }
+                work.batches.send(Stop).await
+            }
+            Command::Retire(retired) => {
+                tracing::info!(executor = %retired.container_id, reason = %retired.reason, "asked to give an executor up");
+                work.receivers.send(Leave(ContainerId::new(retired.container_id))).await
             }
             Command::Unmet(unmet) => {
                 tracing::info!(missing = unmet.missing, reason = %unmet.reason, "executors are still to come");
@@ -393,8 +434,10 @@ impl Driver {
             Outcome::Commit(error) => self.commit_ended(error),
             Outcome::Ended(how, proof) => {
                 self.leave_clean(&work.committer, proof).await;
-                if how != EndedHow::DrainDeadline {
-                    return End::Stopped;
+                match how {
+                    EndedHow::Stopped if self.wish == Wish::Move => return End::HandedOver,
+                    EndedHow::Stopped | EndedHow::Drained => return End::Stopped,
+                    EndedHow::DrainDeadline => {}
                 }
                 let lag_ms = work.input.borrow().millis_behind_latest.unwrap_or(-1);
                 End::DrainDeadline(Error::new(
@@ -429,23 +472,21 @@ impl Driver {
     }
 }
 
+/// Gives the executors back that were to be given up, once nothing needs them: no shard, no block,
+/// and no run.
+async fn give_up_vacated(work: &Work) {
+    // In this order: a run that begins after the snapshot leaves these executors out.
+    let vacated = work.input.borrow().vacated.clone();
+    let busy = work.totals.borrow().running_on.clone();
+    for container in vacated.into_iter().filter(|container| !busy.contains(container)) {
+        if work.executors.send(Retired(container)).await.is_err() {
+            tracing::debug!("the executors have ended already");
+        }
+    }
+}
+
 /// How long the last, dispensable write of a driver may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
-
-/// Tells one specification from another; the head keeps it.
-fn spec_hash(spec: &ApplicationSpec) -> String {
-    use prost::Message as _;
-    use sha2::Digest as _;
-    let mut message = spec.to_proto();
-    // Maps have no order on the wire.
-    let env: std::collections::BTreeMap<_, _> = message.env.drain().collect();
-    let mut hash = sha2::Sha256::new();
-    hash.update(message.encode_to_vec());
-    for (name, value) in env {
-        hash.update(format!("{name}={value}\0"));
-    }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 #[cfg(test)]
 #[path = "process_tests.rs"]

@@ -51,6 +51,7 @@ fn launch(master: &FakeMaster, epoch: u64) -> v1::LaunchContext {
         epoch,
         cluster: "local".into(),
         master_address: master.address.clone(),
+        term: 1,
         host: "127.0.0.1".into(),
         ..Default::default()
     }
@@ -176,6 +177,100 @@ fn a_silent_executor_is_given_back_and_its_shards_move() {
         let _e2 = driver.executor(&fake, "app-a1-e2").await;
         fake.put("a", 0..5);
         eventually("the other reads on", || fake.visible().len() == 5).await;
+        driver.stop().await;
+    });
+}
+
+#[test]
+fn an_executor_that_is_to_go_is_given_back_when_nothing_needs_it() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a", "b"]);
+        fake.put("a", 0..10);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("the first batch", || fake.visible().len() == 10).await;
+        let _e2 = driver.executor(&fake, "app-a1-e2").await;
+        eventually("two receivers", || {
+            driver.master.report().is_some_and(|report| report.receivers.len() == 2)
+        })
+        .await;
+        // A run that uses it goes on to its end.
+        fake.hold_runs(true);
+        let runs = fake.num_runs();
+        fake.put("a", 10..15);
+        fake.put("b", 15..20);
+        eventually("a run begins", || fake.num_runs() > runs).await;
+        driver.master.retire("app-a1-e1").await;
+        eventually("its shards have moved", || {
+            let report = driver.master.report().unwrap();
+            report.receivers.iter().all(|receiver| receiver.container_id == "app-a1-e2")
+        })
+        .await;
+        assert_eq!(driver.master.released(), Vec::<String>::new(), "while a run uses it");
+        fake.hold_runs(false);
+        eventually("it is given back", || driver.master.released() == ["app-a1-e1"]).await;
+        fake.put("a", 20..30);
+        eventually("the other reads on", || fake.visible().len() == 30).await;
+        let report = driver.master.report().unwrap();
+        assert_eq!(report.executors.len(), 1);
+        let num_runs: u32 = driver.master.batches().iter().map(|batch| batch.num_runs - 1).sum();
+        assert_eq!(num_runs, 0, "no batch was run twice");
+        driver.stop().await;
+        assert_eq!(fake.visible(), (0..30).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn the_last_executor_is_kept_until_another_comes() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        driver.master.retire("app-a1-e1").await;
+        fake.put("a", 0..5);
+        eventually("it reads on", || fake.visible().len() == 5).await;
+        assert_eq!(driver.master.released(), Vec::<String>::new());
+        let _e2 = driver.executor(&fake, "app-a1-e2").await;
+        eventually("it is given back", || driver.master.released() == ["app-a1-e1"]).await;
+        fake.put("a", 5..10);
+        eventually("the other reads on", || fake.visible().len() == 10).await;
+        driver.stop().await;
+    });
+}
+
+#[test]
+fn a_driver_that_is_to_move_ends_at_the_edge_of_its_batch_and_says_so() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.put("a", 0..10);
+        let driver = start(&fake, 1).await;
+        fake.hold_runs(true);
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("a run begins", || fake.num_runs() > 0).await;
+        driver.master.hand_over().await;
+        fake.hold_runs(false);
+        let end = driver.end.await.unwrap();
+        assert_eq!(end.exit_code(), millrace_common::exit::HANDED_OVER);
+        let finished = driver.master.finished().expect("the master heard of the end");
+        assert!(finished.handed_over && finished.failure.is_none(), "{finished:?}");
+        assert_eq!(fake.visible(), (0..10).collect::<Vec<_>>(), "its batch is published");
+    });
+}
+
+#[test]
+fn a_command_of_a_deposed_master_is_not_obeyed() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.put("a", 0..10);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("the first batch", || fake.visible().len() == 10).await;
+        let stop = v1::StopDriver::default();
+        driver.master.send_at(0, v1::driver_command::Body::Stop(stop)).await;
+        // It opens another session, tells what it published, and goes on.
+        eventually("it is back", || driver.master.num_sessions() == 2).await;
+        fake.put("a", 10..20);
+        eventually("it goes on", || fake.visible().len() == 20).await;
         driver.stop().await;
     });
 }

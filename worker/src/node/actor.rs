@@ -12,6 +12,7 @@ use futures::future::{BoxFuture, OptionFuture};
 use millrace_common::clock::SharedClock;
 use millrace_common::error::{Code, Error};
 use millrace_common::id::ContainerId;
+use millrace_common::masters::Masters;
 use millrace_common::random;
 use millrace_common::retry::Backoff;
 use millrace_proto::v1::{
@@ -61,6 +62,7 @@ pub async fn run(
     for status in work_dir.ended() {
         core.keep(status);
     }
+    let masters = Masters::parse(&config.master)?;
     let node_id = config.node_id.clone().unwrap_or_else(host_name);
     tracing::info!(node = node_id, %offered, master = config.master, "node starts");
     let (tell, events) = mpsc::channel(EVENTS_CAPACITY);
@@ -74,6 +76,7 @@ pub async fn run(
         work_dir,
         tell,
         kill_switches: BTreeMap::new(),
+        masters,
         session: None,
         unsent: BTreeSet::new(),
         num_heartbeats: 0,
@@ -96,6 +99,7 @@ struct Node {
     work_dir: Arc<WorkDir>,
     tell: mpsc::Sender<Event>,
     kill_switches: BTreeMap<ContainerId, watch::Sender<Option<Duration>>>,
+    masters: Masters,
     session: Option<Session>,
     /// Containers whose news the master has not been sent.
     unsent: BTreeSet<ContainerId>,
@@ -112,7 +116,6 @@ impl Node {
         let effects = self.core.prune();
         self.perform(effects);
         let mut connecting = Some(self.connect(Duration::ZERO));
-        let mut failures = 0;
         let mut heartbeat = interval(self.heartbeat_interval);
         loop {
             let beat = self.heartbeat_interval;
@@ -122,17 +125,14 @@ impl Node {
                 Some(outcome) = OptionFuture::from(connecting.as_mut()) => {
                     connecting = None;
                     match outcome {
-                        Ok(session) => {
-                            failures = 0;
-                            self.connected(session);
-                        }
+                        Ok(session) => self.connected(session),
                         Err(error) if error.code() == Code::NodeRefused => {
                             self.end(&mut events).await;
                             return Err(error);
                         }
                         Err(error) => {
-                            failures += 1;
-                            let delay = RECONNECT.random_delay(failures);
+                            let random = random::unit();
+                            let delay = self.masters.failed(error.leader(), RECONNECT, random);
                             tracing::warn!(%error, ?delay, "no stream to the master");
                             connecting = Some(self.connect(delay));
                         }
@@ -147,8 +147,8 @@ impl Node {
                 _ = heartbeat.tick(), if self.session.is_some() => self.beat(),
             }
             if self.session.is_none() && connecting.is_none() {
-                failures += 1;
-                connecting = Some(self.connect(RECONNECT.random_delay(failures)));
+                // The same master first: it may be back at once.
+                connecting = Some(self.connect(RECONNECT.random_delay(1)));
             }
             if self.heartbeat_interval != beat {
                 heartbeat = interval(self.heartbeat_interval);
@@ -172,7 +172,7 @@ impl Node {
         };
         self.unsent.clear();
         let first = self.message(node_message::Body::Register(register));
-        let master = self.config.master.clone();
+        let master = self.masters.current().to_owned();
         Box::pin(async move {
             tokio::time::sleep(delay).await;
             Session::open(master, first).await
@@ -180,7 +180,8 @@ impl Node {
     }
 
     fn connected(&mut self, session: Session) {
-        tracing::info!(node = self.node_id, master = self.config.master, "registered");
+        tracing::info!(node = self.node_id, master = self.masters.current(), "registered");
+        self.masters.succeeded();
         self.session = Some(session);
         for id in std::mem::take(&mut self.unsent) {
             if let Some(status) = self.core.status(&id) {
@@ -265,6 +266,11 @@ impl Node {
                 }
                 Effect::ReadLog(request) => self.read_log(request),
                 Effect::Remove(id) => self.work_dir.remove(&id),
+                Effect::Leave(term) => {
+                    let seen = self.core.term();
+                    tracing::warn!(term, seen, "a command of an older term is refused");
+                    self.session = None;
+                }
             }
         }
     }
@@ -274,6 +280,7 @@ impl Node {
         let directory = self.work_dir.container(&id);
         context.node_id.clone_from(&self.node_id);
         context.host.clone_from(&self.config.host);
+        context.master_address = self.masters.list_after(&context.master_address);
         context.work_dir = directory.display().to_string();
         let now_ms = self.clock.now_ms();
         let effects = match launcher::start(&self.program, &directory, &context) {

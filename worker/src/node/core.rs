@@ -27,6 +27,8 @@ pub(super) enum Effect {
     ReadLog(ReadLogChunk),
     /// Remove the files of a container that is long over.
     Remove(ContainerId),
+    /// Leave the master of this term: a later one has been heard of.
+    Leave(u64),
 }
 
 #[derive(Debug)]
@@ -109,11 +111,10 @@ impl Core {
         self.finished.push_back(id);
     }
 
-    /// A command of the master of this term.
+    /// A command of the master of this term. One of an older term changes nothing.
     pub(super) fn command(&mut self, term: u64, body: node_command::Body) -> Vec<Effect> {
         if term < self.term {
-            tracing::warn!(term, seen = self.term, "a command of an older term is refused");
-            return Vec::new();
+            return vec![Effect::Leave(term)];
         }
         self.term = term;
         match body {

@@ -14,7 +14,7 @@ use tonic::Streaming;
 /// opened anew.
 const OUTGOING_CAPACITY: usize = 1_024;
 /// How long the master may take to answer a registration.
-const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
+const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// An open stream.
 #[derive(Debug)]

@@ -61,8 +61,9 @@ fn a_grant_that_comes_twice_is_started_once() {
 fn commands_of_an_older_term_are_refused() {
     let mut node = node();
     assert_eq!(node.command(5, grant("a-a1-e1", 1, 1)).len(), 1);
-    assert!(node.command(4, kill("a-a1-e1")).is_empty());
-    assert!(node.command(4, grant("a-a1-e2", 1, 1)).is_empty());
+    assert_eq!(node.command(4, kill("a-a1-e1")), [Effect::Leave(4)]);
+    assert_eq!(node.command(4, grant("a-a1-e2", 1, 1)), [Effect::Leave(4)]);
+    assert_eq!(node.statuses().len(), 1);
     assert_eq!(node.term(), 5);
     assert_eq!(node.command(6, kill("a-a1-e1")), [Effect::Kill("a-a1-e1".into(), 5)]);
 }

@@ -226,7 +226,8 @@ impl Starting {
             let nodes = client.nodes().await?;
             // The master may remember nodes of an earlier start with more workers.
             let alive = |id: &String| {
-                nodes.iter().any(|node| node.node_id == *id && node.state() == NodeState::Alive)
+                let is_up = |state| !matches!(state, NodeState::Suspect | NodeState::Lost);
+                nodes.iter().any(|node| node.node_id == *id && is_up(node.state()))
             };
             let Some(missing) = started.iter().find(|id| !alive(id)) else { return Ok(()) };
             if Instant::now() >= deadline {

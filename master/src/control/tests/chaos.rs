@@ -24,6 +24,8 @@ enum Step {
     Submit(usize, u32, u32),
     Stop(usize),
     Kill(usize),
+    Drain(usize, u64),
+    Undrain(usize),
     RestartMaster,
     SlowStore(bool),
     Pass(u64),
@@ -35,7 +37,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => node.clone().prop_map(Step::Connect),
         1 => node.clone().prop_map(Step::Cut),
-        1 => node.prop_map(Step::CrashNode),
+        1 => node.clone().prop_map(Step::CrashNode),
+        1 => (node.clone(), prop_oneof![Just(0), 100u64..20_000]).prop_map(|(n, d)| Step::Drain(n, d)),
+        1 => node.prop_map(Step::Undrain),
         1 => app.clone().prop_map(Step::ExitDriver),
         1 => (app.clone(), 0usize..4).prop_map(|(a, e)| Step::ExitExecutor(a, e)),
         4 => app.clone().prop_map(Step::DriverWorks),
@@ -97,6 +101,9 @@ fn apply(world: &mut World, step: &Step) {
                 drop(world.kill(APPLICATIONS[*app]));
             }
         }
+        // A node that nobody knows is refused.
+        Step::Drain(node, deadline_ms) => drop(world.drain(NODES[*node], *deadline_ms)),
+        Step::Undrain(node) => drop(world.undrain(NODES[*node])),
         Step::RestartMaster => world.restart_master(),
         Step::SlowStore(is_slow) => {
             world.store_is_slow = *is_slow;
@@ -112,6 +119,7 @@ fn recover(world: &mut World) {
     world.write_all();
     for _ in 0..30 {
         for node in NODES {
+            drop(world.undrain(node));
             if world.nodes[node].session.is_none() {
                 drop(world.connect(node));
             }

@@ -2,4 +2,6 @@
 
 mod cases;
 mod chaos;
+mod drains;
+mod restarts;
 mod world;

@@ -20,7 +20,7 @@ use crate::config::Timing;
 use crate::control::effect::Effect;
 use crate::control::{Core, Identity, SessionId};
 use crate::moment::Moment;
-use crate::store::{Record, Snapshot};
+use crate::store::{DrainOrder, Record, Snapshot};
 
 pub(super) const TIMING: Timing = Timing {
     heartbeat_interval: Duration::from_secs(1),
@@ -54,6 +54,7 @@ pub(super) struct World {
     pub told: Vec<(String, driver_command::Body)>,
     stored_applications: BTreeMap<ApplicationName, ApplicationRecord>,
     stored_nodes: std::collections::BTreeSet<NodeId>,
+    stored_drains: BTreeMap<NodeId, DrainOrder>,
     last_session: SessionId,
     term: u64,
     epochs: BTreeMap<String, u64>,
@@ -113,6 +114,7 @@ impl World {
             told: Vec::new(),
             stored_applications: BTreeMap::new(),
             stored_nodes: std::collections::BTreeSet::new(),
+            stored_drains: BTreeMap::new(),
             last_session: 0,
             term: 1,
             epochs: BTreeMap::new(),
@@ -276,6 +278,18 @@ impl World {
         outcome
     }
 
+    pub(super) fn drain(&mut self, node: &str, deadline_ms: u64) -> Result<(), Error> {
+        let outcome = self.core.drain(moment(self.now), &node.into(), deadline_ms).map(drop);
+        self.settle();
+        outcome
+    }
+
+    pub(super) fn undrain(&mut self, node: &str) -> Result<(), Error> {
+        let outcome = self.core.undrain(moment(self.now), &node.into()).map(drop);
+        self.settle();
+        outcome
+    }
+
     /// The container of the driver that runs for an application, if one does.
     pub(super) fn driver_of(&self, application: &str) -> Option<v1::LaunchContext> {
         let contexts = self.nodes.values().flat_map(|node| node.running.values());
@@ -306,6 +320,8 @@ impl World {
             container_id: context.container_id.clone(),
             address: "127.0.0.1:1".to_owned(),
             executors: self.executors_of(application),
+            term: self.term,
+            last_executor: 0,
         };
         self.drivers.retain(|_, container| *container != context.container_id);
         self.drivers.insert(session, context.container_id);
@@ -349,6 +365,7 @@ impl World {
         let snapshot = Snapshot {
             applications: self.stored_applications.clone().into_iter().collect(),
             nodes: self.stored_nodes.iter().cloned().collect(),
+            drains: self.stored_drains.clone().into_iter().collect(),
         };
         self.core = core(self.now, self.term, snapshot);
         self.core.tick(moment(self.now));
@@ -382,6 +399,12 @@ impl World {
             }
             Record::NodeGone(node) => {
                 self.stored_nodes.remove(&node);
+            }
+            Record::Drain(node, order) => {
+                self.stored_drains.insert(node, order);
+            }
+            Record::DrainGone(node) => {
+                self.stored_drains.remove(&node);
             }
         }
     }

@@ -192,8 +192,8 @@ impl Batches {
     }
 
     fn run(&mut self, blocks: &[PlannedBlock], ctx: &mut Context<Self>) {
+        let executors = self.executors_for(blocks);
         let Some(making) = &mut self.making else { return };
-        let executors = self.setup.executors.borrow().clone();
         let facts = RunFacts {
             batch: making.batch(),
             epoch: self.setup.epoch,
@@ -211,6 +211,7 @@ impl Batches {
         tracing::debug!(batch = plan.batch, run = %plan.run, blocks = blocks.len(), executors = on.len(), "run begins");
         self.run_cancel = self.setup.cancel.child_token();
         let (runner, cancel) = (self.setup.runner.clone(), self.run_cancel.clone());
+        self.running_on(on.clone());
         self.event(Event::Gathered(on), ctx);
         let run = tokio::spawn(async move {
             steps::reached(Step::K3, Edge::Before).await;
@@ -226,7 +227,26 @@ impl Batches {
         }));
     }
 
+    /// The executors of a run: those that are to be given up only for the blocks that they hold.
+    fn executors_for(&self, blocks: &[PlannedBlock]) -> Vec<ExecutorView> {
+        let all = self.setup.executors.borrow().clone();
+        let input = self.setup.input.borrow();
+        let serves = |view: &ExecutorView| {
+            let container = &view.registration.container;
+            !input.leaving.contains(container)
+                || blocks.iter().any(|block| block.executor == *container)
+        };
+        let serving: Vec<ExecutorView> = all.iter().filter(|view| serves(view)).cloned().collect();
+        if serving.is_empty() { all } else { serving }
+    }
+
+    fn running_on(&mut self, executors: BTreeSet<ContainerId>) {
+        self.totals.running_on = executors;
+        self.setup.totals.send_replace(self.totals.clone());
+    }
+
     fn ran(&mut self, result: Result<BatchOutput, RunError>, ctx: &mut Context<Self>) {
+        self.running_on(BTreeSet::new());
         let Some(making) = &mut self.making else { return };
         match result {
             // k4: runs follow one another, so the first that succeeds is the batch's.

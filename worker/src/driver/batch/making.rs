@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use millrace_common::error::{Code, Error};
+use millrace_common::id::ContainerId;
 use millrace_common::position::{ShardKey, sequence_number_text};
 use millrace_proto::v1;
 use millrace_sql::plan::upload::{Upload, UploadPart};
@@ -49,6 +50,8 @@ pub struct Totals {
     pub bad_records: u64,
     /// True while a batch is cut and its outcome is open.
     pub in_flight: bool,
+    /// The executors of the run that is on its way.
+    pub running_on: BTreeSet<ContainerId>,
 }
 
 impl Totals {

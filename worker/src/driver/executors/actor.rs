@@ -197,6 +197,30 @@ impl Handler<Ended> for Executors {
     }
 }
 
+/// Nothing needs this executor any more, and it was to be given up.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Retired(pub ContainerId);
+
+impl Handler<Retired> for Executors {
+    type Result = ();
+
+    fn handle(&mut self, Retired(container): Retired, ctx: &mut Self::Context) {
+        if !self.core.held().contains(&container) {
+            return;
+        }
+        tracing::info!(executor = %container, "executor is given up in order");
+        let reason = "its shards and blocks have moved".to_owned();
+        let stop = Body::Stop(v1::StopExecutor { reason: reason.clone() });
+        self.setup.outbox.send(&container, stop);
+        if self.core.ended(&container) {
+            self.lose(&container, ctx);
+        }
+        self.setup.master.hold(self.core.held());
+        self.setup.master.release(&container, &reason);
+    }
+}
+
 /// An executor opened a session.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

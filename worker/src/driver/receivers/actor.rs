@@ -11,6 +11,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use millrace_common::clock::SharedClock;
 use millrace_common::error::Error;
+use millrace_common::id::ContainerId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::core::{Core, Effect, Planned, PlannedBlock, Snapshot, Stream};
@@ -223,6 +224,21 @@ impl Handler<BlockMissing> for Receivers {
     fn handle(&mut self, BlockMissing(block): BlockMissing, ctx: &mut Self::Context) {
         let now = self.now();
         let effects = self.setup.core.block_missing(&block, now);
+        self.perform(effects, ctx);
+    }
+}
+
+/// This executor is to be given up: its shards move, and its blocks are made into a batch.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Leave(pub ContainerId);
+
+impl Handler<Leave> for Receivers {
+    type Result = ();
+
+    fn handle(&mut self, Leave(container): Leave, ctx: &mut Self::Context) {
+        let now = self.now();
+        let effects = self.setup.core.leave(container, now);
         self.perform(effects, ctx);
     }
 }

@@ -1,8 +1,11 @@
 //! One connection to the master after the other.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use millrace_common::error::Error;
+use millrace_common::masters::Masters;
+use millrace_common::random;
 use millrace_common::retry::Backoff;
 use millrace_common::rpc;
 use millrace_proto::v1;
@@ -13,7 +16,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use super::{Identity, Inputs, Standing};
 
@@ -23,21 +25,29 @@ const OUTGOING_CAPACITY: usize = 64;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Until the master says otherwise.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// Between connections.
+/// Published batches that are said again to a new leader: as many as clients ask for.
+const RECENT_MAX: usize = 100;
+/// Between rounds of tries to find the leading master.
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(2) };
 
 pub(super) struct Connection {
     identity: Identity,
     inputs: Inputs,
     commands: mpsc::Sender<Command>,
-    client: ResourceServiceClient<Channel>,
+    masters: Masters,
+    /// The highest leadership term that was heard of.
+    term: u64,
+    /// The last batches that were said, oldest first, and to which term.
+    recent: VecDeque<v1::Batch>,
+    told_term: u64,
+    is_connected: bool,
     finished: Option<(v1::DriverFinished, oneshot::Sender<()>)>,
 }
 
 /// Why a connection ended.
 enum Broken {
-    /// Open another.
-    Lost(String),
+    /// Open another; with the leader's address, when the master that was asked knows it.
+    Lost(String, Option<String>),
     /// The driver has ended.
     Done,
 }
@@ -48,54 +58,71 @@ impl Connection {
         inputs: Inputs,
         commands: mpsc::Sender<Command>,
     ) -> Result<Self, Error> {
-        let channel = rpc::connect_lazy(&identity.master_address)?;
-        let client = ResourceServiceClient::new(channel)
-            .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(rpc::MESSAGE_BYTES_MAX);
-        Ok(Self { identity, inputs, commands, client, finished: None })
+        let masters = Masters::parse(&identity.masters)?;
+        let term = identity.term;
+        Ok(Self {
+            identity,
+            inputs,
+            commands,
+            masters,
+            term,
+            recent: VecDeque::new(),
+            told_term: 0,
+            is_connected: true,
+            finished: None,
+        })
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut failures = 0;
         loop {
             let broken = tokio::select! {
                 () = stop.cancelled() => return,
-                broken = self.connect(&mut failures) => broken,
+                broken = self.connect() => broken,
             };
-            match broken {
+            let delay = match broken {
                 Broken::Done => return,
-                Broken::Lost(why) => {
-                    failures += 1;
-                    if failures == 1 {
-                        tracing::warn!(master = %self.identity.master_address, %why, "no session with the master: the application goes on without");
+                Broken::Lost(why, leader) => {
+                    if std::mem::take(&mut self.is_connected) {
+                        tracing::warn!(master = %self.masters.current(), %why, "no session with the master: the application goes on without");
                     }
+                    self.masters.failed(leader.as_deref(), BACKOFF, random::unit())
                 }
-            }
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(BACKOFF.random_delay(failures)) => {}
+                () = tokio::time::sleep(delay) => {}
             }
         }
     }
 
     /// One connection, from its opening to its end.
-    async fn connect(&mut self, failures: &mut u32) -> Broken {
+    async fn connect(&mut self) -> Broken {
+        let client = match rpc::connect_lazy(self.masters.current()) {
+            Ok(channel) => ResourceServiceClient::new(channel),
+            Err(error) => return lost(error.to_string()),
+        };
+        let mut client = client
+            .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(rpc::MESSAGE_BYTES_MAX);
         let (sender, receiver) = mpsc::channel(OUTGOING_CAPACITY);
         let out = Outgoing(sender);
         // The stream carries the registration before the master answers its opening.
         if let Err(broken) = out.send(Message::Register(self.registration())).await {
             return broken;
         }
-        let opening = self.client.session(ReceiverStream::new(receiver));
+        let opening = client.session(ReceiverStream::new(receiver));
         let mut inbound = match tokio::time::timeout(ANSWER_WITHIN, opening).await {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Broken::Lost(status.to_string()),
-            Err(_) => return Broken::Lost("no answer".to_owned()),
+            Ok(Err(status)) => {
+                let error = Error::from_status("the master", &status);
+                return Broken::Lost(error.to_string(), error.leader().map(str::to_owned));
+            }
+            Err(_) => return lost("no answer"),
         };
-        if *failures > 0 {
-            tracing::info!(master = %self.identity.master_address, "session with the master again");
+        if !std::mem::replace(&mut self.is_connected, true) {
+            tracing::info!(master = %self.masters.current(), "session with the master again");
         }
-        *failures = 0;
+        self.masters.succeeded();
         match self.exchange(&out, &mut inbound).await {
             Err(broken) => broken,
             Ok(()) => Broken::Done,
@@ -111,6 +138,8 @@ impl Connection {
             container_id: self.identity.container_id.clone(),
             address: self.identity.address.clone(),
             executors: standing.held.iter().map(|held| held.as_str().to_owned()).collect(),
+            term: self.term,
+            last_executor: standing.last_executor,
         }
     }
 
@@ -125,26 +154,24 @@ impl Connection {
         if self.say_finished(out).await?.is_some() {
             return self.until_closed(inbound).await;
         }
+        // Whoever looks right after a master's restart shall see what was last reported.
+        let report = self.inputs.report.borrow_and_update().clone();
+        if let Some(report) = report {
+            out.send(Message::Report(report)).await?;
+        }
         let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut sequence = 0;
         loop {
             tokio::select! {
                 command = inbound.message() => match command {
-                    Ok(Some(v1::DriverCommand { body: Some(Command::Registered(answer)), .. })) => {
-                        if answer.heartbeat_interval_ms > 0 {
-                            let interval = Duration::from_millis(answer.heartbeat_interval_ms);
+                    Ok(Some(command)) => {
+                        if let Some(interval) = self.hear(out, command).await? {
                             heartbeat = tokio::time::interval(interval);
                         }
                     }
-                    Ok(Some(v1::DriverCommand { body: Some(body), .. })) => {
-                        if self.commands.send(body).await.is_err() {
-                            return Ok(());
-                        }
-                    }
-                    Ok(Some(_)) => tracing::warn!("an empty command of the master"),
-                    Ok(None) => return Err(Broken::Lost("closed by the master".to_owned())),
-                    Err(status) => return Err(Broken::Lost(status.to_string())),
+                    Ok(None) => return Err(lost("closed by the master")),
+                    Err(status) => return Err(lost(status.to_string())),
                 },
                 _ = heartbeat.tick() => {
                     sequence += 1;
@@ -162,7 +189,7 @@ impl Connection {
                         out.send(Message::Report(report)).await?;
                     }
                 }
-                Some(batch) = self.inputs.batches.recv() => out.send(Message::Batch(batch)).await?,
+                Some(batch) = self.inputs.batches.recv() => self.say_batch(out, batch).await?,
                 Some(release) = self.inputs.releases.recv() => {
                     out.send(Message::Release(release)).await?;
                 }
@@ -170,7 +197,7 @@ impl Connection {
                     self.finished = Some(finished);
                     // Everything said before stays in front of it.
                     while let Ok(batch) = self.inputs.batches.try_recv() {
-                        out.send(Message::Batch(batch)).await?;
+                        self.say_batch(out, batch).await?;
                     }
                     if self.say_finished(out).await?.is_some() {
                         return self.until_closed(inbound).await;
@@ -178,6 +205,47 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// A command of the master: of a deposed one nothing is done. The interval of heartbeats, when
+    /// it says one.
+    async fn hear(
+        &mut self,
+        out: &Outgoing,
+        command: v1::DriverCommand,
+    ) -> Result<Option<Duration>, Broken> {
+        if command.term < self.term {
+            return Err(lost(format!("term {} is over: {} leads", command.term, self.term)));
+        }
+        self.term = command.term;
+        match command.body {
+            Some(Command::Registered(answer)) => {
+                if self.told_term != self.term {
+                    for batch in &self.recent {
+                        out.send(Message::Batch(batch.clone())).await?;
+                    }
+                    self.told_term = self.term;
+                }
+                let interval = Duration::from_millis(answer.heartbeat_interval_ms);
+                Ok((!interval.is_zero()).then_some(interval))
+            }
+            Some(body) => match self.commands.send(body).await {
+                Ok(()) => Ok(None),
+                Err(_) => Err(Broken::Done),
+            },
+            None => {
+                tracing::warn!("an empty command of the master");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn say_batch(&mut self, out: &Outgoing, batch: v1::Batch) -> Result<(), Broken> {
+        self.recent.push_back(batch.clone());
+        if self.recent.len() > RECENT_MAX {
+            self.recent.pop_front();
+        }
+        out.send(Message::Batch(batch)).await
     }
 
     /// Says what changed of what the master must know.
@@ -226,6 +294,10 @@ impl Connection {
     }
 }
 
+fn lost(why: impl Into<String>) -> Broken {
+    Broken::Lost(why.into(), None)
+}
+
 /// The stream of messages to the master.
 struct Outgoing(mpsc::Sender<v1::DriverMessage>);
 
@@ -234,8 +306,8 @@ impl Outgoing {
         let sent = self.0.send(v1::DriverMessage { body: Some(body) });
         match tokio::time::timeout(ANSWER_WITHIN, sent).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Broken::Lost("the stream is closed".to_owned())),
-            Err(_) => Err(Broken::Lost("the master takes no messages".to_owned())),
+            Ok(Err(_)) => Err(lost("the stream is closed")),
+            Err(_) => Err(lost("the master takes no messages")),
         }
     }
 }

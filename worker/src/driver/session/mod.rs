@@ -30,8 +30,10 @@ const FINISH_WITHIN: Duration = Duration::from_secs(5);
 /// What the driver is to the master.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// `host:port` of the master.
-    pub master_address: String,
+    /// `host:port` of the masters, separated by commas.
+    pub masters: String,
+    /// Leadership term of the master that granted the container.
+    pub term: u64,
     /// Name of the application.
     pub application: String,
     /// Number of the attempt.
@@ -51,6 +53,7 @@ struct Standing {
     head: Option<v1::HeadAcquired>,
     epoch_request: Option<v1::EpochRequest>,
     held: Vec<ContainerId>,
+    last_executor: u32,
 }
 
 /// A handle on the session. Cloning is cheap; nothing here waits for the master, but
@@ -134,7 +137,11 @@ impl MasterHandle {
 
     /// The containers that the driver holds, for a master that was restarted.
     pub fn hold(&self, held: Vec<ContainerId>) {
-        self.standing.send_modify(|standing| standing.held = held);
+        self.standing.send_modify(|standing| {
+            let newest = held.iter().filter_map(ContainerId::executor_number).max();
+            standing.last_executor = standing.last_executor.max(newest.unwrap_or(0));
+            standing.held = held;
+        });
     }
 
     /// Gives a container back.

@@ -4,6 +4,8 @@
 //! specification was checked. Never does: read records.
 
 pub mod check;
+mod hash;
 pub mod sources;
 
 pub use check::{Checked, check};
+pub use hash::spec_hash;

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 #[derive(Debug, Default)]
 struct Heard {
     driver: Option<String>,
+    num_sessions: usize,
     targets: Vec<u32>,
     batches: Vec<v1::Batch>,
     report: Option<v1::DriverReport>,
@@ -42,8 +43,25 @@ impl FakeMaster {
     }
 
     pub(in crate::driver) async fn send(&self, body: Command) {
+        self.send_at(1, body).await;
+    }
+
+    pub(in crate::driver) async fn send_at(&self, term: u64, body: Command) {
         let commands = self.heard.lock().unwrap().commands.clone().expect("a driver is here");
-        commands.send(Ok(v1::DriverCommand { term: 1, body: Some(body) })).await.unwrap();
+        commands.send(Ok(v1::DriverCommand { term, body: Some(body) })).await.unwrap();
+    }
+
+    pub(in crate::driver) async fn retire(&self, container: &str) {
+        let container_id = container.into();
+        self.send(Command::Retire(v1::RetireExecutor { container_id, ..Default::default() })).await;
+    }
+
+    pub(in crate::driver) async fn hand_over(&self) {
+        self.send(Command::HandOver(v1::HandOver::default())).await;
+    }
+
+    pub(in crate::driver) fn num_sessions(&self) -> usize {
+        self.heard.lock().unwrap().num_sessions
     }
 
     pub(in crate::driver) async fn grant(&self, container: &str) {
@@ -104,6 +122,7 @@ impl ResourceService for FakeMaster {
                 match body {
                     Message::Register(register) => {
                         heard.driver = Some(register.address);
+                        heard.num_sessions += 1;
                         heard.commands = Some(sender.clone());
                     }
                     Message::Target(target) => heard.targets.push(target.count),

@@ -5,6 +5,7 @@
 //! Never does: send, wait, or read a clock.
 
 mod announce;
+mod leave;
 mod place;
 mod plan;
 mod reread;
@@ -123,6 +124,8 @@ pub struct Core {
     sources: BTreeMap<String, Source>,
     ledger: Ledger,
     executors: BTreeMap<ContainerId, Executor>,
+    /// Executors that are to be given up in order.
+    leaving: BTreeSet<ContainerId>,
     assignment: Assignment,
     /// Executors that fell silent on a shard.
     avoid: BTreeMap<ShardKey, ContainerId>,
@@ -161,6 +164,7 @@ impl Core {
             sources: sources.into_iter().map(source).collect(),
             ledger,
             executors: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             assignment: Assignment::new(),
             avoid: BTreeMap::new(),
             rates: Rates::default(),
@@ -295,6 +299,7 @@ impl Core {
 
     /// An executor and everything it held is gone.
     pub fn lost(&mut self, executor: &ContainerId, now: Duration) -> Vec<Effect> {
+        self.leaving.remove(executor);
         if self.executors.remove(executor).is_none() {
             return Vec::new();
         }

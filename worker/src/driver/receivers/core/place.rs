@@ -74,8 +74,7 @@ impl Core {
 
     /// The assignment that should be.
     fn wanted(&self, now: Duration) -> Assignment {
-        let mut load: BTreeMap<ContainerId, u64> =
-            self.executors.keys().map(|executor| (executor.clone(), 0)).collect();
+        let mut load = self.staying();
         let mut wanted = Assignment::new();
         for (name, source) in &self.sources {
             let stream = &source.setup.stream;

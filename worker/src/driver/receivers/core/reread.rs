@@ -49,9 +49,10 @@ impl Core {
     /// Asks executors for every lost block that nobody reads now, the least loaded first.
     pub(super) fn reread(&mut self, now: Duration) -> Vec<Effect> {
         let mut load = self.ledger.planned_bytes();
-        load.retain(|executor, _| self.executors.contains_key(executor));
-        for executor in self.executors.keys() {
-            load.entry(executor.clone()).or_default();
+        let staying = self.staying();
+        load.retain(|executor, _| staying.contains_key(executor));
+        for executor in staying.into_keys() {
+            load.entry(executor).or_default();
         }
         let mut effects = Vec::new();
         for reread in self.rereads.values_mut() {

@@ -32,8 +32,13 @@ pub struct Snapshot {
     pub buffered_bytes: u64,
     /// Why a shard is late, if one is.
     pub trouble: Option<String>,
-    /// True when half of an executor's budget is filled by blocks that wait to be planned.
+    /// True when half of an executor's budget is filled by blocks that wait to be planned, or such
+    /// blocks keep an executor from leaving.
     pub under_pressure: bool,
+    /// Executors that are to be given up in order.
+    pub leaving: BTreeSet<ContainerId>,
+    /// Those of them that no shard and no block needs any more.
+    pub vacated: BTreeSet<ContainerId>,
 }
 
 impl Core {
@@ -65,7 +70,9 @@ impl Core {
             millis_behind_latest: self.lags.values().max().copied(),
             buffered_bytes: pending.values().chain(planned.values()).sum(),
             trouble: self.troubles.values().next().cloned(),
-            under_pressure: self.is_under_pressure(),
+            under_pressure: self.is_under_pressure() || self.is_leaving_held_up(),
+            leaving: self.leaving.clone(),
+            vacated: self.vacated(),
         }
     }
 

@@ -1,0 +1,19 @@
+//! A name for a specification: equal ones have the same, in every process and version.
+
+use millrace_common::application::ApplicationSpec;
+
+/// Tells one specification from another; the head keeps it.
+#[must_use]
+pub fn spec_hash(spec: &ApplicationSpec) -> String {
+    use prost::Message as _;
+    use sha2::Digest as _;
+    let mut message = spec.to_proto();
+    // Maps have no order on the wire.
+    let env: std::collections::BTreeMap<_, _> = message.env.drain().collect();
+    let mut hash = sha2::Sha256::new();
+    hash.update(message.encode_to_vec());
+    for (name, value) in env {
+        hash.update(format!("{name}={value}\0"));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
