@@ -250,7 +250,8 @@ async fn nodes_are_a_table() {
     let node = v1::Node {
         node_id: "node-1".to_owned(),
         host: "127.0.0.1".to_owned(),
-        state: v1::NodeState::Alive.into(),
+        state: v1::NodeState::Draining.into(),
+        reason: "a-a1-e1 moves".to_owned(),
         offered: Some(v1::Resources { cores: 8, memory_bytes: 4 << 30 }),
         used: Some(v1::Resources { cores: 3, memory_bytes: 512 << 20 }),
         num_containers: 2,
@@ -260,8 +261,8 @@ async fn nodes_are_a_table() {
     let said = against(Fake { nodes: vec![node], ..Fake::default() }, "nodes").await;
     assert_eq!(
         said.done(),
-        "NODE    HOST       STATE  CORES       MEMORY  CONTAINERS  HEARTBEAT\n\
-         node-1  127.0.0.1  alive    3/8  512MiB/4GiB           2  1970-01-01T00:00:01Z\n"
+        "NODE    HOST       STATE     CORES       MEMORY  CONTAINERS  HEARTBEAT             WAITS FOR\n\
+         node-1  127.0.0.1  draining    3/8  512MiB/4GiB           2  1970-01-01T00:00:01Z  a-a1-e1 moves\n"
     );
 }
 
