@@ -4,14 +4,17 @@
 #![allow(clippy::unwrap_used, reason = "what a test sets up must hold, in helpers as in tests")]
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_s3::primitives::ByteStream;
+use md5::{Digest as _, Md5};
 use millrace_common::table;
 use millrace_integration_tests::application::File;
 use millrace_integration_tests::checker::{self, Invariant, Report, Subject, Watcher};
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
 use millrace_integration_tests::command::{self, binary};
-use millrace_integration_tests::eventually::PATIENCE;
+use millrace_integration_tests::eventually::{PATIENCE, within};
 use millrace_integration_tests::objects;
+use millrace_integration_tests::processes::Process;
 use millrace_proto::v1::ApplicationState;
 
 use Invariant::{I1, I2, I3, I4};
@@ -40,6 +43,7 @@ impl Drained {
         put(&cluster, 200..400).await;
         cluster.wait_for_batch(file.name, 1).await;
         put(&cluster, 400..600).await;
+        put_aggregate(&cluster).await;
         cluster.stop(file.name, &["--drain"]).await;
         cluster.wait_for_no_containers().await;
         let subject = subject.drained().watched(watcher.stop().await.unwrap());
@@ -87,13 +91,13 @@ impl Drained {
             .unwrap();
     }
 
-    /// Runs `millrace-check check` with more `flags`.
-    async fn program(&self, flags: &[&str]) -> command::Output {
+    /// Runs `millrace-check` with this command and more `flags`.
+    async fn program(&self, what: &str, flags: &[&str]) -> command::Output {
         let Subject { endpoint, application, bucket, prefix, .. } = &self.subject;
         let mut environment = command::base_environment();
         environment.extend(endpoint.environment());
         let sink = format!("s3://{bucket}/{prefix}");
-        let mut arguments = vec!["check", application, "--sink", &sink, "--source", "logs=lines"];
+        let mut arguments = vec![what, application, "--sink", &sink];
         arguments.extend(flags);
         command::run(&binary("millrace-check"), &arguments, &environment, PATIENCE).await
     }
@@ -112,11 +116,36 @@ async fn put(cluster: &Cluster, numbers: std::ops::Range<u32>) {
     cluster.aws.put_lines("lines", &lines).await;
 }
 
+/// One KPL record of three user records, written from the format's description: two of the first
+/// shard, and one that its producer has to send again, since its hash key is another shard's.
+async fn put_aggregate(cluster: &Cluster) {
+    let users: [(&str, &[u8]); 3] =
+        [("0", b"first"), ("1", b"\xff\x00"), ("340282366920938463463374607431768211455", b"last")];
+    let field = |number: u8, bytes: &[u8]| {
+        let length = u8::try_from(bytes.len()).unwrap();
+        [&[number << 3 | 2, length], bytes].concat()
+    };
+    let mut message = field(1, b"key");
+    users.iter().for_each(|(hash_key, _)| message.extend(field(2, hash_key.as_bytes())));
+    for (index, (_, data)) in (0_u8..).zip(users) {
+        let record = [&[1 << 3, 0, 2 << 3, index], &field(3, data)[..]].concat();
+        message.extend(field(3, &record));
+    }
+    let sum = Md5::digest(&message);
+    let aggregate = [&[0xF3, 0x89, 0x9A, 0xC2], &message[..], sum.as_slice()].concat();
+    let put = cluster.aws.endpoint.kinesis().put_record().stream_name("lines");
+    let put = put.partition_key("key").explicit_hash_key("0").data(Blob::new(aggregate));
+    put.send().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_real_run_passes_and_each_mutation_of_it_is_found() {
     let drained = Drained::new().await;
     let subject = &drained.subject;
-    checker::check(subject).await.assert_clean();
+    let report = checker::check(subject).await;
+    report.assert_clean();
+    let seen = &report.verdict(I1).seen;
+    assert_eq!(seen, "602 rows of 602 committed of 603 records", "one is out of its shard's range");
 
     let aws = &drained.cluster.aws.endpoint;
     let key = objects::keys(aws, BUCKET, &subject.prefix).await.remove(0);
@@ -165,15 +194,34 @@ async fn a_real_run_passes_and_each_mutation_of_it_is_found() {
     stream.shards.get_mut(shard).unwrap().records.remove(&place).unwrap();
     says(&facts.judge(), &[I1], &[&["invented"], &names[..]].concat());
 
-    // The program says the same.
-    let passed = drained.program(&["--drained"]).await.success();
+    the_program_says_the_same(&drained, &key).await;
+}
+
+/// `millrace-check` watches, passes what is right, and fails when the object is deleted.
+async fn the_program_says_the_same(drained: &Drained, key: &str) {
+    let file = drained.cluster.path().join("watched").display().to_string();
+    let flags = ["watch", "every-record", "--sink", "s3://results/every-record/", "--out", &file];
+    let (program, environment) =
+        (binary("millrace-check"), drained.cluster.aws.endpoint.environment());
+    let directory = drained.cluster.path();
+    let mut watching = Process::spawn("watch", &program, &flags, &environment, directory);
+    within(PATIENCE, "the program has seen all", async || {
+        let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        if text.ends_with('\n') { Ok(()) } else { Err(text) }
+    })
+    .await;
+    assert!(watching.terminate(PATIENCE).await.success());
+    let watched = ["--source", "logs=lines", "--watched", &file];
+    let passed = drained.program("check", &watched).await.success();
+    assert!(passed.stdout.contains("I4  visible stays visible      holds   "), "{passed}");
+    let passed = drained.program("check", &["--source", "logs=lines", "--drained"]).await.success();
     assert!(passed.stdout.contains("I1  each record exactly once   holds"), "{passed}");
-    drained.delete(&key).await;
-    let failed = drained.program(&["--json"]).await;
+    drained.delete(key).await;
+    let failed = drained.program("check", &["--source", "logs=lines", "--json"]).await;
     assert_eq!(
         (failed.code, &failed.json()["verdicts"][0]["findings"][0]["what"]),
         (1, &"lost".into())
     );
-    let unreadable = drained.program(&["--source", "logs=no-such-stream"]).await;
+    let unreadable = drained.program("check", &["--source", "logs=no-such-stream"]).await;
     assert_eq!(unreadable.code, 2, "{unreadable}");
 }

@@ -1,25 +1,23 @@
-//! Record by record: the application writes shard, sequence number and data of every record, and the
-//! whole of its output equals the stream as the SDK reads it. Also when shards split and merge under
-//! it, and when it is stopped meanwhile.
+//! Record by record: the application writes the name and a hash of every record, and the checker
+//! holds the whole of its output against the stream. Also when shards split and merge under it, and
+//! when it is stopped meanwhile.
 
 use millrace_integration_tests::application::File;
 use millrace_integration_tests::aws::Aws;
+use millrace_integration_tests::checker::{self, Subject, Watcher};
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
 use millrace_integration_tests::eventually::{PATIENCE, within};
-use millrace_integration_tests::{ministack, objects, truth};
+use millrace_integration_tests::ministack;
 use millrace_proto::v1::ApplicationState;
 
-const PREFIX: &str = "records/";
+const NAME: &str = "every-record";
 
-fn application() -> File {
-    File { name: "records", sql: truth::RECORDS, path: "s3://results/records/", ..File::default() }
-}
-
-async fn start(judge: &Judge) -> Cluster {
+async fn start(judge: &Judge) -> (Cluster, Watcher) {
     let cluster = Cluster::start(judge, &[NodeSize { cores: 3, memory: "2GiB" }]).await;
     cluster.aws.create_stream("lines", 4).await;
     cluster.aws.create_bucket("results").await;
-    cluster
+    let watcher = Watcher::start(&Subject::of(&cluster, &File::every_record()));
+    (cluster, watcher)
 }
 
 /// Lines that differ, so that a changed one would show.
@@ -28,35 +26,23 @@ async fn put(cluster: &Cluster, what: &str) {
     cluster.aws.put_lines("lines", &lines).await;
 }
 
-async fn all_records_stand_once(cluster: &Cluster) {
-    let truth = truth::records(&cluster.aws.endpoint, "lines").await;
-    let name = application().name;
-    within(PATIENCE, "every record is visible", async || {
-        let keys = objects::keys(&cluster.aws.endpoint, "results", PREFIX).await;
-        let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
-        let (rows, records) = (truth::num_rows(&objects), truth.len());
-        let state =
-            cluster.application(name).await.map(|a| format!("{:?} {}", a.state(), a.reason));
-        if rows >= records {
-            Ok(())
-        } else {
-            Err(format!("{rows} rows of {records} in {} objects; {state:?}", keys.len()))
-        }
-    })
-    .await;
-    cluster.stop(name, &["--drain"]).await;
-    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
-    truth::assert_each_record_once(&objects, &truth);
-    objects::assert_each_batch_once(&objects);
+/// Drains the application and judges all that it wrote.
+async fn all_records_stand_once(cluster: &Cluster, watcher: Watcher) {
+    cluster.wait_for_state(NAME, ApplicationState::Running).await;
+    cluster.stop(NAME, &["--drain"]).await;
+    cluster.wait_for_no_containers().await;
+    let seen = watcher.stop().await.expect("the watcher saw the end");
+    let subject = Subject::of(cluster, &File::every_record()).drained().watched(seen);
+    checker::check(&subject).await.assert_clean();
 }
 
 async fn counts_each_record_once(judge: &Judge) {
-    let cluster = start(judge).await;
+    let (cluster, watcher) = start(judge).await;
     put(&cluster, "before").await;
-    cluster.submit(&application()).await;
-    cluster.wait_for_state("records", ApplicationState::Running).await;
+    cluster.submit(&File::every_record()).await;
+    cluster.wait_for_state(NAME, ApplicationState::Running).await;
     put(&cluster, "while running").await;
-    all_records_stand_once(&cluster).await;
+    all_records_stand_once(&cluster, watcher).await;
 }
 
 #[tokio::test]
@@ -72,10 +58,10 @@ async fn every_record_stands_once_on_ministack() {
 
 #[tokio::test]
 async fn shards_that_split_and_merge_lose_and_double_nothing() {
-    let cluster = start(&Judge::Emulator).await;
+    let (cluster, watcher) = start(&Judge::Emulator).await;
     put(&cluster, "before").await;
-    cluster.submit(&application()).await;
-    cluster.wait_for_state("records", ApplicationState::Running).await;
+    cluster.submit(&File::every_record()).await;
+    cluster.wait_for_state(NAME, ApplicationState::Running).await;
 
     split(&cluster.aws, 0).await;
     put(&cluster, "after a split").await;
@@ -83,12 +69,12 @@ async fn shards_that_split_and_merge_lose_and_double_nothing() {
     put(&cluster, "after a merge").await;
 
     // Once more while nothing runs.
-    cluster.stop("records", &[]).await;
+    cluster.stop(NAME, &[]).await;
     put(&cluster, "while stopped").await;
     split(&cluster.aws, 1).await;
     put(&cluster, "after a split while stopped").await;
-    cluster.submit(&application()).await;
-    all_records_stand_once(&cluster).await;
+    cluster.submit(&File::every_record()).await;
+    all_records_stand_once(&cluster, watcher).await;
 }
 
 /// Open shards with their hash ranges, in the order of the ranges.

@@ -90,6 +90,14 @@ pub struct SeenHead {
     pub starts: BTreeMap<String, SeenStart>,
 }
 
+impl SeenPosition {
+    /// True when the record of this number is committed.
+    #[must_use]
+    pub fn holds(self, number: SequenceNumber) -> bool {
+        self.ended || self.number.is_some_and(|last| number <= last.0)
+    }
+}
+
 impl SeenHead {
     /// The position of a shard in the newest stream of its source; none when it has no entry.
     #[must_use]

@@ -38,6 +38,7 @@ use tonic::transport::Channel;
 use crate::application::{File, WORD_COUNT};
 use crate::aws::Endpoint;
 use crate::cluster::Cluster;
+use crate::processes::Process;
 
 pub use self::judge::{Facts, Gap};
 pub use self::machine::Machine;
@@ -92,7 +93,8 @@ pub struct Subject {
 
 impl Subject {
     /// An application of the tests on a cluster of the tests: what its file says, and its containers
-    /// must be gone at the end.
+    /// must be gone at the end. Master and workers that run now may go on: ask after the last
+    /// restart.
     ///
     /// # Panics
     /// When the file's path is not `s3://bucket/prefix/`.
@@ -100,8 +102,8 @@ impl Subject {
     pub fn of(cluster: &Cluster, file: &File) -> Self {
         let path = file.path.strip_prefix("s3://").and_then(|path| path.split_once('/'));
         let (bucket, prefix) = path.expect("the path of a test's file names bucket and prefix");
-        let mut wanted = cluster.workers.iter().map(crate::processes::Process::pid);
-        let wanted = wanted.by_ref().chain([cluster.aws.process().pid(), cluster.master.pid()]);
+        let wanted = cluster.workers.iter().map(Process::pid);
+        let wanted = wanted.chain([cluster.aws.process().pid(), cluster.master.pid()]);
         Self {
             endpoint: cluster.aws.endpoint.clone(),
             application: file.name.to_owned(),

@@ -22,6 +22,9 @@ pub const LIST_EVERY: Duration = Duration::from_millis(200);
 /// From one head to the next: short beside a batch, so that hardly one is missed.
 const HEAD_EVERY: Duration = Duration::from_millis(50);
 
+/// How long the last look may fail: without it the end would not be judged.
+const LAST_LOOK_PATIENCE: Duration = Duration::from_secs(60);
+
 /// A watch that goes on.
 #[derive(Debug)]
 pub struct Watcher {
@@ -77,8 +80,12 @@ async fn look_on(
     let mut eye = Eye::new(&subject);
     let mut seen = Observations::default();
     let mut last_listing: Option<Instant> = None;
+    let mut stopped: Option<Instant> = None;
     loop {
-        let is_last = stop.is_cancelled();
+        if stop.is_cancelled() {
+            stopped.get_or_insert_with(Instant::now);
+        }
+        let is_last = stopped.is_some();
         let is_due = last_listing.is_none_or(|last| last.elapsed() >= LIST_EVERY);
         let with_listing = is_due || is_last;
         match eye.look(with_listing).await {
@@ -99,9 +106,12 @@ async fn look_on(
             }
             Err(error) => {
                 seen.coverage.num_failed += 1;
-                if is_last {
+                let since = stopped.filter(|since| since.elapsed() > LAST_LOOK_PATIENCE);
+                if since.is_some() {
                     return Err(CheckError(format!("the last look of the watcher: {error}")));
                 }
+                tokio::time::sleep(HEAD_EVERY).await;
+                continue;
             }
         }
         if is_last {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Facts;
+use crate::checker::commits::Commit;
 use crate::checker::name::ObjectName;
 use crate::checker::output::Object;
 use crate::checker::report::{Finding, Invariant, Verdict};
@@ -25,33 +26,9 @@ pub(super) fn judge(facts: &Facts) -> Verdict {
     }
     for (batch, commit) in &facts.commits {
         let here = batches.get(batch).map(Vec::as_slice).unwrap_or_default();
-        let files = commit.files.iter().flatten();
-        let missing = files.filter(|(key, _)| !here.iter().any(|(name, _)| name.key == **key));
-        let missing: Vec<_> = missing
-            .map(|(key, _)| {
-                let mut finding = Finding::new("missing", "its commit names it");
-                match ObjectName::parse(&facts.application, key) {
-                    Ok(name) => finding.objects.push(name),
-                    Err(what) => finding.detail = format!("named by batch {batch}: {what}"),
-                }
-                finding
-            })
-            .collect();
-        let rows: usize = here.iter().map(|(_, object)| object.rows.len()).sum();
-        match commit.num_rows {
-            Some(said) if missing.is_empty() && said != rows as u64 => {
-                let detail = format!("batch {batch} has {rows} rows, its commit says {said}");
-                let objects = here.iter().map(|(name, _)| (*name).clone()).collect();
-                let finding = Finding::new("other rows", detail);
-                // An object whose own rows differ has said so already.
-                if !findings
-                    .iter()
-                    .any(|f| f.what == "other rows" && f.objects.iter().any(|o| o.batch == *batch))
-                {
-                    findings.push(Finding { objects, ..finding });
-                }
-            }
-            _ => {}
+        let missing = missing_of(facts, *batch, commit, here);
+        if missing.is_empty() {
+            findings.extend(has_other_rows(*batch, commit, here));
         }
         findings.extend(missing);
     }
@@ -91,6 +68,38 @@ fn is_of_its_commit(facts: &Facts, object: &Object) -> Option<Finding> {
         }
         Some(_) => None,
     }
+}
+
+/// Objects that the commit of a batch names and that are not there.
+fn missing_of(
+    facts: &Facts,
+    batch: u64,
+    commit: &Commit,
+    here: &[(&ObjectName, &Object)],
+) -> Vec<Finding> {
+    let files = commit.files.iter().flat_map(BTreeMap::keys);
+    let missing = files.filter(|key| !here.iter().any(|(name, _)| name.key == **key));
+    let found = missing.map(|key| match ObjectName::parse(&facts.application, key) {
+        Ok(name) => {
+            let finding = Finding::new("missing", "its commit names it");
+            Finding { objects: vec![name], ..finding }
+        }
+        Err(what) => Finding::new("missing", format!("the commit of batch {batch}: {what}")),
+    });
+    found.collect()
+}
+
+/// A batch whose objects hold another number of rows than its commit says. Where rows are known
+/// object by object, the objects have been judged themselves.
+fn has_other_rows(batch: u64, commit: &Commit, here: &[(&ObjectName, &Object)]) -> Option<Finding> {
+    let files = commit.files.as_ref();
+    let is_known_by_object = files.is_some_and(|files| files.values().all(Option::is_some));
+    let said = commit.num_rows.filter(|_| !is_known_by_object)?;
+    let rows: usize = here.iter().map(|(_, object)| object.rows.len()).sum();
+    let detail = format!("batch {batch} has {rows} rows, its commit says {said}");
+    let objects = here.iter().map(|(name, _)| (*name).clone()).collect();
+    let finding = Finding { objects, ..Finding::new("other rows", detail) };
+    (said != rows as u64).then_some(finding)
 }
 
 /// All objects of a batch come from one run in one epoch.

@@ -13,12 +13,12 @@ mod sums;
 mod tests;
 mod visibility;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use millrace_common::position::SequenceNumber;
 
 use super::commits::Commits;
-use super::head::SeenHead;
+use super::head::{SeenHead, SeenPosition, SeenShard};
 use super::machine::Leftovers;
 use super::observe::Observations;
 use super::output::{Kind, Object, RecordRow};
@@ -96,12 +96,25 @@ impl Facts {
         self.observations.iter().flat_map(Observations::heads).chain(&self.head)
     }
 
-    /// True when the record is committed, as far as its shard's position says.
-    fn is_committed(&self, source: &str, shard: &str, number: SequenceNumber) -> bool {
-        let position = self.head.as_ref().and_then(|head| head.position(source, shard));
-        position.is_some_and(|position| {
-            position.ended || position.number.is_some_and(|last| number <= last.0)
-        })
+    /// How far each shard is committed at the end, by source and shard id.
+    fn ends(&self) -> Ends<'_> {
+        let mut newest: HashMap<(&str, &str), &(SeenShard, SeenPosition)> = HashMap::new();
+        for entry in self.head.iter().flat_map(|head| &head.positions) {
+            let known = newest.entry((&entry.0.source, &entry.0.shard)).or_insert(entry);
+            if entry.0.created_ms > known.0.created_ms {
+                *known = entry;
+            }
+        }
+        Ends(newest.into_iter().map(|(name, (_, position))| (name, *position)).collect())
+    }
+}
+
+/// Positions at the end, in the newest stream of each source.
+struct Ends<'a>(HashMap<(&'a str, &'a str), SeenPosition>);
+
+impl Ends<'_> {
+    fn get(&self, source: &str, shard: &str) -> Option<SeenPosition> {
+        self.0.get(&(source, shard)).copied()
     }
 }
 

@@ -54,15 +54,17 @@ fn step(before: &SeenHead, after: &SeenHead, findings: &mut Vec<Finding>) {
     if a < b && before.commit_id == after.commit_id {
         find("one commit", format!("{} of batches {a} and {b}", after.commit_id));
     }
-    // An operator's reset gives positions up: it fixes new starts.
-    if before.starts == after.starts {
-        let now: BTreeMap<&SeenShard, &SeenPosition> =
-            after.positions.iter().map(|(shard, position)| (shard, position)).collect();
-        for (shard, old) in &before.positions {
-            if let Some(detail) = goes_back(old, now.get(shard).copied()) {
-                let name = format!("{}/{}", shard.source, shard.shard);
-                find("went back", format!("{name} {detail} between batches {a} and {b}"));
-            }
+    let now: BTreeMap<&SeenShard, &SeenPosition> =
+        after.positions.iter().map(|(shard, position)| (shard, position)).collect();
+    for (shard, old) in &before.positions {
+        // An operator's reset gives positions up and fixes a new start; so does a dropped source.
+        let start = before.starts.get(&shard.source);
+        if start != after.starts.get(&shard.source) {
+            continue;
+        }
+        if let Some(detail) = goes_back(old, now.get(shard).copied()) {
+            let name = format!("{}/{}", shard.source, shard.shard);
+            find("went back", format!("{name} {detail} between batches {a} and {b}"));
         }
     }
 }

@@ -240,6 +240,19 @@ fn a_dropped_row_is_lost_and_its_object_is_too_short() {
 }
 
 #[test]
+fn a_batch_with_other_rows_than_the_master_says_is_named() {
+    let mut facts = clean();
+    let commit = facts.commits.get_mut(&1).unwrap();
+    commit.num_rows = Some(5);
+    assert!(facts.judge().is_clean(), "the rows of each object are known");
+    facts.commits.get_mut(&1).unwrap().files = None;
+    breaks(&facts, &[I2], &["other rows", "batch 1 has 4 rows, its commit says 5"]);
+    facts.commits.get_mut(&1).unwrap().num_rows = Some(4);
+    facts.commits.get_mut(&1).unwrap().epoch = Some(7);
+    breaks(&facts, &[I2], &["another epoch in batch 1", "committed in epoch 7"]);
+}
+
+#[test]
 fn an_object_of_an_uncommitted_batch_is_named() {
     let mut facts = clean();
     facts.objects.push(object(&key(2, 4, 0, &run(4)), Vec::new()));
