@@ -3,12 +3,19 @@
 //!
 //! The format: magic `F3 89 9A C2`, a protobuf message (1: partition keys, 2: explicit hash keys,
 //! 3: records of {1: index of the partition key, 2: index of the explicit hash key, 3: data}), and
-//! the MD5 of that message. What does not fit in every respect is a plain record.
+//! the MD5 of that message. What does not fit in every respect is a plain record, and so is a bomb:
+//! an aggregate of more than [`RECORDS_MAX`] records or [`BYTES_MAX`] bytes.
 
 use md5::{Digest as _, Md5};
 
 const MAGIC: &[u8] = &[0xF3, 0x89, 0x9A, 0xC2];
 const MD5_LEN: usize = 16;
+/// Most user records, partition keys or explicit hash keys of one aggregate.
+const RECORDS_MAX: usize = 1_000_000;
+/// Most bytes that its user records may come to: payload, partition key and [`OVERHEAD`] of each.
+const BYTES_MAX: usize = 32 * 1024 * 1024;
+/// What a user record counts beside its payload and key.
+const OVERHEAD: usize = 48;
 
 /// A record within an aggregate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,40 +37,45 @@ pub fn take_apart(raw: &[u8]) -> Option<Vec<UserRecord<'_>>> {
     let (mut keys, mut hash_keys, mut records) = (Vec::new(), Vec::new(), Vec::new());
     for field in fields(message)? {
         match field {
-            (1, Field::Bytes(key)) => keys.push(md5_of(std::str::from_utf8(key).ok()?)),
+            (1, Field::Bytes(key)) => keys.push(std::str::from_utf8(key).ok()?),
             (2, Field::Bytes(key)) => {
                 hash_keys.push(std::str::from_utf8(key).ok()?.parse::<u128>().ok()?);
             }
             (3, Field::Bytes(record)) => records.push(fields(record)?),
-            (1..=3, Field::Number(_)) => return None,
+            (1..=3, _) => return None,
             _ => {}
         }
     }
-    records.into_iter().map(|record| user(record, &keys, &hash_keys)).collect()
+    if keys.len().max(hash_keys.len()).max(records.len()) > RECORDS_MAX {
+        return None;
+    }
+    let hashes: Vec<u128> = keys.iter().map(|key| md5_of(key)).collect();
+    let mut num_bytes = 0;
+    let users = records.into_iter().map(|record| {
+        let (key, explicit, data) = parts(record)?;
+        num_bytes += keys.get(key)?.len() + data.len() + OVERHEAD;
+        let hash_key = match explicit {
+            Some(index) => *hash_keys.get(index)?,
+            None => hashes[key],
+        };
+        (num_bytes <= BYTES_MAX).then_some(UserRecord { hash_key, data })
+    });
+    users.collect()
 }
 
-/// A user record from its fields; the keys are the aggregate's.
-fn user<'a>(
-    record: Vec<(u64, Field<'a>)>,
-    keys: &[u128],
-    hash_keys: &[u128],
-) -> Option<UserRecord<'a>> {
+/// Index of the partition key, index of the explicit hash key, and payload of a user record.
+fn parts(record: Vec<(u64, Field<'_>)>) -> Option<(usize, Option<usize>, &[u8])> {
     let (mut key, mut explicit, mut data) = (None, None, None);
     for field in record {
         match field {
-            (1, Field::Number(index)) => key = Some(index),
-            (2, Field::Number(index)) => explicit = Some(index),
+            (1, Field::Number(index)) => key = Some(usize::try_from(index).ok()?),
+            (2, Field::Number(index)) => explicit = Some(usize::try_from(index).ok()?),
             (3, Field::Bytes(bytes)) => data = Some(bytes),
             (1..=3, _) => return None,
             _ => {}
         }
     }
-    let of_key = *keys.get(usize::try_from(key?).ok()?)?;
-    let hash_key = match explicit {
-        Some(index) => *hash_keys.get(usize::try_from(index).ok()?)?,
-        None => of_key,
-    };
-    Some(UserRecord { hash_key, data: data? })
+    Some((key?, explicit, data?))
 }
 
 fn md5_of(key: &str) -> u128 {
@@ -74,9 +86,11 @@ fn md5_of(key: &str) -> u128 {
 enum Field<'a> {
     Number(u64),
     Bytes(&'a [u8]),
+    /// Of four or eight bytes: an aggregate has none of these.
+    Fixed,
 }
 
-/// Fields of a message; none when it is broken. Fixed-width fields are passed over.
+/// Fields of a message; none when it is broken.
 fn fields(mut rest: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
     let mut found = Vec::new();
     while !rest.is_empty() {
@@ -91,14 +105,16 @@ fn fields(mut rest: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
                 found.push((number, Field::Number(value)));
                 after
             }
-            1 => after.get(8..)?,
+            1 | 5 => {
+                found.push((number, Field::Fixed));
+                after.get(if kind == 1 { 8 } else { 4 }..)?
+            }
             2 => {
                 let (length, after) = varint(after)?;
                 let (bytes, after) = after.split_at_checked(usize::try_from(length).ok()?)?;
                 found.push((number, Field::Bytes(bytes)));
                 after
             }
-            5 => after.get(4..)?,
             _ => return None,
         };
     }
@@ -114,17 +130,36 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use millrace_common::position::HashKeyRange;
+    use millrace_worker::executor::receiver::kpl;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
 
-    /// Two user records, the second with an explicit hash key, written byte by byte.
+    /// An aggregate around a message.
+    fn sealed(message: &[u8]) -> Vec<u8> {
+        [MAGIC, message, Md5::digest(message).as_slice()].concat()
+    }
+
+    /// A field that holds bytes, fewer than 128.
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(bytes.len()).unwrap();
+        [&[number << 3 | 2, length], bytes].concat()
+    }
+
+    fn record(key: u8, explicit: Option<u8>, data: &[u8]) -> Vec<u8> {
+        let explicit = explicit.map(|index| [2 << 3, index]);
+        [&[1 << 3, key][..], explicit.as_ref().map_or(&[], |bytes| bytes), &field(3, data)].concat()
+    }
+
+    /// Two user records, the second with an explicit hash key.
     fn aggregate() -> Vec<u8> {
-        let mut message = vec![0x0A, 1, b'k', 0x12, 1, b'7'];
-        message.extend([0x1A, 7, 0x08, 0, 0x1A, 3, b'o', b'n', b'e']);
-        message.extend([0x1A, 9, 0x08, 0, 0x10, 0, 0x1A, 3, b't', b'w', b'o']);
-        let mut raw = MAGIC.to_vec();
-        raw.extend(&message);
-        raw.extend(Md5::digest(&message).iter());
-        raw
+        let records = [record(0, None, b"one"), record(0, Some(0), b"two")];
+        let records = records.map(|record| field(3, &record)).concat();
+        sealed(&[field(1, b"k"), field(2, b"7"), records].concat())
     }
 
     #[test]
@@ -144,6 +179,52 @@ mod tests {
             broken[at] ^= 1;
             assert!(take_apart(&broken).is_none(), "byte {at} changed");
             assert!(take_apart(&whole[..at]).is_none(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_plain() {
+        let long = "k".repeat(100);
+        let small = field(3, &record(0, None, b""));
+        let of = |num: usize| sealed(&[field(1, long.as_bytes()), small.repeat(num)].concat());
+        let most = BYTES_MAX / (long.len() + OVERHEAD);
+        assert_eq!(take_apart(&of(most)).unwrap().len(), most);
+        assert!(take_apart(&of(most + 1)).is_none());
+    }
+
+    proptest! {
+        /// The reader here and the product's agree on whatever may come, broken or not.
+        #[test]
+        fn two_readers_agree(
+            keys in vec("[a-c]{0,3}", 0..3),
+            hash_keys in vec(any::<u128>(), 0..3),
+            users in vec((0_u8..3, option::of(0_u8..3), vec(any::<u8>(), 0..4)), 0..5),
+            flips in vec((any::<Index>(), any::<u8>()), 0..3),
+            is_sealed_after in any::<bool>(),
+        ) {
+            let mut message = keys.iter().map(|key| field(1, key.as_bytes())).collect::<Vec<_>>();
+            message.extend(hash_keys.iter().map(|key| field(2, key.to_string().as_bytes())));
+            message.extend(users.iter().map(|(k, e, data)| field(3, &record(*k, *e, data))));
+            let mut message = message.concat();
+            let mut raw = sealed(&message);
+            let broken = if is_sealed_after { &mut message } else { &mut raw };
+            for (at, byte) in flips.iter().filter(|_| !broken.is_empty()).collect::<Vec<_>>() {
+                let at = at.index(broken.len());
+                broken[at] ^= byte;
+            }
+            if is_sealed_after {
+                raw = sealed(&message);
+            }
+            let range = HashKeyRange { starting: 0, ending: u128::MAX / 2 };
+            let theirs = kpl::split(&raw, Some(range)).map(|aggregate| {
+                let users = aggregate.records.into_iter();
+                users.map(|user| (user.data, user.is_in_range)).collect::<Vec<_>>()
+            });
+            let ours = take_apart(&raw).map(|users| {
+                let users = users.into_iter();
+                users.map(|user| (user.data, range.contains(user.hash_key))).collect::<Vec<_>>()
+            });
+            prop_assert_eq!(ours, theirs);
         }
     }
 }
