@@ -104,6 +104,8 @@ impl Subject {
         let (bucket, prefix) = path.expect("the path of a test's file names bucket and prefix");
         let wanted = cluster.workers.iter().map(Process::pid);
         let wanted = wanted.chain([cluster.aws.process().pid(), cluster.master.pid()]);
+        let standbys = cluster.standbys.iter().map(|(standby, _)| standby.pid());
+        let wanted = wanted.chain(standbys);
         Self {
             endpoint: cluster.aws.endpoint.clone(),
             application: file.name.to_owned(),
