@@ -4,6 +4,10 @@
 #
 #   ./test.sh            all of it
 #   ./test.sh --quick    format, lints, unit tests and the tidy rules: no cluster is started
+#   ./test.sh --faults [--row N,...] [--known-missing N,...]
+#                        every fault row, or some: a table on the terminal and in target/faults
+#   ./test.sh --storm [--seed N] [--minutes M]
+#                        random faults on one cluster; the seed is printed
 #
 # Needs Rust, a C compiler and python3. Builds into CARGO_TARGET_DIR where that is set, else target/.
 set -euo pipefail
@@ -13,12 +17,17 @@ PYTHON_PACKAGES="boto3 ministack==1.5.33"
 # The commit steps as points at which a test can make a driver die.
 FEATURES=(--features millrace-worker/failpoints,millrace-integration-tests/failpoints)
 quick=false
-for argument in "$@"; do
-  case "$argument" in
+faults=()
+while [ $# -gt 0 ]; do
+  case "$1" in
     --quick) quick=true ;;
-    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) echo "test.sh: unknown argument $argument (next: ./test.sh --help)" >&2; exit 2 ;;
+    # What follows is for the program, which refuses what it does not know.
+    --faults) shift; faults=(--out "$PWD/target/faults" "$@"); break ;;
+    --storm) faults=(--out "$PWD/target/faults" "$@"); break ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "test.sh: unknown argument $1 (next: ./test.sh --help)" >&2; exit 2 ;;
   esac
+  shift
 done
 
 target="${CARGO_TARGET_DIR:-$PWD/target}"
@@ -56,6 +65,12 @@ prepare_python() {
   export MILLRACE_PYTHON="$venv/bin/python"
   "$MILLRACE_PYTHON" -c 'import boto3, ministack'
 }
+
+if [ ${#faults[@]} -gt 0 ]; then
+  step "build" cargo build --workspace --bins --locked "${FEATURES[@]}"
+  step "faults" "$target/debug/millrace-faults" "${faults[@]}"
+  exit 0
+fi
 
 step "format" cargo fmt --all -- --check
 step "lints" cargo clippy --workspace --all-targets --locked "${FEATURES[@]}" -- -D warnings

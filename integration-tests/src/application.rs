@@ -42,6 +42,8 @@ pub struct File {
     pub sql: &'static str,
     /// `s3://bucket/prefix/`.
     pub path: &'static str,
+    /// More lines for the source's table, as `on_data_loss = "continue"`.
+    pub source: &'static str,
     /// Lines for the sink's table, as `compression = "gzip"`; JSON lines is the default format.
     pub sink: &'static str,
 }
@@ -62,6 +64,7 @@ impl Default for File {
             format: "text",
             sql: WORD_COUNT,
             path: "s3://results/word-count/",
+            source: "",
             sink: "",
         }
     }
@@ -97,7 +100,7 @@ impl File {
              [env]\n{env}\n\
              [batch]\ninterval = {interval}\n\n\
              [source.logs]\ntype = \"kinesis\"\nstream = {stream}\nstart = {start}\n\
-             receivers = {receivers}\nformat = {format}\n\n\
+             receivers = {receivers}\nformat = {format}\n{source}\n\n\
              [query]\nsql = {sql}\n\n\
              [sink]\ntype = \"s3\"\npath = {path}\n{sink}\n",
             name = quoted(self.name),
@@ -112,6 +115,7 @@ impl File {
             format = quoted(self.format),
             sql = quoted(self.sql),
             path = quoted(self.path),
+            source = self.source,
             sink = self.sink,
         )
     }

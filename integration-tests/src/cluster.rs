@@ -93,12 +93,24 @@ impl Cluster {
         nodes: &[NodeSize],
         master_environment: &[(&str, &str)],
     ) -> Self {
+        Self::start_behind(judge, nodes, |_| owned(master_environment)).await
+    }
+
+    /// As [`Cluster::start_with`], where that environment depends on where AWS is.
+    ///
+    /// # Panics
+    /// When something does not come up.
+    pub async fn start_behind(
+        judge: &Judge,
+        nodes: &[NodeSize],
+        master_environment: impl FnOnce(&Endpoint) -> Vec<(String, String)>,
+    ) -> Self {
         let turn = TURN.lock().await;
         let directory = tempfile::tempdir().expect("the temporary directory can be written to");
         let (aws, caller) = start_judge(judge, directory.path()).await;
         init_table(&aws.endpoint).await;
         let mut environment = caller.environment();
-        environment.extend(owned(master_environment));
+        environment.extend(master_environment(&caller));
         let (master, address) =
             start_master("test", "127.0.0.1:0", &environment, directory.path()).await;
         let mut cluster = Self {

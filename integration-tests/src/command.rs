@@ -109,8 +109,8 @@ pub fn base_environment() -> Vec<(String, String)> {
     ["PATH", "HOME"].into_iter().filter_map(keep).collect()
 }
 
-/// The binary `name` of the workspace: in `MILLRACE_BIN_DIR`, or beside this test in the target
-/// directory.
+/// The binary `name` of the workspace: in `MILLRACE_BIN_DIR`, or in the target directory of this
+/// program, which is a test (in `deps`) or a binary beside the others.
 ///
 /// # Panics
 /// When it is not there: the harness builds nothing.
@@ -119,9 +119,10 @@ pub fn binary(name: &str) -> PathBuf {
     let directory = match std::env::var_os("MILLRACE_BIN_DIR") {
         Some(path) => PathBuf::from(path),
         None => {
-            let test = std::env::current_exe().expect("the path of a running test is known");
-            let target = test.parent().and_then(std::path::Path::parent);
-            target.expect("a test lies in target/<profile>/deps").to_owned()
+            let program = std::env::current_exe().expect("the path of a running program is known");
+            let beside = program.parent().expect("a program lies in a directory");
+            let is_test = beside.file_name().is_some_and(|name| name == "deps");
+            beside.ancestors().nth(usize::from(is_test)).unwrap_or(beside).to_owned()
         }
     };
     let path = directory.join(name);

@@ -14,18 +14,28 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 ///
 /// # Panics
 /// When `deadline` has passed.
-pub async fn within<T, F>(deadline: Duration, what: &str, mut look: F) -> T
+pub async fn within<T, F>(deadline: Duration, what: &str, look: F) -> T
+where
+    F: AsyncFnMut() -> Result<T, String>,
+{
+    attempt(deadline, look)
+        .await
+        .unwrap_or_else(|missing| panic!("{what}: not within {deadline:?}; last seen: {missing}"))
+}
+
+/// [`within`] for what may fail to come.
+///
+/// # Errors
+/// What was missing last, when `deadline` has passed.
+pub async fn attempt<T, F>(deadline: Duration, mut look: F) -> Result<T, String>
 where
     F: AsyncFnMut() -> Result<T, String>,
 {
     let started = Instant::now();
     loop {
         match look().await {
-            Ok(value) => return value,
-            Err(missing) if started.elapsed() >= deadline => {
-                panic!("{what}: not within {deadline:?}; last seen: {missing}")
-            }
-            Err(_) => tokio::time::sleep(BETWEEN_LOOKS).await,
+            Err(_) if started.elapsed() < deadline => tokio::time::sleep(BETWEEN_LOOKS).await,
+            decided => return decided,
         }
     }
 }

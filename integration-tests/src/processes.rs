@@ -61,6 +61,15 @@ impl Process {
         self.child.id()
     }
 
+    /// True when it has ended.
+    ///
+    /// # Panics
+    /// When the operating system does not say.
+    pub fn has_ended(&mut self) -> bool {
+        let state = self.child.try_wait();
+        state.unwrap_or_else(|error| panic!("{}: {error}", self.name)).is_some()
+    }
+
     /// Asserts that it has not ended.
     ///
     /// # Panics
@@ -213,7 +222,13 @@ pub fn freeze_by_id(pid: u32) {
     kill(nix_pid(pid), Signal::SIGSTOP).expect("the process is there to be frozen");
 }
 
+/// Lets a frozen process go on; one that is gone is fine.
+pub fn thaw_by_id(pid: u32) {
+    let _ = kill(nix_pid(pid), Signal::SIGCONT);
+}
+
 fn nix_pid(pid: u32) -> Pid {
+    assert!(pid > 0, "process id 0 means this test's own process group");
     Pid::from_raw(i32::try_from(pid).expect("a process id is below 2^22"))
 }
 

@@ -190,8 +190,11 @@ impl Executor {
             self.rereads.spawn_on(
                 async move {
                     let failure = reread(&shared, command).await.err();
-                    if let Some(error) = &failure {
-                        tracing::error!(block = %block_id, %error, "a block can not be read again");
+                    match &failure {
+                        Some(error) => {
+                            tracing::error!(block = %block_id, %error, "a block can not be read again");
+                        }
+                        None => tracing::info!(block = %block_id, "a lost block was read again"),
                     }
                     let failure = failure.map(|error| error.to_failure());
                     let done = v1::RereadDone { block_id, failure };

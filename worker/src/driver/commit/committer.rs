@@ -143,7 +143,9 @@ impl Committer {
                     return Err(self.head_foreign(&cluster, &owner, epoch).into());
                 }
                 AcquireRefusal::Missing => return Err(self.head_missing().into()),
-                AcquireRefusal::Again => self.heads.pace.sleep(self.heads.pace.back_off(1)).await,
+                AcquireRefusal::Again => {
+                    self.heads.pace.sleep(self.heads.pace.head_back_off(1)).await
+                }
             }
         }
     }
@@ -353,7 +355,9 @@ impl Committer {
                     self.status().goes_on(Heads::WHAT);
                     return Ok(value);
                 }
-                Err(StoreFailure::Again(error)) => (self.heads.pace.back_off(failures + 1), error),
+                Err(StoreFailure::Again(error)) => {
+                    (self.heads.pace.head_back_off(failures + 1), error)
+                }
                 Err(StoreFailure::Denied(error)) => (DEGRADED_PAUSE, error),
                 Err(StoreFailure::Broken(error)) => return Err(error),
             };

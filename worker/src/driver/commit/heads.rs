@@ -63,7 +63,7 @@ impl Heads {
             }
             failures += 1;
             self.status.waits(Self::WHAT, &error);
-            self.pace.sleep(self.pace.back_off(failures)).await;
+            self.pace.sleep(self.pace.head_back_off(failures)).await;
         }
     }
 

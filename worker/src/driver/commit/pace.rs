@@ -16,6 +16,10 @@ use uuid::Uuid;
 type Sleep = Arc<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>;
 type Uuids = Arc<dyn Fn() -> Uuid + Send + Sync>;
 
+/// Between two sendings of a call to the head's table. Shorter than for S3: it is one small call of
+/// one process, and everything waits for it.
+const HEAD: Backoff = Backoff { max: Duration::from_secs(2), ..Backoff::CALL };
+
 /// Where the commit takes its time and its randomness from.
 #[derive(Clone)]
 pub(super) struct Pace {
@@ -56,10 +60,19 @@ impl Pace {
 
     /// How long to wait after this many failures in a row.
     pub(super) fn back_off(&self, failures: u32) -> Duration {
+        self.delay(Backoff::CALL, failures)
+    }
+
+    /// The same for a call to the head's table.
+    pub(super) fn head_back_off(&self, failures: u32) -> Duration {
+        self.delay(HEAD, failures)
+    }
+
+    fn delay(&self, backoff: Backoff, failures: u32) -> Duration {
         let (high, _) = self.uuid().as_u64_pair();
         // The upper 32 bits of a version 4 UUID are random.
         let random = f64::from((high >> 32) as u32) / (f64::from(u32::MAX) + 1.0);
-        Backoff::CALL.delay(failures, random)
+        backoff.delay(failures, random)
     }
 
     /// What `call` gives, or none when it takes longer than `deadline`.
@@ -79,5 +92,20 @@ impl Pace {
 impl fmt::Debug for Pace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pace")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_common::clock::SystemClock;
+
+    use super::*;
+
+    #[test]
+    fn the_head_is_asked_again_sooner_than_s3() {
+        let pace = Pace::of_the_machine(SystemClock::shared());
+        let longest = |pauses: &dyn Fn() -> Duration| (0..100).map(|_| pauses()).max();
+        assert!(longest(&|| pace.back_off(30)) > Some(HEAD.max));
+        assert!(longest(&|| pace.head_back_off(30)) <= Some(HEAD.max));
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! With the feature, each step has two failpoints, `k5-before` and `k5-after`, set by the
 //! environment variable `FAILPOINTS` (see [`crate::failpoints`]): `k5-after=return` aborts the
-//! process, `k6-before=sleep(30000)` or `k6-before=pause` stalls the step.
+//! process, `k6-before=sleep(30000)` or `k6-before=pause` stalls the step. A file of that name in
+//! `FAILPOINTS_DIR` does the same to the first process that comes by.
 
 /// A step of the commit, by its name in the design.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,6 +54,10 @@ pub fn name(step: Step, edge: Edge) -> String {
 #[cfg(feature = "failpoints")]
 pub async fn reached(step: Step, edge: Edge) {
     let name = name(step, edge);
+    if let Err(error) = crate::failpoints::take(&name) {
+        tracing::error!(%error, "a failpoint makes no sense");
+        std::process::abort();
+    }
     if !fail::list().iter().any(|(point, _)| *point == name) {
         return;
     }

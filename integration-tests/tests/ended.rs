@@ -1,11 +1,12 @@
-//! Processes are killed under a running application, each kind in turn: what was counted is counted
-//! once, what was not is counted later, and no process is left behind.
+//! An application that is killed, and a worker that is asked to end: what was counted is counted
+//! once, what was not is counted later, and no process is left behind. (Processes that die by
+//! themselves are fault rows: see `faults.rs`.)
 
 use std::time::Duration;
 
 use millrace_integration_tests::application::File;
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
-use millrace_integration_tests::eventually::{PATIENCE, within};
+use millrace_integration_tests::eventually::PATIENCE;
 use millrace_integration_tests::words::{Counts, assert_equal};
 use millrace_integration_tests::{objects, processes};
 use millrace_proto::v1::{ApplicationState, ContainerKind, ContainerState};
@@ -71,103 +72,6 @@ impl Counting {
         });
         of_kind.collect()
     }
-
-    async fn attempts(&self) -> usize {
-        let application = self.cluster.application(self.application.name).await;
-        application.expect("the master knows the application").attempts.len()
-    }
-}
-
-async fn is_gone(pid: u32) {
-    within(PATIENCE, &format!("process {pid} is gone"), async || {
-        match processes::resident_bytes(pid) {
-            Err(_) => Ok(()),
-            Ok(bytes) => Err(format!("it holds {bytes} bytes")),
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_killed_executor_loses_nothing() {
-    let counting = Counting::start().await;
-    let (pid, _) = counting.running(ContainerKind::Executor).await[0].clone();
-    processes::kill_by_id(pid);
-    is_gone(pid).await;
-    counting.ends_exactly().await;
-}
-
-#[tokio::test]
-async fn a_frozen_executor_hangs_no_batch() {
-    let counting = Counting::start().await;
-    let (pid, _) = counting.running(ContainerKind::Executor).await[0].clone();
-    processes::freeze_by_id(pid);
-    // The lines that come now are counted without it; it is given back and its node ends it.
-    counting.ends_exactly().await;
-    is_gone(pid).await;
-}
-
-#[tokio::test]
-async fn a_killed_driver_is_started_again_and_goes_on() {
-    let counting = Counting::start().await;
-    let (pid, _) = counting.running(ContainerKind::Driver).await[0].clone();
-    processes::kill_by_id(pid);
-    is_gone(pid).await;
-    within(PATIENCE, "a second attempt", async || match counting.attempts().await {
-        2.. => Ok(()),
-        num => Err(format!("{num} attempt")),
-    })
-    .await;
-    counting.ends_exactly().await;
-}
-
-#[tokio::test]
-async fn a_killed_worker_leaves_no_container_and_its_work_goes_elsewhere() {
-    let mut counting = Counting::start().await;
-    // Both nodes have containers; the one without the driver is the smaller loss, so take the other.
-    let (_, node) = counting.running(ContainerKind::Driver).await[0].clone();
-    let index = usize::from(node == "node-2");
-    let mut below = counting.running(ContainerKind::Executor).await;
-    below.extend(counting.running(ContainerKind::Driver).await);
-    counting.cluster.workers[index].kill();
-    for (pid, at) in below {
-        if at == node {
-            is_gone(pid).await;
-        }
-    }
-    counting.ends_exactly().await;
-}
-
-#[tokio::test]
-async fn without_a_master_batches_go_on_and_afterwards_the_containers_are_the_same() {
-    let mut counting = Counting::start().await;
-    let before = [
-        counting.running(ContainerKind::Driver).await,
-        counting.running(ContainerKind::Executor).await,
-    ];
-    counting.cluster.master.kill();
-    counting.put().await;
-    let total = i64::from(counting.num_lines) * 2;
-    within(PATIENCE, "lines are counted without a master", async || {
-        let aws = &counting.cluster.aws.endpoint;
-        let found = objects::json_lines(aws, "results", "word-count/").await;
-        let visible: i64 = objects::word_counts(&found).values().sum();
-        if visible == total { Ok(()) } else { Err(format!("{visible} words of {total}")) }
-    })
-    .await;
-
-    counting.cluster.restart_master().await;
-    counting.cluster.wait_for_nodes(2).await;
-    within(PATIENCE, "the same containers run under the new master", async || {
-        let after = [
-            counting.running(ContainerKind::Driver).await,
-            counting.running(ContainerKind::Executor).await,
-        ];
-        if after == before { Ok(()) } else { Err(format!("{after:?} for {before:?}")) }
-    })
-    .await;
-    assert_eq!(counting.attempts().await, 1);
-    counting.ends_exactly().await;
 }
 
 #[tokio::test]
