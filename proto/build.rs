@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "millrace/v1/types.proto",
     "millrace/v1/application.proto",
     "millrace/v1/client.proto",
@@ -14,6 +14,7 @@ const FILES: [&str; 7] = [
     "millrace/v1/resource.proto",
     "millrace/v1/driver.proto",
     "millrace/v1/task.proto",
+    "millrace/v1/block.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -165,6 +165,19 @@ pub struct ExecutorView {
     pub rss_bytes: u64,
 }
 
+/// Losses of a shard that the application went on after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapView {
+    /// The source.
+    pub source: String,
+    /// The shard.
+    pub shard_id: String,
+    /// Ranges that were lost.
+    pub num_gaps: u64,
+    /// What was said of the last one.
+    pub last: String,
+}
+
 /// A receiver and the shards it reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiverView {
@@ -229,6 +242,8 @@ pub struct ApplicationView {
     pub rows_total: u64,
     /// Bad records in committed batches of this attempt.
     pub bad_records_total: u64,
+    /// Losses of this attempt that were passed over by `on_data_loss = "continue"`.
+    pub gaps: Vec<GapView>,
     /// Bytes received and not yet committed.
     pub buffered_bytes: u64,
     /// Why commits are late, null when they are not.
@@ -274,6 +289,7 @@ impl ApplicationView {
             records_total: report.records_total,
             rows_total: report.rows_total,
             bad_records_total: report.bad_records_total,
+            gaps: report.gaps.iter().map(gap_view).collect(),
             buffered_bytes: report.buffered_bytes,
             degraded: (!report.degraded.is_empty()).then_some(report.degraded),
             containers,
@@ -305,6 +321,15 @@ fn executor_view(executor: &v1::ExecutorReport) -> ExecutorView {
         block_bytes_budget: executor.block_bytes_budget,
         num_receivers: executor.num_receivers,
         rss_bytes: executor.rss_bytes,
+    }
+}
+
+fn gap_view(gap: &v1::GapReport) -> GapView {
+    GapView {
+        source: gap.source.clone(),
+        shard_id: gap.shard_id.clone(),
+        num_gaps: gap.num_gaps,
+        last: gap.last.clone(),
     }
 }
 

@@ -1,19 +1,44 @@
 //! Faults that must keep their shape on the way from a task to the driver.
 //!
 //! Promises: a [`Fault`] put into an engine error comes out of it again on the driver, however many
-//! stages, wrappers and processes lie between. The engine carries errors as text, so a fault
-//! travels as one line of JSON between two marks.
+//! stages, wrappers and processes lie between; and no text of a record is taken for one. The engine
+//! carries errors as text, so a fault travels as one line of JSON between two marks, the first of
+//! which holds the seal: a random word that the driver gives to its executors and to nobody else.
 //! Never does: decide what follows from a fault; the driver's runner does.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use datafusion::error::DataFusionError;
 use serde::{Deserialize, Serialize};
 
-/// Before the JSON of a fault. The control characters keep it apart from any text of a user.
+/// Before the seal and the JSON of a fault.
 const OPEN: &str = "\u{1}millrace-fault:";
 /// After the JSON of a fault. JSON escapes control characters, so it cannot occur inside.
 const CLOSE: char = '\u{2}';
+
+/// The seal of this process. There is one, and not one per run, because faults are made where
+/// nothing is known but the engine's error.
+static SEAL: OnceLock<String> = OnceLock::new();
+
+/// The seal of this process: a random word unless another one was [adopted](adopt_seal).
+#[must_use]
+pub fn seal() -> &'static str {
+    SEAL.get_or_init(|| uuid::Uuid::new_v4().simple().to_string())
+}
+
+/// Takes the driver's seal for this process, before its first task.
+///
+/// # Errors
+/// [`OtherSeal`] when this process has another one: it belongs to another driver.
+pub fn adopt_seal(theirs: &str) -> Result<(), OtherSeal> {
+    if SEAL.get_or_init(|| theirs.to_owned()) == theirs { Ok(()) } else { Err(OtherSeal) }
+}
+
+/// This process marks its faults with the seal of another driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this process marks the faults of its tasks with the seal of another driver")]
+pub struct OtherSeal;
 
 /// What went wrong in a task, as far as the task could tell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,9 +97,11 @@ impl Fault {
     /// The first fault in the text of an error, if it carries one.
     #[must_use]
     pub fn find_in(text: &str) -> Option<Self> {
-        let (_, rest) = text.split_once(OPEN)?;
-        let (json, _) = rest.split_once(CLOSE)?;
-        serde_json::from_str(json).ok()
+        let sealed = |rest: &'_ str| {
+            let (json, _) = rest.strip_prefix(seal())?.strip_prefix(':')?.split_once(CLOSE)?;
+            serde_json::from_str(json).ok()
+        };
+        text.split(OPEN).skip(1).find_map(sealed)
     }
 
     /// An engine error that carries the fault.
@@ -87,7 +114,7 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let json = serde_json::to_string(self).map_err(|_| fmt::Error)?;
-        write!(f, "{OPEN}{json}{CLOSE}")
+        write!(f, "{OPEN}{}:{json}{CLOSE}", seal())
     }
 }
 
@@ -105,6 +132,24 @@ mod tests {
         };
         let wrapped = fault.clone().into_error().context("stage 2, task 1").context("outer");
         assert_eq!(Fault::find(&wrapped), Some(fault));
+    }
+
+    #[test]
+    fn the_text_of_a_record_is_never_taken_for_a_fault() {
+        let forged = format!(
+            "Cast error: Cannot cast string '{OPEN}{{\"kind\":\"cancelled\"}}{CLOSE}{OPEN}guessed:\
+             {{\"kind\":\"cancelled\"}}{CLOSE}' to value of Int64 type"
+        );
+        assert_eq!(Fault::find_in(&forged), None);
+        // A true one behind it is found all the same.
+        let error = Fault::Panic { detail: forged.clone() }.into_error().context(forged);
+        assert!(matches!(Fault::find(&error), Some(Fault::Panic { .. })), "{error}");
+    }
+
+    #[test]
+    fn a_process_keeps_the_seal_it_has() {
+        assert_eq!(adopt_seal(seal()), Ok(()));
+        assert_eq!(adopt_seal("another"), Err(OtherSeal));
     }
 
     #[test]

@@ -38,6 +38,8 @@ fn assignment(generation: u64, start: Start) -> Assignment {
         range: None,
         keyed: true,
         retention_ms: 0,
+        gap_after: None,
+        rest: Duration::ZERO,
     }
 }
 

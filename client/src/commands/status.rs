@@ -50,6 +50,10 @@ fn show(view: &ApplicationView) -> String {
             view.records_total, view.rows_total, view.bad_records_total
         ),
     ));
+    for gap in &view.gaps {
+        let text = format!("{} in {}/{}: {}", gap.num_gaps, gap.source, gap.shard_id, gap.last);
+        rows.push(("lost", text));
+    }
     if let Some(degraded) = &view.degraded {
         rows.push(("degraded", degraded.clone()));
     }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::spec::{
     ApplicationSpec, BadRecordPolicy, Compression, Receivers, RecordFormat, SinkFormat, SourceSpec,
-    StorageLevel,
 };
 use crate::error::{Code, Error};
 use crate::resources::{ByteSize, Resources};
@@ -105,12 +104,12 @@ impl ApplicationSpec {
         if matches!(source.receivers, Receivers::Count(0)) {
             return refuse(format!("source.{name}.receivers is 0"), "choose at least one receiver");
         }
-        if matches!(source.storage_level, StorageLevel::Memory2 | StorageLevel::MemoryAndDisk2) {
+        if source.storage_level.copies() && self.resources.executors.max < 2 {
             return refuse(
                 format!(
-                    "source.{name}.storage_level asks for a second copy, which is not built yet"
+                    "source.{name}.storage_level asks for a second copy, and there is one executor"
                 ),
-                "use \"memory_and_disk\": a lost block is read from Kinesis again",
+                "ask for two executors, or leave the \"_2\" away",
             );
         }
         let declares = !source.columns.is_empty();

@@ -210,7 +210,6 @@ path = "s3://results/word-count/"
             ("\"3GiB\"", "\"3GB\"", "size"),
             ("\"latest\"", "\"newest\"", "start position"),
             ("\"per_executor\"", "\"per_core\"", "per_core"),
-            ("\"latest\"", "\"latest\"\nstorage_level = \"memory_2\"", "second copy"),
             ("executors = 16", "executors = 0", "executors"),
             ("executors = 16", "executors = { min = 3, max = 2 }", "executors"),
             ("s3://results/word-count/", "s3://results/../x/", "not a place in S3"),
@@ -221,6 +220,16 @@ path = "s3://results/word-count/"
             assert_eq!(error.code(), Code::InvalidValue, "{error}");
             assert!(error.message().contains(expected), "{to}: {error}");
         }
+    }
+
+    #[test]
+    fn a_second_copy_needs_a_second_executor() {
+        let level = "\"latest\"\nstorage_level = \"memory_and_disk_2\"";
+        let text = WORD_COUNT.replacen("\"latest\"", level, 1);
+        assert!(parse(&text).unwrap().sources["logs"].storage_level.copies());
+        let error = parse(&text.replacen("executors = 16", "executors = 1", 1)).unwrap_err();
+        assert_eq!(error.code(), Code::InvalidValue, "{error}");
+        assert!(error.message().contains("second copy"), "{error}");
     }
 
     #[test]

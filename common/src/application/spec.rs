@@ -283,6 +283,14 @@ pub enum StorageLevel {
     MemoryAndDisk2,
 }
 
+impl StorageLevel {
+    /// True when a second executor holds each block too.
+    #[must_use]
+    pub fn copies(self) -> bool {
+        matches!(self, Self::Memory2 | Self::MemoryAndDisk2)
+    }
+}
+
 /// How a record becomes a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]

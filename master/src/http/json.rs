@@ -71,6 +71,15 @@ fn receiver(receiver: &v1::ReceiverReport) -> Value {
     })
 }
 
+fn gap(gap: &v1::GapReport) -> Value {
+    json!({
+        "source": gap.source,
+        "shard_id": gap.shard_id,
+        "num_gaps": gap.num_gaps,
+        "last": gap.last,
+    })
+}
+
 fn report(report: &v1::DriverReport) -> Value {
     json!({
         "batch": report.batch,
@@ -87,6 +96,7 @@ fn report(report: &v1::DriverReport) -> Value {
         "degraded": report.degraded,
         "num_batches_in_flight": report.num_batches_in_flight,
         "buffered_bytes": report.buffered_bytes,
+        "gaps": report.gaps.iter().map(gap).collect::<Vec<_>>(),
     })
 }
 

@@ -101,6 +101,11 @@ fn applications(registry: &mut Registry, core: &Core) {
     let records = family(registry, "application_records", "Records committed in this attempt");
     let rows = family(registry, "application_rows", "Rows committed in this attempt");
     let bad = family(registry, "application_bad_records", "Bad records met in this attempt");
+    let gaps = family(
+        registry,
+        "application_lost_ranges",
+        "Ranges of records lost in this attempt and passed over by on_data_loss = continue",
+    );
     let busy = family(registry, "application_task_cores_busy", "Compute threads at work");
     let cores = family(registry, "application_task_cores", "Compute threads of its executors");
     let buffered = family(registry, "application_buffered_bytes", "Bytes of blocks not committed");
@@ -121,6 +126,14 @@ fn applications(registry: &mut Registry, core: &Core) {
         set(&records, &labels, report.records_total);
         set(&rows, &labels, report.rows_total);
         set(&bad, &labels, report.bad_records_total);
+        for gap in &report.gaps {
+            let of_shard = [
+                ("application", application.name.as_str()),
+                ("source", gap.source.as_str()),
+                ("shard", gap.shard_id.as_str()),
+            ];
+            set(&gaps, &of_shard, gap.num_gaps);
+        }
         set(&busy, &labels, report.task_cores_busy);
         set(&cores, &labels, report.task_cores_total);
         set(&buffered, &labels, report.buffered_bytes);

@@ -4,12 +4,14 @@
 //! Owned by the executor's block store, which implements [`BlockSource`]; the scan only reads.
 //! Never does: decode records, or know where a block is stored.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, BinaryArray, FixedSizeBinaryArray, StringArray, TimestampMillisecondArray, UInt64Array,
 };
+use arrow::buffer::Buffer;
 use async_trait::async_trait;
 
 pub use millrace_common::id::BlockId;
@@ -50,9 +52,34 @@ pub struct RawBlock {
     pub partition_keys: StringArray,
     /// Approximate arrival time, milliseconds since the epoch, without a time zone (UTC is meant).
     pub arrival_ms: TimestampMillisecondArray,
+    /// What must live as long as the block's memory does: the room it takes in a store's budget.
+    pub lease: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl RawBlock {
+    /// A block of nothing, to be filled in.
+    #[must_use]
+    pub fn without_records() -> Self {
+        let nothing = [0; SEQUENCE_NUMBER_BYTES];
+        let width = i32::try_from(SEQUENCE_NUMBER_BYTES).expect("24 is a small number");
+        Self {
+            id: BlockId::new(""),
+            source: "".into(),
+            shard: "".into(),
+            after_seq: None,
+            first_seq: nothing,
+            last_seq: nothing,
+            raw_records: 0,
+            crc32c: 0,
+            data: BinaryArray::from(Vec::<&[u8]>::new()),
+            sequence_numbers: FixedSizeBinaryArray::new(width, Buffer::default(), None),
+            sub_sequence_numbers: None,
+            partition_keys: StringArray::from(Vec::<&str>::new()),
+            arrival_ms: TimestampMillisecondArray::from(Vec::<i64>::new()),
+            lease: None,
+        }
+    }
+
     /// User records in the block: what a scan reads and reports.
     #[must_use]
     pub fn num_records(&self) -> usize {
@@ -116,6 +143,14 @@ pub enum BlockError {
         /// What the file system or the decoder said.
         detail: String,
     },
+    /// The block is on disk, and tasks that read others leave no room to read it back.
+    #[error("there is no room in memory to read {num_bytes} bytes of block {block} back from disk")]
+    NoRoom {
+        /// The block asked for.
+        block: BlockId,
+        /// What it takes.
+        num_bytes: u64,
+    },
     /// The block's columns contradict each other: a fault of Millrace.
     #[error("block {block} is malformed: {detail}")]
     Malformed {
@@ -133,6 +168,7 @@ impl BlockError {
         match self {
             Self::Missing { block }
             | Self::Unreadable { block, .. }
+            | Self::NoRoom { block, .. }
             | Self::Malformed { block, .. } => block,
         }
     }

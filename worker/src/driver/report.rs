@@ -9,7 +9,16 @@ use millrace_proto::v1;
 
 use super::batch::making::Totals;
 use super::executors::core::ExecutorView;
-use super::receivers::core::Snapshot;
+use super::receivers::core::{GapView, Snapshot};
+
+fn gap(view: &GapView) -> v1::GapReport {
+    v1::GapReport {
+        source: view.source.clone(),
+        shard_id: view.shard_id.clone(),
+        num_gaps: view.count,
+        last: view.last.clone(),
+    }
+}
 
 /// Puts a report together.
 #[must_use]
@@ -59,5 +68,6 @@ pub fn report(
         degraded: commits_late.or(input.trouble.as_deref()).unwrap_or_default().to_owned(),
         num_batches_in_flight: u32::from(totals.in_flight),
         buffered_bytes: input.buffered_bytes,
+        gaps: input.gaps.iter().map(gap).collect(),
     }
 }

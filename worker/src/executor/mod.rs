@@ -7,6 +7,7 @@
 
 pub mod block_store;
 pub mod compute;
+pub mod copies;
 pub mod process;
 pub mod receiver;
 pub mod session;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace_common::{Code, Error, rpc, shutdown};
+use millrace_proto::v1::block_service_server::BlockServiceServer;
 use millrace_proto::v1::{
     self, ExecutorHeartbeat, ExecutorRegister, LaunchContext, executor_command, executor_message,
 };
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
 use super::block_store::BlockStore;
+use super::copies::{BlockServer, Copies};
 use super::receiver::host::ReceiverHost;
 use super::receiver::pace::Paces;
 use super::receiver::reread::reread;
@@ -54,7 +56,7 @@ pub async fn live(
     world: World,
     kill: CancellationToken,
 ) -> Result<(), Error> {
-    let (mut server, address) = serve(&launch.host, world.engine.as_ref()).await?;
+    let (mut server, address) = serve(&launch.host, world.engine.as_ref(), &world.store).await?;
     let (outbox, outbox_inbox) = mpsc::channel(OUTBOX_MAX);
     let (events_out, mut events) = mpsc::channel(EVENTS_MAX);
     let shared = Arc::new(Shared {
@@ -99,6 +101,7 @@ pub async fn live(
                 break Err(error);
             },
             Some(done) = executor.rereads.join_next() => executor.reread_ended(done),
+            Some(done) = executor.copies.join_next() => executor.copies.ended(done),
             ended = &mut server => break Err(server_error(ended)),
             () = kill.cancelled() => {
                 tracing::info!("told to end");
@@ -114,11 +117,16 @@ pub async fn live(
 
 type Server = JoinHandle<Result<(), tonic::transport::Error>>;
 
-/// The executor's own server: what the driver and other executors ask of its tasks.
-async fn serve(host: &str, engine: &dyn Engine) -> Result<(Server, String), Error> {
+/// The executor's own server: what the driver and other executors ask of its tasks and blocks.
+async fn serve(
+    host: &str,
+    engine: &dyn Engine,
+    store: &BlockStore,
+) -> Result<(Server, String), Error> {
     let (incoming, address) = rpc::bind(&format!("{host}:0")).await?;
     let mut routes = RoutesBuilder::default();
     engine.add_services(&mut routes);
+    routes.add_service(BlockServiceServer::new(BlockServer::new(store.clone())));
     let server = rpc::server().add_routes(routes.routes()).serve_with_incoming(incoming);
     // The host's name as the node gave it: others may not reach what it resolves to here.
     Ok((tokio::spawn(server), format!("{host}:{}", address.port())))
@@ -129,6 +137,7 @@ struct Executor {
     host: ReceiverHost,
     shared: Arc<Shared>,
     engine: Arc<dyn Engine>,
+    copies: Copies,
     rereads: JoinSet<()>,
     /// Re-reads that wait for one of [`REREADS_MAX`] to end; at most one per block of a batch.
     waiting: Vec<v1::RereadBlock>,
@@ -138,6 +147,7 @@ impl Executor {
     fn new(shared: Arc<Shared>, engine: Arc<dyn Engine>) -> Self {
         Self {
             host: ReceiverHost::new(Arc::clone(&shared)),
+            copies: Copies::new(Arc::clone(&shared)),
             shared,
             engine,
             rereads: JoinSet::new(),
@@ -160,7 +170,12 @@ impl Executor {
             }
             Body::Release(release) => {
                 let ids: Vec<BlockId> = release.block_ids.into_iter().map(BlockId::new).collect();
+                self.copies.forget(&ids);
                 self.shared.store.release(&ids);
+                Ok(())
+            }
+            Body::Copy(copy) => {
+                self.copies.add(copy.copies);
                 Ok(())
             }
             Body::Reread(block) => {

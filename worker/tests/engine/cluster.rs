@@ -217,6 +217,7 @@ fn block(source: &str, number: usize, records: &[String]) -> RawBlock {
         sub_sequence_numbers: None,
         partition_keys: StringArray::from_iter((0..count).map(|_| Some("k"))),
         arrival_ms: TimestampMillisecondArray::from_iter_values((0..count).map(|at| at as i64)),
+        lease: None,
     }
 }
 

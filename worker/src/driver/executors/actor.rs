@@ -108,7 +108,10 @@ impl Executors {
         let container = registration.container.clone();
         let interval = u64::try_from(self.setup.heartbeat_interval.as_millis()).unwrap_or(u64::MAX);
         self.setup.outbox.open(container.clone(), session, sender);
-        let registered = v1::ExecutorRegistered { heartbeat_interval_ms: interval };
+        let registered = v1::ExecutorRegistered {
+            heartbeat_interval_ms: interval,
+            fault_seal: millrace_sql::fault::seal().to_owned(),
+        };
         self.setup.outbox.send(&container, Body::Registered(registered));
         tracing::info!(executor = %container, address = %registration.address, "executor is here");
         let event = match answer {
@@ -314,6 +317,8 @@ pub enum Report {
     Trouble(v1::ShardTrouble),
     /// A lost block was read again, or could not be.
     Reread(v1::RereadDone),
+    /// A block was copied, or could not be.
+    Copied(v1::BlockCopied),
 }
 
 /// A block that a run did not find where it should be.

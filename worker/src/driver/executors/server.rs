@@ -139,6 +139,7 @@ impl Pump {
             Body::Announcement(announcement) => Report::Announcement(announcement),
             Body::Trouble(trouble) => Report::Trouble(trouble),
             Body::Reread(done) => Report::Reread(done),
+            Body::Copied(done) => Report::Copied(done),
             Body::Register(_) => {
                 tracing::warn!(executor = %container, "a second registration on one session");
                 return true;

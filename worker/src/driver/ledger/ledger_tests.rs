@@ -97,14 +97,14 @@ fn an_executors_death_takes_back_what_was_not_planned_and_asks_for_what_was() {
     ledger.accept(&executor(1), block("b", 1, 5, 7), NOW);
     ledger.assign(&shard(), executor(2), NOW).unwrap();
     ledger.accept(&executor(2), block("c", 2, 7, 9), NOW);
-    let lost = ledger.lose(&executor(1));
+    let lost = ledger.lose(&executor(1), NOW);
     assert_eq!(lost.reread.iter().map(|b| b.id.as_str()).collect::<Vec<_>>(), ["a"]);
     assert_eq!(lost.rolled_back, [shard()]);
     assert_eq!(lost.dropped, BTreeMap::from([(executor(2), vec![BlockId::new("c")])]));
     assert_eq!(ledger.reading(&shard()).unwrap().1.sequence_number, number(5));
-    assert_eq!(ledger.blocks(1)[0].holder, None);
+    assert!(ledger.blocks(1)[0].is_lost());
     ledger.found(&BlockId::new("a"), &executor(2));
-    assert_eq!(ledger.blocks(1)[0].holder, Some(executor(2)));
+    assert_eq!(ledger.blocks(1)[0].holders(), [executor(2)]);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn committed_blocks_are_not_asked_for_again() {
     ledger.accept(&executor(1), block("a", 1, 0, 5), NOW);
     ledger.plan(1);
     ledger.commit(1, &BTreeMap::new(), NOW);
-    assert_eq!(ledger.lose(&executor(1)).reread, []);
+    assert_eq!(ledger.lose(&executor(1), NOW).reread, []);
     assert_eq!(ledger.release(1), BTreeMap::new());
 }
 
@@ -206,6 +206,52 @@ enum Step {
     Commit,
     Die(usize),
     Reread,
+    /// Some block that is held is to be copied to this executor.
+    Copy(usize, usize),
+    /// A copy under way has come about, or has not.
+    Copied(usize, bool),
+}
+
+/// What really is in the stores, block by block, and which copies are under way.
+#[derive(Debug, Default)]
+struct Stores {
+    held: BTreeMap<BlockId, BTreeSet<ContainerId>>,
+    copies: Vec<(BlockId, ContainerId)>,
+}
+
+impl Stores {
+    fn drop_blocks(&mut self, dropped: BTreeMap<ContainerId, Vec<BlockId>>) {
+        for (holder, ids) in dropped {
+            for id in ids {
+                self.held.entry(id).or_default().remove(&holder);
+            }
+        }
+    }
+
+    fn die(&mut self, executor: &ContainerId) {
+        self.copies.retain(|(_, to)| to != executor);
+        for holders in self.held.values_mut() {
+            holders.remove(executor);
+        }
+    }
+
+    /// Nothing is held that nobody will ever ask to be dropped, and nothing is counted on that is
+    /// not held.
+    fn check(&self, ledger: &Ledger, batches: u64) -> Result<(), TestCaseError> {
+        for (id, holders) in &self.held {
+            prop_assert!(
+                holders.is_empty() || ledger.descriptor(id).is_some(),
+                "{id} is left behind in {holders:?}"
+            );
+        }
+        for held in (1..=batches).flat_map(|batch| ledger.blocks(batch)) {
+            for holder in held.holders() {
+                let really = self.held.get(&held.block.id);
+                prop_assert!(really.is_some_and(|h| h.contains(holder)), "{held:?}");
+            }
+        }
+        Ok(())
+    }
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -219,6 +265,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Commit),
         1 => (0usize..3).prop_map(Step::Die),
         1 => Just(Step::Reread),
+        3 => (any::<usize>(), 0usize..3).prop_map(|(pick, to)| Step::Copy(pick, to)),
+        3 => (any::<usize>(), any::<bool>()).prop_map(|(pick, is_held)| Step::Copied(pick, is_held)),
     ];
     prop::collection::vec(step, 1..150)
 }
@@ -232,7 +280,8 @@ proptest! {
         let mut on_its_way: Vec<(usize, Block)> = Vec::new();
         let mut covered = 0;
         let (mut batch, mut committed, mut names) = (0, 0, 0);
-        let mut lost_blocks = Vec::new();
+        let mut lost_blocks: Vec<Block> = Vec::new();
+        let mut stores = Stores::default();
         for step in steps {
             match step {
                 Step::Read(who, count) => {
@@ -245,11 +294,16 @@ proptest! {
                 Step::Deliver(pick) if !on_its_way.is_empty() => {
                     // Any order: sessions break and begin again.
                     let (who, read) = on_its_way.remove(pick % on_its_way.len());
-                    if let Verdict::Refused { generation, tail } = ledger.accept(&executor(who + 1), read, NOW)
-                        && receivers[who].generation == generation
-                    {
-                        receivers[who].chain += 1;
-                        receivers[who].at = tail.map_or(0, |t| t.to_string().parse().unwrap());
+                    let id = read.id.clone();
+                    match ledger.accept(&executor(who + 1), read, NOW) {
+                        Verdict::Accepted => {
+                            stores.held.entry(id).or_default().insert(executor(who + 1));
+                        }
+                        Verdict::Refused { generation, tail } if receivers[who].generation == generation => {
+                            receivers[who].chain += 1;
+                            receivers[who].at = tail.map_or(0, |t| t.to_string().parse().unwrap());
+                        }
+                        Verdict::Refused { .. } | Verdict::Known => {}
                     }
                 }
                 Step::Lose(pick) if !on_its_way.is_empty() => {
@@ -281,27 +335,56 @@ proptest! {
                 Step::Commit if committed < batch => {
                     committed += 1;
                     ledger.commit(committed, &BTreeMap::new(), NOW);
-                    ledger.release(committed);
+                    stores.drop_blocks(ledger.release(committed));
                 }
                 Step::Commit => {}
                 Step::Die(who) => {
-                    let lost = ledger.lose(&executor(who + 1));
+                    let lost = ledger.lose(&executor(who + 1), NOW);
+                    stores.die(&executor(who + 1));
+                    stores.drop_blocks(lost.dropped);
                     lost_blocks.extend(lost.reread);
                     receivers[who].generation = 0;
                 }
                 Step::Reread => {
                     for lost in lost_blocks.drain(..) {
-                        ledger.found(&lost.id, &executor(9));
+                        if ledger.descriptor(&lost.id).is_some() {
+                            ledger.found(&lost.id, &executor(9));
+                            stores.held.entry(lost.id).or_default().insert(executor(9));
+                        }
                     }
                 }
+                Step::Copy(pick, to) => {
+                    let held: Vec<&BlockId> =
+                        stores.held.keys().filter(|id| ledger.descriptor(id).is_some()).collect();
+                    if !held.is_empty() {
+                        let id = held[pick % held.len()].clone();
+                        ledger.copying(&id, &executor(to + 1));
+                        stores.copies.push((id, executor(to + 1)));
+                    }
+                }
+                Step::Copied(pick, is_held) if !stores.copies.is_empty() => {
+                    let at = pick % stores.copies.len();
+                    let (id, to) = stores.copies.remove(at);
+                    let holders = stores.held.entry(id.clone()).or_default();
+                    // Its executor leaves a block alone that it has already.
+                    let is_held = is_held || holders.contains(&to);
+                    if is_held {
+                        holders.insert(to.clone());
+                    }
+                    if !ledger.copied(&id, &to, is_held) && is_held {
+                        holders.remove(&to);
+                    }
+                }
+                Step::Copied(..) => {}
             }
+            stores.check(&ledger, batch)?;
         }
         for lost in &lost_blocks {
             ledger.found(&lost.id, &executor(9));
         }
         for open in committed + 1..=batch {
             for held in ledger.blocks(open) {
-                prop_assert!(held.holder.is_some(), "block {} is lost and nobody was told", held.block.id);
+                prop_assert!(!held.is_lost(), "block {} is lost and nobody was told", held.block.id);
             }
         }
     }

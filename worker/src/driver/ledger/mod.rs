@@ -2,10 +2,12 @@
 //!
 //! Promises: a block is accepted only from the shard's reader of the current generation and only if
 //! it begins where the last accepted one ended, so the planned sequence holds each record exactly
-//! once whatever is lost, late, doubled or read by a zombie. Owned by the receivers' core.
-//! Never does: choose readers, decode records, or write the head.
+//! once whatever is lost, late, doubled or read by a zombie; a block is lost only when the last
+//! executor that holds it is. Owned by the receivers' core. Never does: choose readers, decode
+//! records, or write the head.
 
 mod block;
+mod holders;
 mod track;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,8 +15,10 @@ use std::time::Duration;
 
 use millrace_common::id::{BlockId, ContainerId};
 use millrace_common::position::{Position, SequenceNumber, ShardKey};
+use millrace_proto::v1;
 
 pub use block::Block;
+pub use holders::Held;
 use track::Track;
 
 /// A server date is kept back by this much: it has whole seconds, and an answer may be on its way
@@ -62,15 +66,6 @@ pub struct Advance {
     pub to: Option<SequenceNumber>,
     /// True when the batch ends the shard.
     pub ends: bool,
-}
-
-/// A planned block and the executor that holds it now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// The block.
-    pub block: Block,
-    /// None while it is lost and not read again yet.
-    pub holder: Option<ContainerId>,
 }
 
 /// What the loss of an executor costs.
@@ -128,9 +123,9 @@ impl Ledger {
     }
 
     /// The shard has no reader from now on; what comes late is refused.
-    pub fn unassign(&mut self, shard: &ShardKey) {
+    pub fn unassign(&mut self, shard: &ShardKey, now: Duration) {
         if let Some(track) = self.tracks.get_mut(shard) {
-            track.unassign();
+            track.unassign(now);
         }
     }
 
@@ -182,7 +177,7 @@ impl Ledger {
     pub fn pending_bytes(&self) -> BTreeMap<ContainerId, u64> {
         let mut bytes = BTreeMap::new();
         for held in self.tracks.values().flat_map(|track| &track.pending) {
-            *bytes.entry(held.0.clone()).or_default() += held.1.num_bytes;
+            held.add_bytes(&mut bytes);
         }
         bytes
     }
@@ -192,9 +187,7 @@ impl Ledger {
     pub fn planned_bytes(&self) -> BTreeMap<ContainerId, u64> {
         let mut bytes = BTreeMap::new();
         for held in self.planned.values().flatten() {
-            if let Some(holder) = &held.holder {
-                *bytes.entry(holder.clone()).or_default() += held.block.num_bytes;
-            }
+            held.add_bytes(&mut bytes);
         }
         bytes
     }
@@ -210,9 +203,7 @@ impl Ledger {
             let from = track.planned;
             let (held, ends) = track.take_pending();
             advances.push(Advance { shard: shard.clone(), from, to: track.planned, ends });
-            blocks.extend(
-                held.into_iter().map(|(holder, block)| Held { block, holder: Some(holder) }),
-            );
+            blocks.extend(held);
         }
         self.planned.insert(batch, blocks);
         advances
@@ -246,35 +237,33 @@ impl Ledger {
         self.committed.remove(&batch);
         for held in self.planned.remove(&batch).unwrap_or_default() {
             self.known.remove(&held.block.id);
-            if let Some(holder) = held.holder {
-                dropped.entry(holder).or_default().push(held.block.id);
-            }
+            held.drop_everywhere(&mut dropped);
         }
         dropped
     }
 
     /// An executor and everything it held is gone.
-    pub fn lose(&mut self, executor: &ContainerId) -> Lost {
+    pub fn lose(&mut self, executor: &ContainerId, now: Duration) -> Lost {
         let mut lost = Lost::default();
         for (shard, track) in &mut self.tracks {
             if track.reader.as_ref() == Some(executor) {
-                track.unassign();
+                track.unassign(now);
             }
-            let first = track.pending.iter().position(|(holder, _)| holder == executor);
+            for held in &mut track.pending {
+                held.lose(executor);
+            }
+            let first = track.pending.iter().position(Held::is_lost);
             if let Some(first) = first {
-                for (holder, block) in track.roll_back(first) {
-                    self.known.remove(&block.id);
-                    if holder != *executor {
-                        lost.dropped.entry(holder).or_default().push(block.id);
-                    }
+                for held in track.roll_back(first, now) {
+                    self.known.remove(&held.block.id);
+                    held.drop_everywhere(&mut lost.dropped);
                 }
                 lost.rolled_back.push(shard.clone());
             }
         }
-        for (batch, held) in &mut self.planned {
-            for held in held.iter_mut().filter(|held| held.holder.as_ref() == Some(executor)) {
-                held.holder = None;
-                if !self.committed.contains(batch) {
+        for (batch, blocks) in &mut self.planned {
+            for held in blocks.iter_mut() {
+                if held.lose(executor) && held.is_lost() && !self.committed.contains(batch) {
                     lost.reread.push(held.block.clone());
                 }
             }
@@ -282,16 +271,68 @@ impl Ledger {
         lost
     }
 
-    /// A block that must be read again: its executor does not have it any more. None when no
-    /// planned batch needs it.
-    pub fn lose_block(&mut self, id: &BlockId) -> Option<Block> {
+    /// The executor that was to give this block to a run does not have it any more. Gives that
+    /// executor, and the block if nobody else holds it. None when no planned batch needs it.
+    pub fn lose_block(&mut self, id: &BlockId) -> Option<(Option<ContainerId>, Option<Block>)> {
         for (_, blocks) in self.planned.iter_mut().filter(|(b, _)| !self.committed.contains(*b)) {
             if let Some(held) = blocks.iter_mut().find(|held| held.block.id == *id) {
-                held.holder = None;
-                return Some(held.block.clone());
+                let loser = held.holders().first().cloned();
+                if let Some(loser) = &loser {
+                    held.lose(loser);
+                }
+                return Some((loser, held.is_lost().then(|| held.block.clone())));
             }
         }
         None
+    }
+
+    /// Leaves a block that can not be had again out of its batch, whose commit passes over it. Gives
+    /// the executors that may still get a copy of it.
+    pub fn give_up(&mut self, id: &BlockId) -> BTreeMap<ContainerId, Vec<BlockId>> {
+        let mut dropped = BTreeMap::new();
+        self.known.remove(id);
+        for blocks in self.planned.values_mut() {
+            if let Some(place) = blocks.iter().position(|held| held.block.id == *id) {
+                blocks.remove(place).drop_everywhere(&mut dropped);
+            }
+        }
+        dropped
+    }
+
+    /// Executor `to` is told to copy the block.
+    pub fn copying(&mut self, id: &BlockId, to: &ContainerId) {
+        if let Some(held) = self.held_mut(id) {
+            held.copying(to.clone());
+        }
+    }
+
+    /// A copy has come about, or has not. False when the block is not needed any more.
+    pub fn copied(&mut self, id: &BlockId, by: &ContainerId, is_held: bool) -> bool {
+        self.held_mut(id).is_some_and(|held| held.copied(by, is_held))
+    }
+
+    /// The accepted blocks that this executor was told to copy and has not answered for.
+    #[must_use]
+    pub fn copying_to(&self, executor: &ContainerId) -> Vec<BlockId> {
+        let pending = self.tracks.values().flat_map(|track| &track.pending);
+        let all = pending.chain(self.planned.values().flatten());
+        all.filter(|held| held.copy_to() == Some(executor)).map(|h| h.block.id.clone()).collect()
+    }
+
+    /// An accepted block as it was announced; none when it is not needed any more.
+    #[must_use]
+    pub fn descriptor(&self, id: &BlockId) -> Option<v1::BlockDescriptor> {
+        let track = self.tracks.get(self.known.get(id)?);
+        let pending = track.into_iter().flat_map(|track| track.pending.iter().rev());
+        let mut all = pending.chain(self.planned.values().flatten());
+        all.find(|held| held.block.id == *id).map(|held| held.block.descriptor.clone())
+    }
+
+    fn held_mut(&mut self, id: &BlockId) -> Option<&mut Held> {
+        let track = self.tracks.get_mut(self.known.get(id)?);
+        let pending = track.into_iter().flat_map(|track| &mut track.pending);
+        let mut all = pending.chain(self.planned.values_mut().flatten());
+        all.find(|held| held.block.id == *id)
     }
 
     /// True while a batch that is not committed needs the block.
@@ -306,18 +347,16 @@ impl Ledger {
     /// A lost block is held again.
     pub fn found(&mut self, id: &BlockId, holder: &ContainerId) {
         for held in self.planned.values_mut().flatten().filter(|held| held.block.id == *id) {
-            held.holder = Some(holder.clone());
+            held.found(holder);
         }
     }
 
     /// The accepted blocks that an executor must hold.
     pub fn held_by<'a>(&'a self, executor: &'a ContainerId) -> impl Iterator<Item = &'a BlockId> {
         let pending = self.tracks.values().flat_map(|track| &track.pending);
-        let pending = pending.filter(move |(holder, _)| holder == executor).map(|(_, b)| &b.id);
         let uncommitted = self.planned.iter().filter(|(batch, _)| !self.committed.contains(*batch));
-        let planned = uncommitted.flat_map(|(_, blocks)| blocks);
-        let planned = planned.filter(move |held| held.holder.as_ref() == Some(executor));
-        pending.chain(planned.map(|held| &held.block.id))
+        let all = pending.chain(uncommitted.flat_map(|(_, blocks)| blocks));
+        all.filter(move |held| held.holders().contains(executor)).map(|held| &held.block.id)
     }
 
     /// Assigned shards of which nothing was heard for as long as `limit`, with their readers.
@@ -349,18 +388,31 @@ impl Ledger {
         self.tracks.get(shard).is_some_and(|track| track.ended)
     }
 
-    /// Goes on behind a gap, by the policy `continue`: the next block is the first there is.
-    pub fn skip_gap(&mut self, shard: &ShardKey) {
+    /// What follows the tail is lost, and the policy is `continue`: the next reader goes on with
+    /// the oldest record there is behind it.
+    pub fn skip_gap(&mut self, shard: &ShardKey, now: Duration) {
         if let Some(track) = self.tracks.get_mut(shard) {
-            track.unassign();
-            track.tail = None;
+            track.skip_gap(now);
         }
     }
 
+    /// True when the loss of what follows the tail is known.
+    #[must_use]
+    pub fn skips_gap(&self, shard: &ShardKey) -> bool {
+        self.tracks.get(shard).is_some_and(Track::skips_gap)
+    }
+
+    /// How long a reader on this executor must leave Kinesis alone, because another one may have
+    /// called it for the shard until now.
+    #[must_use]
+    pub fn rest(&self, shard: &ShardKey, reader: &ContainerId, now: Duration) -> Duration {
+        self.tracks.get(shard).map_or(Duration::ZERO, |track| track.rest(reader, now))
+    }
+
     /// Marks a shard as ended without having read its end, by the policy `continue`.
-    pub fn end_with_gap(&mut self, shard: &ShardKey) {
+    pub fn end_with_gap(&mut self, shard: &ShardKey, now: Duration) {
         if let Some(track) = self.tracks.get_mut(shard) {
-            track.unassign();
+            track.unassign(now);
             track.ended = true;
         }
     }

@@ -9,7 +9,11 @@ use std::time::Duration;
 use millrace_common::id::ContainerId;
 use millrace_common::position::{Position, SequenceNumber};
 
-use super::{Block, EMPTY_MARGIN_MS, EmptyRead};
+use super::{Block, EMPTY_MARGIN_MS, EmptyRead, Held};
+
+/// Kinesis counts calls by the second: whoever takes a shard over leaves it alone for one, and a
+/// little more for the word to reach whoever read it before.
+const HANDOVER_REST: Duration = Duration::from_millis(1_200);
 
 #[derive(Debug)]
 pub(super) struct Track {
@@ -30,8 +34,12 @@ pub(super) struct Track {
     pub(super) tail: Option<SequenceNumber>,
     /// True when the block that ends the shard is accepted.
     pub(super) ended: bool,
-    /// Accepted and not planned, with their holders.
-    pub(super) pending: VecDeque<(ContainerId, Block)>,
+    /// Accepted and not planned.
+    pub(super) pending: VecDeque<Held>,
+    /// Who read the shard last, and until when, monotonic.
+    left: Option<(ContainerId, Duration)>,
+    /// The tail behind which records are lost and passed over by policy.
+    gap_after: Option<Option<SequenceNumber>>,
     /// The shard held nothing past the first as of the second, server time less the margin.
     empty: Option<(Option<SequenceNumber>, i64)>,
     /// Everything that arrived up to then (server time) is accepted.
@@ -56,6 +64,8 @@ impl Track {
             tail: position.sequence_number,
             ended: position.ended,
             pending: VecDeque::new(),
+            left: None,
+            gap_after: None,
             empty,
             read_until_ms: 0,
             heard_at: now,
@@ -64,14 +74,36 @@ impl Track {
     }
 
     pub(super) fn assign(&mut self, reader: ContainerId, now: Duration) {
+        self.unassign(now);
         self.generation += 1;
         self.first_chain = 0;
         self.reader = Some(reader);
         self.heard_at = now;
     }
 
-    pub(super) fn unassign(&mut self) {
-        self.reader = None;
+    pub(super) fn unassign(&mut self, now: Duration) {
+        if let Some(reader) = self.reader.take() {
+            self.left = Some((reader, now));
+        }
+    }
+
+    pub(super) fn rest(&self, reader: &ContainerId, now: Duration) -> Duration {
+        match &self.left {
+            // An executor keeps one pace for everything it reads of a shard.
+            Some((before, until)) if before != reader => {
+                (*until + HANDOVER_REST).saturating_sub(now)
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    pub(super) fn skip_gap(&mut self, now: Duration) {
+        self.unassign(now);
+        self.gap_after = Some(self.tail);
+    }
+
+    pub(super) fn skips_gap(&self) -> bool {
+        self.gap_after == Some(self.tail)
     }
 
     pub(super) fn tail_position(&self) -> Position {
@@ -121,7 +153,7 @@ impl Track {
         self.heard_at = now;
         // What arrived a minute before this record is in front of it, however clocks differ.
         self.read_until_ms = self.read_until_ms.max(block.last_arrival_ms - EMPTY_MARGIN_MS);
-        self.pending.push_back((holder, block));
+        self.pending.push_back(Held::by(holder, block));
     }
 
     pub(super) fn empty_read(
@@ -145,20 +177,20 @@ impl Track {
     }
 
     /// Everything pending becomes planned; true when that ends the shard.
-    pub(super) fn take_pending(&mut self) -> (VecDeque<(ContainerId, Block)>, bool) {
+    pub(super) fn take_pending(&mut self) -> (VecDeque<Held>, bool) {
         self.planned = self.tail;
         self.planned_end = self.ended;
         (std::mem::take(&mut self.pending), self.ended)
     }
 
     /// Goes back to before the pending block with this index; gives that one and those behind it.
-    pub(super) fn roll_back(&mut self, first: usize) -> VecDeque<(ContainerId, Block)> {
+    pub(super) fn roll_back(&mut self, first: usize, now: Duration) -> VecDeque<Held> {
         let gone = self.pending.split_off(first);
-        if let Some((_, block)) = gone.front() {
-            self.tail = block.after;
+        if let Some(held) = gone.front() {
+            self.tail = held.block.after;
             self.ended = false;
             self.read_until_ms = 0;
-            self.unassign();
+            self.unassign(now);
         }
         gone
     }

@@ -14,9 +14,10 @@ use millrace_common::error::Error;
 use millrace_common::id::ContainerId;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::core::{Core, Effect, Planned, PlannedBlock, Snapshot, Stream};
+use super::core::{Core, Effect, Home, Planned, PlannedBlock, Snapshot, Stream};
 use super::discovery::{Filter, Shards, Streams};
 use crate::driver::executors::actor::{BlockMissing, ExecutorEvent, FromExecutor, Report};
+use crate::driver::executors::core::Registration;
 use crate::driver::executors::outbox::Outbox;
 
 /// How often time is looked at.
@@ -71,6 +72,16 @@ impl Receivers {
     }
 
     fn perform(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
+        self.carry_out(effects, ctx);
+        if let Some((batch, _)) = &self.gathering {
+            let effects = self.setup.core.settle_lost(*batch, self.now());
+            self.carry_out(effects, ctx);
+        }
+        self.settle(ctx);
+        self.setup.snapshot.send_replace(self.setup.core.snapshot());
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
         for effect in effects {
             match effect {
                 Effect::Send(to, body) => {
@@ -88,8 +99,6 @@ impl Receivers {
                 }
             }
         }
-        self.settle(ctx);
-        self.setup.snapshot.send_replace(self.setup.core.snapshot());
     }
 
     /// Answers whoever can be answered now.
@@ -131,7 +140,12 @@ impl Receivers {
             return;
         }
         let kinesis = self.setup.kinesis.clone();
-        let listing = async move { kinesis.list(&stream, Filter::All).await };
+        let listing = async move {
+            let shards = kinesis.list(&stream, Filter::All).await?;
+            // After the listing: if the stream is the one it was, the listing was of that one.
+            let today = kinesis.describe(&stream.name).await?.stream;
+            Ok((shards, today))
+        };
         let name = source.to_owned();
         let listed = listing.into_actor(self).map(move |result, actor, ctx| {
             actor.listing.remove(&name);
@@ -141,12 +155,20 @@ impl Receivers {
         self.listing.insert(source.to_owned(), handle);
     }
 
-    fn listed(&mut self, source: &str, result: Result<Shards, Error>, ctx: &mut Context<Self>) {
+    fn listed(
+        &mut self,
+        source: &str,
+        result: Result<(Shards, Stream), Error>,
+        ctx: &mut Context<Self>,
+    ) {
         match result {
-            Ok(listing) => {
+            Ok((listing, today)) => {
                 let now = self.now();
-                let effects =
-                    self.setup.core.listed(source, listing.shards, listing.server_ms, now);
+                let core = &mut self.setup.core;
+                let effects = match core.remade(source, &today) {
+                    Some(fail) => vec![fail],
+                    None => core.listed(source, listing.shards, listing.server_ms, now),
+                };
                 self.perform(effects, ctx);
             }
             Err(error) => {
@@ -170,6 +192,14 @@ impl Receivers {
     }
 }
 
+fn home(executor: &Registration) -> Home {
+    Home {
+        budget_bytes: executor.budget_bytes,
+        node_id: executor.node_id.clone(),
+        address: executor.address.clone(),
+    }
+}
+
 impl Actor for Receivers {
     type Context = Context<Self>;
 
@@ -188,10 +218,11 @@ impl Handler<ExecutorEvent> for Receivers {
         let core = &mut self.setup.core;
         let effects = match event {
             ExecutorEvent::Joined(executor) => {
-                core.joined(executor.container, executor.budget_bytes, &executor.held, now)
+                let home = home(&executor);
+                core.joined(executor.container, home, &executor.held, now)
             }
             ExecutorEvent::Rejoined(executor) => {
-                core.rejoined(&executor.container, executor.budget_bytes, &executor.held, now)
+                core.rejoined(&executor.container, home(&executor), &executor.held, now)
             }
             ExecutorEvent::Lost(container) => core.lost(&container, now),
             ExecutorEvent::Heartbeat { container, block_bytes, over_budget } => {
@@ -213,6 +244,7 @@ impl Handler<FromExecutor> for Receivers {
             Report::Announcement(announcement) => core.announced(&container, announcement, now),
             Report::Trouble(trouble) => core.troubled(&container, trouble, now),
             Report::Reread(done) => core.reread_done(&container, done, now),
+            Report::Copied(done) => core.copied(&container, done),
         };
         self.perform(effects, ctx);
     }
@@ -312,7 +344,7 @@ impl Handler<Gather> for Receivers {
     fn handle(&mut self, Gather(batch): Gather, ctx: &mut Self::Context) -> Self::Result {
         let (reply, answer) = oneshot::channel();
         self.gathering = Some((batch, reply));
-        self.settle(ctx);
+        self.perform(Vec::new(), ctx);
         Box::pin(answer)
     }
 }

@@ -168,6 +168,7 @@ pub fn setups(
             retention: description.retention,
             layout: layout(source.receivers),
             survives_loss: source.on_data_loss == DataLossPolicy::Continue,
+            copies: source.storage_level.copies(),
         })
     };
     spec.sources.iter().map(setup).collect()

@@ -50,8 +50,13 @@ pub enum Room {
 pub enum Purpose {
     /// New records: they may have to wait until batches are committed.
     Receive,
+    /// A second copy of a block of another executor: made when there is room, and else not.
+    Copy,
     /// A lost block of a batch that waits for it: younger blocks make room.
     Reread,
+    /// A block on disk that a task reads. A part of the budget is kept for these, so that what
+    /// waits for a batch to end can never keep that batch from reading its blocks.
+    Load,
 }
 
 /// What the store holds, in numbers.
@@ -59,7 +64,7 @@ pub enum Purpose {
 pub struct Usage {
     /// Bytes in memory: blocks and reservations.
     pub memory_bytes: u64,
-    /// Of those, bytes of blocks.
+    /// Of those, bytes of blocks, those that a task still reads after their release included.
     pub held_bytes: u64,
     /// Bytes on disk.
     pub disk_bytes: u64,
@@ -67,13 +72,20 @@ pub struct Usage {
     pub num_blocks: usize,
 }
 
-/// The books.
+/// Part of the memory budget that is kept for blocks read back from disk, where there is a disk: a
+/// quarter, above the size of a block even in the smallest store.
+const LOAD_SHARE: u64 = 4;
+
+/// The books. Memory is counted by reservation and by lease: whoever holds a block's memory holds
+/// its lease, and gives it back by [`Self::unlease`] when the last of them lets go.
 #[derive(Debug)]
 pub struct StoreCore {
     memory_budget: u64,
     disk_budget: u64,
     reserved: u64,
-    in_memory: u64,
+    leased: u64,
+    /// Of what is reserved and leased, the part for [`Purpose::Load`].
+    loading: u64,
     on_disk: u64,
     /// Bytes on their way to disk: counted in memory and, ahead, on disk.
     spilling: u64,
@@ -91,7 +103,8 @@ impl StoreCore {
             memory_budget,
             disk_budget,
             reserved: 0,
-            in_memory: 0,
+            leased: 0,
+            loading: 0,
             on_disk: 0,
             spilling: 0,
             next_number: 0,
@@ -104,20 +117,24 @@ impl StoreCore {
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage {
-            memory_bytes: self.reserved + self.in_memory,
-            held_bytes: self.in_memory,
+            memory_bytes: self.reserved + self.leased,
+            held_bytes: self.leased,
             disk_bytes: self.on_disk,
             num_blocks: self.entries.len(),
         }
     }
 
-    /// Asks for room in memory. A reservation ends by [`Self::unreserve`] or [`Self::insert`].
+    /// Asks for room in memory. A reservation ends by [`Self::unreserve`], [`Self::insert`] or
+    /// [`Self::load`].
     pub fn reserve(&mut self, bytes: u64, purpose: Purpose) -> Room {
-        if bytes > self.memory_budget {
+        if bytes > self.limit(purpose) {
             return Room::Never;
         }
-        if self.reserved + self.in_memory + bytes <= self.memory_budget {
+        if self.fits(bytes, purpose) {
             self.reserved += bytes;
+            if purpose == Purpose::Load {
+                self.loading += bytes;
+            }
             return Room::Reserved;
         }
         // The youngest blocks are needed last.
@@ -141,22 +158,60 @@ impl StoreCore {
         Room::Wait
     }
 
-    /// Gives reserved room back.
-    pub fn unreserve(&mut self, bytes: u64) {
-        self.reserved = self.reserved.saturating_sub(bytes);
+    /// The most that one reservation may take.
+    fn limit(&self, purpose: Purpose) -> u64 {
+        match purpose {
+            Purpose::Receive | Purpose::Copy => self.memory_budget - self.kept_for_loads(),
+            Purpose::Reread | Purpose::Load => self.memory_budget,
+        }
     }
 
-    /// A block of `bytes` takes the place of as many reserved ones. An older block of that name is
-    /// replaced. `is_evictable` when it may be dropped for one that a batch waits for.
+    fn kept_for_loads(&self) -> u64 {
+        if self.disk_budget > 0 { self.memory_budget / LOAD_SHARE } else { 0 }
+    }
+
+    fn fits(&self, bytes: u64, purpose: Purpose) -> bool {
+        let used = self.reserved + self.leased;
+        let kept = match purpose {
+            Purpose::Receive | Purpose::Copy => self.kept_for_loads().saturating_sub(self.loading),
+            Purpose::Reread | Purpose::Load => 0,
+        };
+        used + kept + bytes <= self.memory_budget
+    }
+
+    /// Gives reserved room back.
+    pub fn unreserve(&mut self, bytes: u64, purpose: Purpose) {
+        self.reserved = self.reserved.saturating_sub(bytes);
+        if purpose == Purpose::Load {
+            self.loading = self.loading.saturating_sub(bytes);
+        }
+    }
+
+    /// A block of `bytes` takes the place of as many reserved ones, as a lease. An older block of
+    /// that name is replaced. `is_evictable` when it may be dropped for one that a batch waits for.
     pub fn insert(&mut self, id: BlockId, bytes: u64, may_spill: bool, is_evictable: bool) {
         self.remove(&id);
         self.reserved = self.reserved.saturating_sub(bytes);
-        self.in_memory += bytes;
+        self.leased += bytes;
         let number = self.next_number;
         self.next_number += 1;
         self.by_age.insert(number, id.clone());
         let place = Place::Memory;
         self.entries.insert(id, Entry { bytes, may_spill, place, number, is_evictable });
+    }
+
+    /// A block that was read back from disk takes the place of as many bytes reserved for it.
+    pub fn load(&mut self, bytes: u64) {
+        self.reserved = self.reserved.saturating_sub(bytes);
+        self.leased += bytes;
+    }
+
+    /// Nobody holds the memory of a block any more; `purpose` is what it was reserved for.
+    pub fn unlease(&mut self, bytes: u64, purpose: Purpose) {
+        self.leased = self.leased.saturating_sub(bytes);
+        if purpose == Purpose::Load {
+            self.loading = self.loading.saturating_sub(bytes);
+        }
     }
 
     /// Where the block is; none when it is not here.
@@ -165,16 +220,13 @@ impl StoreCore {
         self.entries.get(id).map(|entry| entry.place)
     }
 
-    /// Drops a block; says where it was.
+    /// Drops a block; says where it was. Its memory is free when its lease is given back.
     pub fn remove(&mut self, id: &BlockId) -> Option<Place> {
         let entry = self.entries.remove(id)?;
         self.by_age.remove(&entry.number);
         match entry.place {
-            Place::Memory => self.in_memory -= entry.bytes,
-            Place::Spilling => {
-                self.in_memory -= entry.bytes;
-                self.spilling -= entry.bytes;
-            }
+            Place::Memory => {}
+            Place::Spilling => self.spilling -= entry.bytes,
             Place::Disk => self.on_disk -= entry.bytes,
         }
         Some(entry.place)
@@ -186,7 +238,6 @@ impl StoreCore {
             Some(entry) if entry.place == Place::Spilling => {
                 entry.place = Place::Disk;
                 self.spilling -= entry.bytes;
-                self.in_memory -= entry.bytes;
                 self.on_disk += entry.bytes;
                 self.by_age.remove(&entry.number);
                 true
@@ -215,150 +266,5 @@ impl StoreCore {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn id(number: usize) -> BlockId {
-        BlockId::new(format!("b{number}"))
-    }
-
-    #[derive(Clone, Debug)]
-    enum Event {
-        Reserve(u64, bool),
-        Unreserve(usize),
-        Insert { reservation: usize, block: usize, may_spill: bool },
-        Remove(usize),
-        Spilled(usize),
-        SpillFailed(usize),
-    }
-
-    fn event() -> impl Strategy<Value = Event> {
-        prop_oneof![
-            4 => (1u64..60, any::<bool>()).prop_map(|(bytes, reread)| Event::Reserve(bytes, reread)),
-            1 => (0usize..8).prop_map(Event::Unreserve),
-            4 => (0usize..8, 0usize..12, any::<bool>()).prop_map(|(reservation, block, may_spill)| {
-                Event::Insert { reservation, block, may_spill }
-            }),
-            1 => (0usize..12).prop_map(Event::Remove),
-            2 => (0usize..8).prop_map(Event::Spilled),
-            1 => (0usize..8).prop_map(Event::SpillFailed),
-        ]
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(1_000))]
-
-        #[test]
-        fn the_budgets_are_never_exceeded(
-            memory in 1u64..120,
-            disk in 0u64..120,
-            events in prop::collection::vec(event(), 0..120),
-        ) {
-            let mut core = StoreCore::new(memory, disk);
-            let (mut reservations, mut spills): (Vec<u64>, Vec<BlockId>) = (vec![], vec![]);
-            for event in events {
-                match event {
-                    Event::Reserve(bytes, reread) => {
-                        let purpose = if reread { Purpose::Reread } else { Purpose::Receive };
-                        match core.reserve(bytes, purpose) {
-                            Room::Reserved => reservations.push(bytes),
-                            Room::Spill(id) => spills.push(id),
-                            Room::Evict(id) => {
-                                prop_assert!(reread, "only a lost block evicts");
-                                prop_assert_eq!(core.place(&id), None);
-                            }
-                            Room::Never => prop_assert!(bytes > memory),
-                            Room::Wait => {}
-                        }
-                    }
-                    Event::Unreserve(index) if index < reservations.len() => {
-                        core.unreserve(reservations.swap_remove(index));
-                    }
-                    Event::Insert { reservation, block, may_spill }
-                        if reservation < reservations.len() =>
-                    {
-                        let bytes = reservations.swap_remove(reservation);
-                        core.insert(id(block), bytes, may_spill, true);
-                        prop_assert_eq!(core.place(&id(block)), Some(Place::Memory));
-                    }
-                    Event::Remove(block) => {
-                        core.remove(&id(block));
-                        prop_assert_eq!(core.place(&id(block)), None);
-                    }
-                    Event::Spilled(index) if index < spills.len() => {
-                        let id = spills.swap_remove(index);
-                        let arrived = core.spilled(&id);
-                        prop_assert!(!arrived || core.place(&id) == Some(Place::Disk));
-                    }
-                    Event::SpillFailed(index) if index < spills.len() => {
-                        core.spill_failed(&spills.swap_remove(index));
-                    }
-                    _ => {}
-                }
-                let usage = core.usage();
-                prop_assert!(usage.memory_bytes <= memory, "{usage:?} of {memory}");
-                prop_assert!(usage.disk_bytes <= disk, "{usage:?} of {disk}");
-            }
-        }
-
-        #[test]
-        fn everything_given_back_leaves_nothing(blocks in prop::collection::vec(1u64..40, 0..20)) {
-            let mut core = StoreCore::new(100, 1_000);
-            for (number, bytes) in blocks.iter().enumerate() {
-                loop {
-                    match core.reserve(*bytes, Purpose::Receive) {
-                        Room::Reserved => break,
-                        Room::Spill(id) => prop_assert!(core.spilled(&id)),
-                        other => prop_assert!(false, "{other:?}"),
-                    }
-                }
-                core.insert(id(number), *bytes, true, true);
-            }
-            for number in 0..blocks.len() {
-                prop_assert!(core.remove(&id(number)).is_some());
-            }
-            prop_assert_eq!(core.usage(), Usage::default());
-        }
-    }
-
-    #[test]
-    fn memory_alone_makes_receivers_wait_and_lost_blocks_evict_the_youngest() {
-        let mut core = StoreCore::new(100, 0);
-        for number in 0..2 {
-            assert_eq!(core.reserve(50, Purpose::Receive), Room::Reserved);
-            core.insert(id(number), 50, true, true);
-        }
-        assert_eq!(core.reserve(10, Purpose::Receive), Room::Wait);
-        assert_eq!(core.reserve(10, Purpose::Reread), Room::Evict(id(1)));
-        assert_eq!(core.reserve(10, Purpose::Reread), Room::Reserved);
-        assert_eq!(core.place(&id(1)), None);
-    }
-
-    #[test]
-    fn the_youngest_block_is_spilled_and_a_second_one_while_it_is_on_its_way() {
-        let mut core = StoreCore::new(100, 60);
-        for number in 0..3 {
-            assert_eq!(core.reserve(30, Purpose::Receive), Room::Reserved);
-            core.insert(id(number), 30, true, true);
-        }
-        assert_eq!(core.reserve(30, Purpose::Receive), Room::Spill(id(2)));
-        assert_eq!(core.place(&id(2)), Some(Place::Spilling));
-        assert_eq!(core.reserve(30, Purpose::Receive), Room::Spill(id(1)));
-        assert_eq!(core.reserve(30, Purpose::Receive), Room::Wait, "the disk's budget is used");
-        assert!(core.spilled(&id(2)));
-        assert_eq!(core.reserve(30, Purpose::Receive), Room::Reserved);
-    }
-
-    #[test]
-    fn a_block_dropped_on_its_way_to_disk_leaves_no_trace() {
-        let mut core = StoreCore::new(100, 100);
-        assert_eq!(core.reserve(60, Purpose::Receive), Room::Reserved);
-        core.insert(id(0), 60, true, true);
-        assert_eq!(core.reserve(60, Purpose::Receive), Room::Spill(id(0)));
-        assert_eq!(core.remove(&id(0)), Some(Place::Spilling));
-        assert!(!core.spilled(&id(0)));
-        assert_eq!(core.usage(), Usage::default());
-    }
-}
+#[path = "core_tests.rs"]
+mod tests;

@@ -1,11 +1,13 @@
 //! The block store: the blocks of one executor, in memory and on disk, within a byte budget.
 //!
 //! Promises: a block that was put here is here until it is released, or [`BlockError`] says that it
-//! is not; the budgets hold whatever happens; a block read back from disk is checked against its
-//! checksum. Owned by the executor's main. Never does: read from Kinesis, or make correctness
+//! is not; the budgets hold whatever happens, and count what is in memory as long as anybody holds
+//! it: blocks read back from disk, copies for other executors, blocks that a task still reads after
+//! their release; a block read back from disk is checked against its checksum. Owned by the executor's main. Never does: read from Kinesis, or make correctness
 //! depend on what it holds: a lost block is read again.
 
 pub mod core;
+mod encoded;
 mod spill;
 
 use std::collections::BTreeMap;
@@ -13,6 +15,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use millrace_common::resources::ByteSize;
@@ -21,6 +24,7 @@ use millrace_sql::scan::block::{BlockError, BlockId, BlockSource, RawBlock};
 use tokio::sync::Notify;
 
 use self::core::{Purpose, Room, StoreCore, Usage};
+pub use self::encoded::Encoded;
 use self::spill::SpillFile;
 
 /// Share of a container's memory that holds blocks, in percent. Answers in flight come on top, as
@@ -30,6 +34,10 @@ const MEMORY_PERCENT: u64 = 30;
 const MEMORY_BUDGET_MIN: u64 = 48 << 20;
 /// Disk for spilled blocks, as a multiple of the memory budget.
 const DISK_MULTIPLE: u64 = 8;
+
+/// How long a task waits for room to read a block back from disk. Other tasks give theirs back as
+/// they go on; if none does, the block is read from Kinesis again, into room that is made for it.
+const LOAD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The byte budgets of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +81,8 @@ struct Inner {
     changed: Notify,
     /// One receiver waits for room at a time, in order; the others wait for their turn.
     turn: tokio::sync::Mutex<()>,
+    /// One block is written to disk at a time: its file is put together in memory.
+    spill_turn: tokio::sync::Mutex<()>,
     num_waiting: AtomicUsize,
     /// Bytes of open blocks: within what is reserved, like answers in flight.
     open_bytes: AtomicU64,
@@ -111,6 +121,7 @@ impl BlockStore {
                 state: Mutex::new(state),
                 changed: Notify::new(),
                 turn: tokio::sync::Mutex::new(()),
+                spill_turn: tokio::sync::Mutex::new(()),
                 num_waiting: AtomicUsize::new(0),
                 open_bytes: AtomicU64::new(0),
             }),
@@ -154,23 +165,23 @@ impl BlockStore {
     pub async fn reserve(&self, bytes: u64, purpose: Purpose) -> Result<Reservation, Error> {
         let _turn = match purpose {
             Purpose::Receive => Some(self.inner.turn.lock().await),
-            Purpose::Reread => None,
+            Purpose::Copy | Purpose::Reread | Purpose::Load => None,
         };
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
             let changed = self.inner.changed.notified();
             let room = self.inner.lock().core.reserve(bytes, purpose);
             match room {
-                Room::Reserved => {
-                    return Ok(Reservation { store: Arc::clone(&self.inner), bytes });
-                }
+                Room::Reserved => return Ok(self.reservation(bytes, purpose)),
                 Room::Spill(id) => self.spill(id).await,
                 Room::Evict(id) => {
                     tracing::warn!(block = %id, "evicted for a block that a batch waits for");
-                    self.inner.lock().blocks.remove(&id);
+                    self.inner.forget(&id);
                 }
                 Room::Wait => {
-                    waiting.get_or_insert_with(|| Waiting::new(&self.inner.num_waiting));
+                    if purpose == Purpose::Receive {
+                        waiting.get_or_insert_with(|| Waiting::new(&self.inner.num_waiting));
+                    }
                     changed.await;
                 }
                 Room::Never => return Err(does_not_fit(bytes, self.inner.budgets.memory)),
@@ -178,23 +189,41 @@ impl BlockStore {
         }
     }
 
+    /// Room for a copy, if it can be had without waiting for anybody.
+    pub async fn reserve_for_copy(&self, bytes: u64) -> Option<Reservation> {
+        loop {
+            let room = self.inner.lock().core.reserve(bytes, Purpose::Copy);
+            match room {
+                Room::Reserved => return Some(self.reservation(bytes, Purpose::Copy)),
+                Room::Spill(id) => self.spill(id).await,
+                Room::Evict(_) | Room::Wait | Room::Never => return None,
+            }
+        }
+    }
+
+    fn reservation(&self, bytes: u64, purpose: Purpose) -> Reservation {
+        Reservation { store: Arc::clone(&self.inner), bytes, purpose }
+    }
+
     /// Puts a block in, with the room that was reserved for it; room left over is given back.
-    pub fn insert(&self, block: RawBlock, mut reservation: Reservation, keep: Keep) {
+    pub fn insert(&self, mut block: RawBlock, mut reservation: Reservation, keep: Keep) {
         let id = block.id.clone();
         // What was reserved is at least what was counted; alignment may add a little.
         let bytes = (block.memory_bytes() as u64).min(reservation.bytes);
-        {
+        block.lease = Some(Arc::new(self.inner.lease(bytes, reservation.purpose)));
+        let replaced = {
             let mut state = self.inner.lock();
             state.core.insert(id.clone(), bytes, keep.may_spill, keep.is_evictable);
-            state.blocks.insert(id, Held::Memory(Arc::new(block)));
-        }
+            state.blocks.insert(id, Held::Memory(Arc::new(block)))
+        };
         reservation.bytes -= bytes;
+        // Its lease takes the lock that was held until now.
+        drop(replaced);
     }
 
     /// Puts a block without records in, which takes no room worth counting.
     pub fn insert_empty(&self, block: RawBlock, keep: Keep) {
-        let reservation = Reservation { store: Arc::clone(&self.inner), bytes: 0 };
-        self.insert(block, reservation, keep);
+        self.insert(block, self.reservation(0, Purpose::Receive), keep);
     }
 
     /// The ids of all blocks here.
@@ -205,19 +234,17 @@ impl BlockStore {
 
     /// Drops blocks; those that are not here are no error.
     pub fn release<'a>(&self, ids: impl IntoIterator<Item = &'a BlockId>) {
-        let mut files = Vec::new();
+        let mut gone = Vec::new();
         {
             let mut state = self.inner.lock();
             for id in ids {
                 state.core.remove(id);
-                if let Some(Held::Disk { file, .. }) = state.blocks.remove(id) {
-                    files.push(file);
-                }
+                gone.extend(state.blocks.remove(id));
             }
         }
+        // The last reference removes the file, or gives the memory back.
+        drop(gone);
         self.inner.changed.notify_waiters();
-        // The last reference removes the file.
-        drop(files);
     }
 
     /// True when the block is here.
@@ -229,6 +256,7 @@ impl BlockStore {
     /// Writes a block to disk. The books are set right by the thread that writes, so that nothing
     /// is left open when whoever waits here is cancelled.
     async fn spill(&self, id: BlockId) {
+        let _turn = self.inner.spill_turn.lock().await;
         let inner = Arc::clone(&self.inner);
         let written = tokio::task::spawn_blocking(move || inner.spill(&id)).await;
         if let Err(error) = written {
@@ -252,18 +280,29 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets go of a block that is in the books no more.
+    fn forget(&self, id: &BlockId) {
+        let gone = self.lock().blocks.remove(id);
+        drop(gone);
+    }
+
+    fn lease(self: &Arc<Self>, bytes: u64, purpose: Purpose) -> Lease {
+        Lease { store: Arc::downgrade(self), bytes, purpose }
+    }
+
     fn spill(&self, id: &BlockId) {
         let block = match self.lock().blocks.get(id) {
             Some(Held::Memory(block)) => Arc::clone(block),
             _ => return,
         };
+        let mut replaced = None;
         match SpillFile::write(&self.directory, &block) {
             Ok(file) => {
                 let mut state = self.lock();
                 if state.core.spilled(id) {
                     let loaded = Arc::downgrade(&block);
                     let held = Held::Disk { file: Arc::new(file), loaded };
-                    state.blocks.insert(id.clone(), held);
+                    replaced = state.blocks.insert(id.clone(), held);
                 }
             }
             Err(error) => {
@@ -271,7 +310,25 @@ impl Inner {
                 self.lock().core.spill_failed(id);
             }
         }
+        // Unless a task reads it, its memory is free now.
+        drop((replaced, block));
         self.changed.notify_waiters();
+    }
+}
+
+/// A block's room in memory, given back when the last holder of the block lets go.
+struct Lease {
+    store: Weak<Inner>,
+    bytes: u64,
+    purpose: Purpose,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(store) = self.store.upgrade() {
+            store.lock().core.unlease(self.bytes, self.purpose);
+            store.changed.notify_waiters();
+        }
     }
 }
 
@@ -286,18 +343,35 @@ impl BlockSource for BlockStore {
                 None => Arc::clone(file),
             },
         };
+        let room = self.reserve(file.num_bytes(), Purpose::Load);
+        let Ok(Ok(mut room)) = tokio::time::timeout(LOAD_PATIENCE, room).await else {
+            return Err(BlockError::NoRoom { block: id.clone(), num_bytes: file.num_bytes() });
+        };
+        // Another task may have read it meanwhile.
+        let loaded = match self.inner.lock().blocks.get(id) {
+            Some(Held::Disk { loaded, .. }) => loaded.upgrade(),
+            _ => None,
+        };
+        if let Some(block) = loaded {
+            return Ok(block);
+        }
         let path = file.path().display().to_string();
         let unreadable =
             |detail: String| BlockError::Unreadable { block: id.clone(), path, detail };
         let read = tokio::task::spawn_blocking(move || file.read()).await;
-        let block = match read {
-            Ok(Ok(block)) => Arc::new(block),
+        let mut block = match read {
+            Ok(Ok(block)) => block,
             Ok(Err(detail)) => return Err(unreadable(detail)),
             Err(error) => return Err(unreadable(error.to_string())),
         };
-        if let Some(Held::Disk { loaded, .. }) = self.inner.lock().blocks.get_mut(id) {
+        block.lease = Some(Arc::new(self.inner.lease(room.bytes, Purpose::Load)));
+        let block = Arc::new(block);
+        let mut state = self.inner.lock();
+        state.core.load(std::mem::take(&mut room.bytes));
+        if let Some(Held::Disk { loaded, .. }) = state.blocks.get_mut(id) {
             *loaded = Arc::downgrade(&block);
         }
+        drop(state);
         Ok(block)
     }
 }
@@ -306,6 +380,7 @@ impl BlockSource for BlockStore {
 pub struct Reservation {
     store: Arc<Inner>,
     bytes: u64,
+    purpose: Purpose,
 }
 
 impl Reservation {
@@ -325,7 +400,7 @@ impl Reservation {
     pub fn split(&mut self, bytes: u64) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        Self { store: Arc::clone(&self.store), bytes }
+        Self { store: Arc::clone(&self.store), bytes, purpose: self.purpose }
     }
 
     /// Gives back all but `bytes`.
@@ -338,7 +413,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.store.lock().core.unreserve(self.bytes);
+            self.store.lock().core.unreserve(self.bytes, self.purpose);
             self.store.changed.notify_waiters();
         }
     }

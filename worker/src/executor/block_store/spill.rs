@@ -1,10 +1,11 @@
-//! Blocks on disk: one Arrow IPC file each, with a checksum that is kept in memory.
+//! Blocks on disk, and on their way to another executor: one Arrow IPC file each, with a checksum.
 //!
 //! Promises: what is read back is what was written, byte for byte, or an error; a file goes when
-//! its last owner does. Never does: decide what is written.
+//! its last owner does; reading a block back takes memory for the block alone. Never does: decide
+//! what is written.
 
 use std::fs;
-use std::io::Cursor;
+use std::io::{Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,9 @@ use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 use millrace_common::{Code, Error};
 use millrace_sql::scan::block::{RawBlock, SEQUENCE_NUMBER_BYTES};
+
+/// Read at a time for a checksum.
+const PART_BYTES: usize = 64 << 10;
 
 /// Makes the directory, and removes what an earlier process may have left there.
 ///
@@ -42,6 +46,7 @@ pub(super) fn prepare_directory(directory: &Path) -> Result<(), Error> {
 #[derive(Debug)]
 pub(super) struct SpillFile {
     path: PathBuf,
+    num_bytes: u64,
     crc32c: u32,
     /// The block without its records.
     head: RawBlock,
@@ -64,6 +69,7 @@ impl SpillFile {
         };
         let bytes = encode(block).map_err(|error| refuse(error.into()))?;
         let file = Self {
+            num_bytes: bytes.len() as u64,
             crc32c: crc32c::crc32c(&bytes),
             head: without_records(block),
             path: path.clone(),
@@ -76,15 +82,42 @@ impl SpillFile {
         &self.path
     }
 
+    /// Bytes of the file, which are at least those of the block in memory.
+    pub(super) fn num_bytes(&self) -> u64 {
+        self.num_bytes
+    }
+
     /// Reads the block back. An error says what does not fit.
     pub(super) fn read(&self) -> Result<RawBlock, String> {
+        let mut file = fs::File::open(&self.path).map_err(|error| error.to_string())?;
+        if checksum(&mut file).map_err(|error| error.to_string())? != self.crc32c {
+            return Err("its checksum differs".to_owned());
+        }
+        file.rewind().map_err(|error| error.to_string())?;
+        let block = decode(file, &self.head).map_err(|error| error.to_string())?;
+        block.check().map_err(|error| error.to_string())?;
+        Ok(block)
+    }
+
+    /// The file as it is, for another executor.
+    pub(super) fn bytes(&self) -> Result<Vec<u8>, String> {
         let bytes = fs::read(&self.path).map_err(|error| error.to_string())?;
         if crc32c::crc32c(&bytes) != self.crc32c {
             return Err("its checksum differs".to_owned());
         }
-        let block = decode(bytes, &self.head).map_err(|error| error.to_string())?;
-        block.check().map_err(|error| error.to_string())?;
-        Ok(block)
+        Ok(bytes)
+    }
+}
+
+/// The checksum of all that is left to read, a little at a time.
+fn checksum(file: &mut impl Read) -> std::io::Result<u32> {
+    let mut part = vec![0; PART_BYTES];
+    let mut crc = 0;
+    loop {
+        match file.read(&mut part)? {
+            0 => return Ok(crc),
+            num_bytes => crc = crc32c::crc32c_append(crc, &part[..num_bytes]),
+        }
     }
 }
 
@@ -105,6 +138,7 @@ fn without_records(block: &RawBlock) -> RawBlock {
         sub_sequence_numbers: block.sub_sequence_numbers.as_ref().map(|array| array.slice(0, 0)),
         partition_keys: block.partition_keys.slice(0, 0),
         arrival_ms: block.arrival_ms.slice(0, 0),
+        lease: None,
         ..block.clone()
     }
     .detached()
@@ -142,7 +176,8 @@ fn schema(has_sub_sequence_numbers: bool) -> Schema {
     Schema::new(fields)
 }
 
-fn encode(block: &RawBlock) -> Result<Vec<u8>, ArrowError> {
+/// The records of a block as a file's bytes.
+pub(super) fn encode(block: &RawBlock) -> Result<Vec<u8>, ArrowError> {
     let schema = Arc::new(schema(block.sub_sequence_numbers.is_some()));
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(block.data.clone()),
@@ -159,26 +194,33 @@ fn encode(block: &RawBlock) -> Result<Vec<u8>, ArrowError> {
     writer.into_inner()
 }
 
-fn decode(bytes: Vec<u8>, head: &RawBlock) -> Result<RawBlock, ArrowError> {
-    let mut reader = FileReader::try_new(Cursor::new(bytes), None)?;
+/// The block of a file's bytes that came from another executor. `head` is everything but its
+/// records; what the file holds decides whether they have sub-sequence numbers.
+pub(super) fn decode_copy(bytes: Vec<u8>, head: RawBlock) -> Result<RawBlock, String> {
+    let block = decode(Cursor::new(bytes), &head).map_err(|error| error.to_string())?;
+    block.check().map_err(|error| error.to_string())?;
+    Ok(block)
+}
+
+fn decode(file: impl Read + Seek, head: &RawBlock) -> Result<RawBlock, ArrowError> {
+    let mut reader = FileReader::try_new(file, None)?;
     let batch = reader
         .next()
         .ok_or_else(|| ArrowError::IpcError("the file holds no batch".to_owned()))??;
-    let column = |name: &str| {
-        batch
-            .column_by_name(name)
-            .ok_or_else(|| ArrowError::SchemaError(format!("the file has no column {name}")))
-    };
-    let sub_sequence_numbers = match &head.sub_sequence_numbers {
-        Some(_) => Some(column("sub_sequence_number")?.as_primitive::<UInt64Type>().clone()),
-        None => None,
-    };
+    let has_sub_sequence_numbers = batch.num_columns() > schema(false).fields().len();
+    // Types and names, so that no column is taken for another.
+    let expected = schema(has_sub_sequence_numbers);
+    if batch.schema().fields() != expected.fields() {
+        return Err(ArrowError::SchemaError("the file's columns are not a block's".to_owned()));
+    }
+    let column = |index: usize| batch.column(index);
     Ok(RawBlock {
-        data: column("data")?.as_binary::<i32>().clone(),
-        sequence_numbers: column("sequence_number")?.as_fixed_size_binary().clone(),
-        partition_keys: column("partition_key")?.as_string::<i32>().clone(),
-        arrival_ms: column("arrival")?.as_primitive::<TimestampMillisecondType>().clone(),
-        sub_sequence_numbers,
+        data: column(0).as_binary::<i32>().clone(),
+        sequence_numbers: column(1).as_fixed_size_binary().clone(),
+        partition_keys: column(2).as_string::<i32>().clone(),
+        arrival_ms: column(3).as_primitive::<TimestampMillisecondType>().clone(),
+        sub_sequence_numbers: has_sub_sequence_numbers
+            .then(|| column(4).as_primitive::<UInt64Type>().clone()),
         ..head.clone()
     })
 }

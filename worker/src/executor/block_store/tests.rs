@@ -58,7 +58,7 @@ async fn a_block_comes_back_until_it_is_released() {
 async fn a_spilled_block_is_the_same_block() {
     let original = block("b1", 100);
     let bytes = original.memory_bytes() as u64;
-    let (store, directory) = store(bytes + bytes / 2, 10 * bytes);
+    let (store, directory) = store(2 * bytes, 10 * bytes);
     put(&store, original.clone(), KEEP).await;
     put(&store, block("b2", 100), KEEP).await;
     assert_eq!(files(&directory), 1);
@@ -69,6 +69,7 @@ async fn a_spilled_block_is_the_same_block() {
     assert_eq!(back.arrival_ms, original.arrival_ms);
     assert_eq!((back.crc32c, back.raw_records), (original.crc32c, original.raw_records));
     assert!(store.usage().memory_bytes <= store.budgets().memory);
+    drop(back);
     store.release([&BlockId::new("b1"), &BlockId::new("b2")]);
     assert_eq!((files(&directory), store.usage()), (0, Usage::default()));
 }
@@ -76,7 +77,7 @@ async fn a_spilled_block_is_the_same_block() {
 #[tokio::test]
 async fn a_damaged_file_is_an_unreadable_block() {
     let bytes = block("b1", 100).memory_bytes() as u64;
-    let (store, directory) = store(bytes + bytes / 2, 10 * bytes);
+    let (store, directory) = store(2 * bytes, 10 * bytes);
     put(&store, block("b1", 100), KEEP).await;
     put(&store, block("b2", 100), KEEP).await;
     let file = std::fs::read_dir(directory.path().join("blocks")).unwrap().next().unwrap().unwrap();
@@ -119,7 +120,7 @@ async fn a_block_that_a_batch_waits_for_takes_the_place_of_the_youngest() {
 #[tokio::test]
 async fn a_full_disk_leaves_blocks_in_memory() {
     let bytes = block("b1", 100).memory_bytes() as u64;
-    let (store, directory) = store(2 * bytes, 10 * bytes);
+    let (store, directory) = store(3 * bytes, 10 * bytes);
     std::fs::remove_dir_all(directory.path().join("blocks")).unwrap();
     put(&store, block("b1", 100), KEEP).await;
     put(&store, block("b2", 100), KEEP).await;
@@ -132,6 +133,215 @@ async fn a_full_disk_leaves_blocks_in_memory() {
     assert!(store.get(&BlockId::new("b2")).await.is_ok());
     store.release([&BlockId::new("b1")]);
     assert_eq!(waiter.await.unwrap().unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn what_a_task_reads_counts_until_it_lets_go() {
+    let bytes = block("b1", 100).memory_bytes() as u64;
+    let (store, _directory) = store(8 * bytes, 0);
+    put(&store, block("b1", 100), KEEP).await;
+    let read = store.get(&BlockId::new("b1")).await.unwrap();
+    store.release([&BlockId::new("b1")]);
+    assert_eq!(store.usage().memory_bytes, bytes, "released, but read");
+    drop(read);
+    assert_eq!(store.usage(), Usage::default());
+}
+
+#[tokio::test]
+async fn a_block_read_back_from_disk_counts_once_for_all_who_read_it() {
+    let bytes = block("b1", 100).memory_bytes() as u64;
+    let (store, _directory) = store(12 * bytes, 10 * bytes);
+    for number in 1..=10 {
+        put(&store, block(&format!("b{number}"), 100), KEEP).await;
+    }
+    let spilled = BlockId::new("b9");
+    assert_eq!(store.usage().disk_bytes, bytes);
+    let before = store.usage().memory_bytes;
+    let (one, two) = tokio::join!(store.get(&spilled), store.get(&spilled));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(one.data, two.data);
+    let loaded = store.usage().memory_bytes - before;
+    assert!((bytes / 2..2 * bytes).contains(&loaded), "{loaded} for {bytes}");
+    assert!(store.usage().memory_bytes <= store.budgets().memory);
+    drop((one, two));
+    assert_eq!(store.usage().memory_bytes, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_finds_no_room_gives_its_block_up_in_time() {
+    let bytes = block("b1", 100).memory_bytes() as u64;
+    let (store, _directory) = store(5 * bytes, 10 * bytes);
+    for id in ["b1", "b2", "b3", "b4"] {
+        put(&store, block(id, 100), KEEP).await;
+    }
+    // A batch that reads other blocks again takes what is left.
+    let free = store.budgets().memory - store.usage().memory_bytes;
+    let room = store.reserve(free, Purpose::Reread).await.unwrap();
+    let keep = Keep { may_spill: false, is_evictable: false };
+    for id in ["b1", "b2", "b4"] {
+        let block = block(id, 100);
+        let room = room_of(&store, id).await;
+        store.insert(block, room, keep);
+    }
+    let error = store.get(&BlockId::new("b3")).await.unwrap_err();
+    assert!(matches!(error, BlockError::NoRoom { .. }), "{error}");
+    drop(room);
+    assert!(store.get(&BlockId::new("b3")).await.is_ok());
+}
+
+/// The room of a block that is taken out.
+async fn room_of(store: &BlockStore, id: &str) -> Reservation {
+    let bytes = block(id, 100).memory_bytes() as u64;
+    store.release([&BlockId::new(id)]);
+    store.reserve(bytes, Purpose::Reread).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_copy_is_the_same_block_and_never_waits_for_room() {
+    let original = block("b1", 100);
+    let bytes = original.memory_bytes() as u64;
+    let (from, _one) = store(4 * bytes, 0);
+    let (to, _two) = store(4 * bytes, 0);
+    put(&from, original.clone(), KEEP).await;
+    let id = BlockId::new("b1");
+    let encoded = from.encoded(&id).await.unwrap();
+    assert!(from.usage().memory_bytes > bytes, "what is on its way counts");
+    let room = to.reserve_for_copy(2 * encoded.bytes().len() as u64).await.unwrap();
+    let head = RawBlock { data: block("b1", 0).data, ..original.clone() };
+    to.insert_copy(head.clone(), encoded.bytes().to_vec(), room, KEEP, 100).await.unwrap();
+    drop(encoded);
+    assert_eq!(from.usage().memory_bytes, bytes);
+    let copy = to.get(&id).await.unwrap();
+    assert_eq!((&copy.data, copy.crc32c), (&original.data, original.crc32c));
+    assert_eq!(copy.sequence_numbers, original.sequence_numbers);
+
+    let room = to.reserve_for_copy(bytes).await.unwrap();
+    let wrong = to.insert_copy(head, b"no file".to_vec(), room, KEEP, 100).await.unwrap_err();
+    assert_eq!(wrong.code(), Code::Protocol);
+    put(&from, block("b2", 100), KEEP).await;
+    put(&from, block("b3", 100), KEEP).await;
+    let refused = from.encoded(&id).await.unwrap_err();
+    assert!(matches!(refused, BlockError::NoRoom { .. }), "{refused}");
+}
+
+mod stalled_sink {
+    //! Whatever receivers, tasks and commits do, and however long the sink stands still.
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        /// A receiver has this many records.
+        Receive(u64, bool),
+        /// A task reads a block, and holds it.
+        Read(usize),
+        /// A task lets go of what it read first.
+        LetGo,
+        /// A batch is published.
+        Release(usize),
+        /// A block is read again for a batch.
+        Reread(u64),
+        /// Another executor copies a block; the answer stands in its send buffer.
+        Copy(usize),
+        /// The oldest copy is sent.
+        Sent,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            5 => (1u64..120, any::<bool>()).prop_map(|(n, spills)| Event::Receive(n, spills)),
+            4 => any::<usize>().prop_map(Event::Read),
+            2 => Just(Event::LetGo),
+            2 => any::<usize>().prop_map(Event::Release),
+            1 => (1u64..60).prop_map(Event::Reread),
+            1 => any::<usize>().prop_map(Event::Copy),
+            1 => Just(Event::Sent),
+        ]
+    }
+
+    async fn play(events: Vec<Event>) -> Result<(), TestCaseError> {
+        let bytes = block("b", 100).memory_bytes() as u64;
+        let (store, _directory) = store(5 * bytes, 6 * bytes);
+        let (mut names, mut ids) = (0, Vec::<BlockId>::new());
+        let (mut reads, mut sending) = (Vec::new(), Vec::new());
+        for event in events {
+            names += 1;
+            let name = format!("b{names}");
+            let pick = |at: usize| (!ids.is_empty()).then(|| ids[at % ids.len()].clone());
+            match event {
+                Event::Receive(num_records, may_spill) => {
+                    let block = block(&name, num_records);
+                    let room = store.reserve(block.memory_bytes() as u64, Purpose::Receive);
+                    if let Ok(Ok(room)) = tokio::time::timeout(Duration::from_secs(1), room).await {
+                        store.insert(block, room, Keep { may_spill, is_evictable: true });
+                        ids.push(BlockId::new(name));
+                    }
+                }
+                Event::Reread(num_records) => {
+                    let block = block(&name, num_records);
+                    let room = store.reserve(block.memory_bytes() as u64, Purpose::Reread);
+                    if let Ok(Ok(room)) = tokio::time::timeout(Duration::from_secs(1), room).await {
+                        store.insert(block, room, Keep { may_spill: true, is_evictable: false });
+                        ids.push(BlockId::new(name));
+                    }
+                }
+                Event::Read(at) => {
+                    if let Some(id) = pick(at) {
+                        match store.get(&id).await {
+                            Ok(block) => reads.push(block),
+                            Err(BlockError::NoRoom { .. }) => {}
+                            // Evicted for one that a batch waited for.
+                            Err(error) => prop_assert!(!store.contains(&id), "{error}"),
+                        }
+                    }
+                }
+                Event::LetGo if !reads.is_empty() => drop(reads.remove(0)),
+                Event::Release(at) => {
+                    if let Some(id) = pick(at) {
+                        store.release([&id]);
+                        ids.retain(|other| *other != id);
+                    }
+                }
+                Event::Copy(at) => {
+                    if let Some(id) = pick(at) {
+                        sending.extend(store.encoded(&id).await);
+                    }
+                }
+                Event::Sent if !sending.is_empty() => drop(sending.remove(0)),
+                Event::LetGo | Event::Sent => {}
+            }
+            let usage = store.usage();
+            prop_assert!(usage.memory_bytes <= 5 * bytes, "{usage:?} of {}", 5 * bytes);
+            prop_assert!(usage.disk_bytes <= 6 * bytes, "{usage:?} of {}", 6 * bytes);
+            // What really is in memory, by the buffers that tasks hold.
+            let mut held = BTreeMap::new();
+            for block in &reads {
+                held.insert(Arc::as_ptr(block) as usize, block.data.value_data().len() as u64);
+            }
+            let sent: u64 = sending.iter().map(|encoded| encoded.bytes().len() as u64).sum();
+            prop_assert!(held.values().sum::<u64>() + sent <= usage.memory_bytes);
+        }
+        drop((reads, sending));
+        store.release(&ids);
+        prop_assert_eq!(store.usage(), Usage::default());
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        #[test]
+        fn the_budgets_hold(events in prop::collection::vec(event(), 1..60)) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(play(events))?;
+        }
+    }
 }
 
 #[tokio::test]

@@ -155,8 +155,10 @@ impl Handler<Assign> for Receiver {
     fn handle(&mut self, message: Assign, ctx: &mut Context<Self>) {
         for assignment in message.0 {
             let shard = assignment.shard.clone();
+            let (shard_ref, rest) = (assignment.shard_ref.clone(), assignment.rest);
             let taken = self.book().assign(assignment);
             if let Some(dropped) = taken {
+                self.shared.paces.rest(&shard_ref, rest);
                 self.shared.store.release(&dropped);
                 self.readers.remove(&shard);
                 self.start_reader(&shard, ctx);

@@ -1,8 +1,9 @@
 //! A shard's assignment as the driver sends it, checked and in Millrace's types.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use millrace_common::position::{HashKeyRange, Position, ShardKey};
+use millrace_common::position::{HashKeyRange, Position, SequenceNumber, ShardKey};
 use millrace_common::{Code, Error, Result};
 use millrace_proto::v1;
 
@@ -26,6 +27,10 @@ pub struct Assignment {
     pub keyed: bool,
     /// How long the stream keeps records, in milliseconds; 0 when not known.
     pub retention_ms: i64,
+    /// The position behind which records are known to be lost, and are passed over.
+    pub gap_after: Option<Option<SequenceNumber>>,
+    /// How long Kinesis is to be left alone: another executor may have read the shard until now.
+    pub rest: Duration,
 }
 
 impl Assignment {
@@ -36,10 +41,13 @@ impl Assignment {
     pub fn from_proto(message: v1::ShardAssignment) -> Result<Self> {
         let shard = ShardKey::from_proto(message.shard)?;
         let shard_ref = shard_ref(&shard, &message.stream_name);
+        let start = start_of(message.from.as_ref())?;
         Ok(Self {
             shard_ref,
             generation: message.generation,
-            start: start_of(message.from.as_ref())?,
+            start,
+            gap_after: message.skips_gap.then(|| start.tail()),
+            rest: Duration::from_millis(message.rest_ms),
             range: range_of(&message.starting_hash_key, &message.ending_hash_key)?,
             keyed: message.keyed,
             retention_ms: i64::try_from(message.retention_ms).unwrap_or(i64::MAX),

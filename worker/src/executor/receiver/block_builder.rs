@@ -274,6 +274,7 @@ impl Open {
             sub_sequence_numbers: self.has_aggregates.then_some(sub_sequence_numbers),
             partition_keys,
             arrival_ms,
+            lease: None,
         };
         Built {
             block,

@@ -149,10 +149,7 @@ impl Book {
         };
         let last: Option<SequenceNumber> = block.last_seq.parse().ok();
         if last.is_some() || block.ends_shard {
-            let before = match page.resume {
-                Start::Position(position) => position.sequence_number,
-                Start::TrimHorizon | Start::Timestamp(_) => None,
-            };
+            let before = page.resume.tail();
             page.resume = Start::Position(Position {
                 sequence_number: last.or(before),
                 empty_until_ms: 0,

@@ -32,6 +32,17 @@ pub enum Start {
     Timestamp(i64),
 }
 
+impl Start {
+    /// The number that the reading follows.
+    #[must_use]
+    pub fn tail(&self) -> Option<SequenceNumber> {
+        match self {
+            Self::Position(position) => position.sequence_number,
+            Self::TrimHorizon | Self::Timestamp(_) => None,
+        }
+    }
+}
+
 /// The pace the core asks for; the shell keeps the number of calls besides.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
@@ -159,6 +170,8 @@ pub struct ShardCore {
     empty_until_ms: i64,
     /// How long the stream keeps records; 0: not known.
     retention_ms: i64,
+    /// The tail behind which a loss is known, and passed over.
+    gap_after: Option<Option<SequenceNumber>>,
     phase: Phase,
     limits: Limits,
     /// Share of the byte limit that other consumers leave to us, lowered by throttles.
@@ -174,9 +187,10 @@ impl ShardCore {
     /// Begins at `start`. `retention_ms` is how long the stream keeps records, 0 when not known.
     #[must_use]
     pub fn new(start: Start, retention_ms: i64, limits: Limits) -> Self {
-        let (tail, empty_until_ms) = match start {
-            Start::Position(position) => (position.sequence_number, position.empty_until_ms),
-            Start::TrimHorizon | Start::Timestamp(_) => (None, 0),
+        let tail = start.tail();
+        let empty_until_ms = match start {
+            Start::Position(position) => position.empty_until_ms,
+            Start::TrimHorizon | Start::Timestamp(_) => 0,
         };
         let ended = matches!(start, Start::Position(position) if position.ended);
         Self {
@@ -184,6 +198,7 @@ impl ShardCore {
             tail,
             empty_until_ms,
             retention_ms,
+            gap_after: None,
             phase: if ended { Phase::Ended } else { Phase::NeedsIterator(Check::Tail) },
             limits,
             share: 1.0,
@@ -192,6 +207,13 @@ impl ShardCore {
             num_idle_reads: 0,
             record_bytes: None,
         }
+    }
+
+    /// Passes over a loss of what follows this number; a loss anywhere else is reported as ever.
+    #[must_use]
+    pub fn passing_over(mut self, gap_after: Option<Option<SequenceNumber>>) -> Self {
+        self.gap_after = gap_after;
+        self
     }
 
     /// The last number read, or the one the reading started after.
@@ -312,6 +334,7 @@ impl ShardCore {
                 return self.searching(server_ms, millis_behind_latest);
             }
             Check::Horizon if self.is_known_gapless(server_ms) => Check::Follows,
+            Check::Horizon if self.gap_after == Some(self.tail) => Check::Follows,
             Check::Horizon => {
                 let lost = Lost { after_seq: self.tail, before_seq: first };
                 self.phase = Phase::Lost(lost);

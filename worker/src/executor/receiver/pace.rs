@@ -1,17 +1,19 @@
 //! The pace of calls: one per shard of a stream in this process, whoever calls.
 //!
-//! Promises: never more than five calls of a kind in any second, without bursts. Never does: wait
-//! for anything but its turn.
+//! Promises: never more than five calls of a kind in any second, without bursts, whoever reads the
+//! shard and however often its reader changes; a shard that another executor may have called for
+//! until now is left alone as long as the driver says. Never does: wait for anything but its turn.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
+use tokio::time::Instant;
 
 use super::kinesis::ShardRef;
 
@@ -26,7 +28,7 @@ impl Clock for TokioClock {
     type Instant = std::time::Instant;
 
     fn now(&self) -> Self::Instant {
-        tokio::time::Instant::now().into_std()
+        Instant::now().into_std()
     }
 }
 
@@ -37,7 +39,12 @@ type Limiter = RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<s
 pub struct Pace {
     iterators: Limiter,
     reads: Limiter,
+    /// No call before this time.
+    not_before: Mutex<Instant>,
 }
+
+/// A pace that nobody uses is forgotten after this long: Kinesis has forgotten the calls too.
+const FORGET_AFTER: Duration = Duration::from_secs(2);
 
 impl Pace {
     fn new(interval: Duration) -> Self {
@@ -47,23 +54,40 @@ impl Pace {
         Self {
             iterators: RateLimiter::direct_with_clock(quota, TokioClock),
             reads: RateLimiter::direct_with_clock(quota, TokioClock),
+            not_before: Mutex::new(Instant::now()),
         }
     }
 
     /// Waits until an iterator may be made.
     pub async fn iterator(&self) {
-        turn(&self.iterators).await;
+        self.turn(&self.iterators).await;
     }
 
     /// Waits until the shard may be read.
     pub async fn read(&self) {
-        turn(&self.reads).await;
+        self.turn(&self.reads).await;
     }
-}
 
-async fn turn(limiter: &Limiter) {
-    while let Err(early) = limiter.check() {
-        tokio::time::sleep(early.wait_time_from(TokioClock.now())).await;
+    /// No call from now on for this long.
+    fn rest(&self, rest: Duration) {
+        let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        *not_before = (*not_before).max(Instant::now() + rest);
+    }
+
+    fn not_before(&self) -> Instant {
+        *self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn turn(&self, limiter: &Limiter) {
+        loop {
+            tokio::time::sleep_until(self.not_before()).await;
+            match limiter.check() {
+                Ok(()) => return,
+                Err(early) => {
+                    tokio::time::sleep(early.wait_time_from(TokioClock.now())).await;
+                }
+            }
+        }
     }
 }
 
@@ -74,7 +98,14 @@ type ShardName = (Arc<str>, Arc<str>);
 #[derive(Debug)]
 pub struct Paces {
     interval: Duration,
-    shards: Mutex<BTreeMap<ShardName, Weak<Pace>>>,
+    shards: Mutex<BTreeMap<ShardName, Known>>,
+}
+
+/// A pace and when it was last asked for.
+#[derive(Debug)]
+struct Known {
+    pace: Arc<Pace>,
+    asked_for: Instant,
 }
 
 impl Paces {
@@ -89,20 +120,33 @@ impl Paces {
     pub fn of(&self, shard: &ShardRef) -> Arc<Pace> {
         let key = (Arc::clone(&shard.stream_arn), Arc::clone(&shard.shard_id));
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pace) = shards.get(&key).and_then(Weak::upgrade) {
-            return pace;
+        let now = Instant::now();
+        if let Some(known) = shards.get_mut(&key) {
+            known.asked_for = now;
+            return Arc::clone(&known.pace);
         }
-        shards.retain(|_, pace| pace.strong_count() > 0);
+        // Kept a while after its last reader: the next may come at once, and must not begin anew.
+        for known in shards.values_mut() {
+            if Arc::strong_count(&known.pace) > 1 {
+                known.asked_for = now;
+            }
+        }
+        shards.retain(|_, known| now - known.asked_for <= FORGET_AFTER);
         let pace = Arc::new(Pace::new(self.interval));
-        shards.insert(key, Arc::downgrade(&pace));
+        shards.insert(key, Known { pace: Arc::clone(&pace), asked_for: now });
         pace
+    }
+
+    /// Leaves the shard alone for this long.
+    pub fn rest(&self, shard: &ShardRef, rest: Duration) {
+        if !rest.is_zero() {
+            self.of(shard).rest(rest);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
     fn shard(id: &str) -> ShardRef {
@@ -122,6 +166,30 @@ mod tests {
         }
         // Twenty calls, the first at once.
         assert!(begun.elapsed() >= INTERVAL * 19, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_new_reader_goes_on_with_the_pace_of_the_last() {
+        let paces = Paces::new(Duration::from_millis(50));
+        paces.of(&shard("a")).read().await;
+        // Others come and go meanwhile.
+        for other in ["b", "c", "d"] {
+            paces.of(&shard(other)).read().await;
+        }
+        let begun = Instant::now();
+        paces.of(&shard("a")).read().await;
+        paces.of(&shard("a")).read().await;
+        assert!(begun.elapsed() >= Duration::from_millis(50), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_was_another_executors_is_left_alone_for_a_while() {
+        let paces = Paces::new(INTERVAL);
+        let begun = Instant::now();
+        paces.rest(&shard("a"), Duration::from_millis(60));
+        let pace = paces.of(&shard("a"));
+        tokio::join!(pace.read(), pace.iterator());
+        assert!(begun.elapsed() >= Duration::from_millis(60), "{:?}", begun.elapsed());
     }
 
     #[tokio::test]

@@ -101,7 +101,8 @@ impl ShardReader {
             range: assignment.range,
             drops_out_of_range: BlockContext::drops(rules.out_of_range, assignment.keyed),
         };
-        let core = ShardCore::new(start, assignment.retention_ms, shared.limits);
+        let core = ShardCore::new(start, assignment.retention_ms, shared.limits)
+            .passing_over(assignment.gap_after);
         Self {
             pace: shared.paces.of(&assignment.shard_ref),
             book,
@@ -232,11 +233,16 @@ impl ShardReader {
         }
     }
 
+    fn core_from(&self, start: Start) -> ShardCore {
+        ShardCore::new(start, self.assignment.retention_ms, self.shared.limits)
+            .passing_over(self.assignment.gap_after)
+    }
+
     fn restart(&mut self, reading: u64, start: Start) {
         self.builder.discard();
         self.settle();
         (self.reading, self.start) = (reading, start);
-        self.core = ShardCore::new(start, self.assignment.retention_ms, self.shared.limits);
+        self.core = self.core_from(start);
         self.added = self.core.tail();
     }
 
@@ -306,7 +312,7 @@ impl ShardReader {
             }
             None => self.start,
         };
-        self.core = ShardCore::new(start, self.assignment.retention_ms, self.shared.limits);
+        self.core = self.core_from(start);
         self.settle();
     }
 

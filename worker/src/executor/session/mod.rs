@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_common::random;
-use millrace_common::{Error, rpc};
+use millrace_common::{Code, Error, rpc};
 use millrace_proto::v1::driver_service_client::DriverServiceClient;
 use millrace_proto::v1::{
     ExecutorCommand, ExecutorHeartbeat, ExecutorMessage, ExecutorRegister, executor_command,
@@ -185,6 +185,14 @@ async fn hear(
         };
         let event = match command.body {
             Some(executor_command::Body::Registered(answer)) => {
+                if let Err(error) = millrace_sql::fault::adopt_seal(&answer.fault_seal) {
+                    let error = Error::new(
+                        Code::Fenced,
+                        error.to_string(),
+                        "nothing: the driver starts executors of its own",
+                    );
+                    return Some(Loss::Refused(error));
+                }
                 let interval = match answer.heartbeat_interval_ms {
                     0 => HEARTBEAT_INTERVAL,
                     ms => Duration::from_millis(ms),

@@ -48,7 +48,10 @@ impl DriverService for Driver {
         let (heard, is_short) = (self.heard.clone(), one_less(&self.breaks));
         let (commands, outgoing) = mpsc::channel(4);
         tokio::spawn(async move {
-            let registered = ExecutorRegistered { heartbeat_interval_ms: 10 };
+            let registered = ExecutorRegistered {
+                heartbeat_interval_ms: 10,
+                fault_seal: millrace_sql::fault::seal().to_owned(),
+            };
             let registered = executor_command::Body::Registered(registered);
             commands.send(command(registered)).await.unwrap();
             let cut = executor_command::Body::Cut(CutBlocks { cut_id: 5 });

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millrace_common::error::{Code, Error};
-use millrace_common::id::{ContainerId, ReceiverId};
+use millrace_common::id::{BlockId, ContainerId, ReceiverId};
 use millrace_common::position::{ShardKey, optional_sequence_number};
 use millrace_proto::v1;
 use millrace_proto::v1::executor_command::Body;
@@ -11,6 +11,13 @@ use millrace_proto::v1::shard_trouble::Kind;
 
 use super::{Core, Effect};
 use crate::driver::ledger::{Block, EmptyRead, Verdict};
+
+/// What became of an announced block.
+enum Taken {
+    Accepted(BlockId),
+    Known,
+    Refused(v1::RefusedBlock),
+}
 
 impl Core {
     /// An announcement: judged block by block and always acknowledged. A malformed part is a
@@ -25,13 +32,17 @@ impl Core {
         if !self.executors.contains_key(from) {
             return effects;
         }
-        let mut refused = Vec::new();
+        let (mut refused, mut accepted) = (Vec::new(), Vec::new());
         let mut ended = false;
         for descriptor in announcement.blocks {
             let ends = descriptor.ends_shard;
             match self.take_block(from, descriptor, now) {
-                Ok(None) => ended |= ends,
-                Ok(Some(refusal)) => refused.push(refusal),
+                Ok(Taken::Accepted(id)) => {
+                    ended |= ends;
+                    accepted.push(id);
+                }
+                Ok(Taken::Known) => ended |= ends,
+                Ok(Taken::Refused(refusal)) => refused.push(refusal),
                 Err(error) => {
                     tracing::error!(executor = %from, %error, "a block was not understood")
                 }
@@ -63,6 +74,7 @@ impl Core {
                 refused,
             }),
         ));
+        effects.extend(self.copy(from, accepted));
         if ended {
             effects.extend(self.stale_listings());
             effects.extend(self.place(now));
@@ -70,13 +82,13 @@ impl Core {
         effects
     }
 
-    /// Takes in a block; gives the refusal, if it is one.
+    /// Takes in a block.
     fn take_block(
         &mut self,
         from: &ContainerId,
         descriptor: v1::BlockDescriptor,
         now: Duration,
-    ) -> Result<Option<v1::RefusedBlock>, Error> {
+    ) -> Result<Taken, Error> {
         let block = Block::from_proto(descriptor)?;
         let (id, shard, bytes) = (block.id.clone(), block.shard.clone(), block.num_bytes);
         let children =
@@ -90,14 +102,14 @@ impl Core {
                 if ends_shard {
                     self.end_accepted(&shard, children);
                 }
-                Ok(None)
+                Ok(Taken::Accepted(id))
             }
-            Verdict::Known => Ok(None),
+            Verdict::Known => Ok(Taken::Known),
             Verdict::Refused { generation, tail } => {
                 tracing::info!(%shard, block = %id, executor = %from, generation, ?tail, "a block does not chain: refused");
                 let mut position = self.ledger.reading(&shard).map(|(_, p)| p).unwrap_or_default();
                 position.sequence_number = tail;
-                Ok(Some(v1::RefusedBlock {
+                Ok(Taken::Refused(v1::RefusedBlock {
                     block_id: id.as_str().to_owned(),
                     shard: Some(shard.to_proto()),
                     generation,
@@ -195,8 +207,6 @@ impl Core {
         cause: Option<Error>,
         now: Duration,
     ) -> Vec<Effect> {
-        let survives =
-            self.sources.get(&shard.source).is_some_and(|source| source.setup.survives_loss);
         let show = |number: &str, otherwise: &str| {
             if number.is_empty() { otherwise.to_owned() } else { number.to_owned() }
         };
@@ -212,11 +222,11 @@ impl Core {
         if let Some(cause) = cause {
             error = error.caused_by(cause);
         }
-        if !survives {
+        if !self.survives_loss(shard) {
             return vec![Effect::Fail(error)];
         }
-        self.ledger.skip_gap(shard);
-        let mut effects = vec![Effect::Gap(error)];
+        self.ledger.skip_gap(shard, now);
+        let mut effects = vec![self.gap(shard, error)];
         effects.extend(self.place(now));
         effects
     }

@@ -5,6 +5,8 @@
 //! Never does: send, wait, or read a clock.
 
 mod announce;
+mod copy;
+mod gaps;
 mod leave;
 mod place;
 mod plan;
@@ -25,9 +27,10 @@ use super::lineage::{Lineage, ListedShard, Loss, Origin, Start};
 use super::rates::Rates;
 use crate::driver::ledger::Ledger;
 
+use gaps::Gaps;
 pub use plan::{Planned, PlannedBlock};
 use reread::Reread;
-pub use snapshot::{ReceiverView, Snapshot};
+pub use snapshot::{GapView, ReceiverView, Snapshot};
 
 /// How long a shard may bring neither block nor empty read before it gets another reader.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(30);
@@ -79,6 +82,19 @@ pub struct SourceSetup {
     pub layout: Layout,
     /// True when the application goes on after a loss.
     pub survives_loss: bool,
+    /// True when each block is to be held by a second executor.
+    pub copies: bool,
+}
+
+/// Where an executor is and what it can hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Home {
+    /// Bytes of blocks it can hold, in memory and on disk.
+    pub budget_bytes: u64,
+    /// Its node.
+    pub node_id: String,
+    /// `host:port` of its server.
+    pub address: String,
 }
 
 /// What is to be done about an event.
@@ -108,7 +124,7 @@ struct Source {
 #[derive(Debug, Default)]
 struct Executor {
     over_budget: bool,
-    budget_bytes: u64,
+    home: Home,
     block_bytes: u64,
 }
 
@@ -136,6 +152,8 @@ pub struct Core {
     last_cut: u64,
     lags: BTreeMap<ShardKey, i64>,
     troubles: BTreeMap<ShardKey, String>,
+    /// Losses of this attempt that were passed over by policy.
+    gaps: BTreeMap<ShardKey, Gaps>,
     balanced_at: Duration,
     /// Blocks that executors were told to drop, and when, for those whose session broke.
     released: VecDeque<(Duration, ContainerId, BlockId)>,
@@ -174,6 +192,7 @@ impl Core {
             last_cut: 0,
             lags: BTreeMap::new(),
             troubles: BTreeMap::new(),
+            gaps: BTreeMap::new(),
             balanced_at: now,
             released: VecDeque::new(),
         }
@@ -197,6 +216,23 @@ impl Core {
         }
         effects.extend(self.place(now));
         effects
+    }
+
+    /// A source's stream as it is described today. When it is another one than the one that is
+    /// read, under the same name, the application can not go on: its positions are none of this one.
+    pub fn remade(&self, source: &str, today: &Stream) -> Option<Effect> {
+        let stream = &self.sources.get(source)?.setup.stream;
+        (stream.created_ms != today.created_ms).then(|| {
+            Effect::Fail(Error::new(
+                Code::SourceChanged,
+                format!(
+                    "stream {} of source {source} was deleted and made again while it was read",
+                    stream.name
+                ),
+                "reset the application to begin with the new stream; what was read of the old one \
+                 and not committed is lost with it",
+            ))
+        })
     }
 
     /// The listing of a source that was asked for could not be had.
@@ -225,21 +261,21 @@ impl Core {
         entry.lineage.accept(loss);
         self.ledger.open(key.clone(), Position::default(), now);
         if !matches!(loss, Loss::Orphan(_)) {
-            self.ledger.end_with_gap(&key);
+            self.ledger.end_with_gap(&key, now);
         }
-        Effect::Gap(error)
+        self.gap(&key, error)
     }
 
     /// An executor registered. Whatever it holds nobody needs.
     pub fn joined(
         &mut self,
         executor: ContainerId,
-        budget_bytes: u64,
+        home: Home,
         held: &BTreeSet<BlockId>,
         now: Duration,
     ) -> Vec<Effect> {
         let mut effects = self.release_again(&executor, held);
-        self.executors.entry(executor).or_default().budget_bytes = budget_bytes;
+        self.executors.entry(executor).or_default().home = home;
         effects.extend(self.place(now));
         effects.extend(self.reread(now));
         effects
@@ -250,17 +286,18 @@ impl Core {
     pub fn rejoined(
         &mut self,
         executor: &ContainerId,
-        budget_bytes: u64,
+        home: Home,
         held: &BTreeSet<BlockId>,
         now: Duration,
     ) -> Vec<Effect> {
         let complete = self.ledger.held_by(executor).all(|block| held.contains(block));
         if !complete || !self.executors.contains_key(executor) {
             let mut effects = self.lost(executor, now);
-            effects.extend(self.joined(executor.clone(), budget_bytes, held, now));
+            effects.extend(self.joined(executor.clone(), home, held, now));
             return effects;
         }
         self.reread_lost_on(executor);
+        self.copies_lost_on(executor, held);
         let mut effects = self.release_again(executor, held);
         effects.extend(self.resend(executor));
         effects.extend(self.reread(now));
@@ -308,7 +345,7 @@ impl Core {
         if let Some(cut) = &mut self.cut {
             cut.waiting.retain(|(container, _)| container != executor);
         }
-        let lost = self.ledger.lose(executor);
+        let lost = self.ledger.lose(executor, now);
         let mut effects = self.drop_blocks(lost.dropped, now);
         self.reread_lost_on(executor);
         for block in lost.reread {
@@ -341,7 +378,7 @@ impl Core {
                 continue;
             }
             tracing::warn!(%shard, executor = %reader, "nothing heard of the shard for {SILENCE_LIMIT:?}: assigned again");
-            self.ledger.unassign(&shard);
+            self.ledger.unassign(&shard, now);
             self.avoid.insert(shard, reader);
             moved = true;
         }

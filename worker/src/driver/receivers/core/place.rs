@@ -37,7 +37,7 @@ impl Core {
             }
         }
         for shard in self.assignment.keys().filter(|shard| !wanted.contains_key(*shard)) {
-            self.ledger.unassign(shard);
+            self.ledger.unassign(shard, now);
         }
         self.assignment = wanted;
         let revoke = |(to, shards)| Effect::Send(to, Body::Revoke(v1::RevokeShards { shards }));
@@ -52,7 +52,8 @@ impl Core {
         let assignments: Vec<_> = seats
             .filter_map(|(shard, seat)| {
                 let (generation, position) = self.ledger.reading(shard)?;
-                self.describe(shard, seat, generation, position)
+                // It may have been told before, and has kept its pace since.
+                self.describe(shard, seat, (generation, position), Duration::ZERO)
             })
             .collect();
         if assignments.is_empty() {
@@ -107,16 +108,17 @@ impl Core {
         seat: &Seat,
         now: Duration,
     ) -> Option<v1::ShardAssignment> {
-        let (generation, position) = self.ledger.assign(shard, seat.container.clone(), now)?;
-        self.describe(shard, seat, generation, position)
+        let reading = self.ledger.assign(shard, seat.container.clone(), now)?;
+        let rest = self.ledger.rest(shard, &seat.container, now);
+        self.describe(shard, seat, reading, rest)
     }
 
     fn describe(
         &self,
         shard: &ShardKey,
         seat: &Seat,
-        generation: u64,
-        position: Position,
+        (generation, position): (u64, Position),
+        rest: Duration,
     ) -> Option<v1::ShardAssignment> {
         let source = self.sources.get(&shard.source)?;
         let range = source.lineage.range(&shard.shard_id)?;
@@ -129,7 +131,13 @@ impl Core {
             starting_hash_key: range.starting.to_string(),
             ending_hash_key: range.ending.to_string(),
             keyed: source.setup.stream.keyed,
-            retention_ms: u64::try_from(source.setup.retention.as_millis()).unwrap_or(u64::MAX),
+            retention_ms: millis(source.setup.retention),
+            skips_gap: self.ledger.skips_gap(shard),
+            rest_ms: millis(rest),
         })
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

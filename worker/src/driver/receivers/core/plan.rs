@@ -87,7 +87,8 @@ impl Core {
     pub fn blocks(&self, batch: u64) -> Option<Vec<PlannedBlock>> {
         let held = self.ledger.blocks(batch).iter();
         held.map(|held| {
-            let executor = held.holder.clone().filter(|e| self.executors.contains_key(e))?;
+            let mut holders = held.holders().iter();
+            let executor = holders.find(|holder| self.executors.contains_key(*holder))?.clone();
             Some(PlannedBlock {
                 id: held.block.id.clone(),
                 source: held.block.shard.source.clone(),

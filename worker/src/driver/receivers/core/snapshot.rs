@@ -19,6 +19,19 @@ pub struct ReceiverView {
     pub shards: Vec<String>,
 }
 
+/// Losses of a shard that the application went on after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GapView {
+    /// The source.
+    pub source: String,
+    /// The shard.
+    pub shard_id: String,
+    /// Ranges that were lost.
+    pub count: u64,
+    /// What was said of the last one.
+    pub last: String,
+}
+
 /// The input at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -32,6 +45,8 @@ pub struct Snapshot {
     pub buffered_bytes: u64,
     /// Why a shard is late, if one is.
     pub trouble: Option<String>,
+    /// Losses of this attempt that were passed over by policy.
+    pub gaps: Vec<GapView>,
     /// True when half of an executor's budget is filled by blocks that wait to be planned, or such
     /// blocks keep an executor from leaving.
     pub under_pressure: bool,
@@ -70,6 +85,16 @@ impl Core {
             millis_behind_latest: self.lags.values().max().copied(),
             buffered_bytes: pending.values().chain(planned.values()).sum(),
             trouble: self.troubles.values().next().cloned(),
+            gaps: self
+                .gaps
+                .iter()
+                .map(|(shard, gaps)| GapView {
+                    source: shard.source.clone(),
+                    shard_id: shard.shard_id.clone(),
+                    count: gaps.count,
+                    last: gaps.last.clone(),
+                })
+                .collect(),
             under_pressure: self.is_under_pressure() || self.is_leaving_held_up(),
             leaving: self.leaving.clone(),
             vacated: self.vacated(),
@@ -85,7 +110,7 @@ impl Core {
             let accepted = pending.get(id).copied().unwrap_or(0);
             let fixed = planned.get(id).copied().unwrap_or(0);
             let waiting = accepted.max(executor.block_bytes.saturating_sub(fixed));
-            executor.budget_bytes > 0 && waiting >= executor.budget_bytes / 2
+            executor.home.budget_bytes > 0 && waiting >= executor.home.budget_bytes / 2
         })
     }
 }

@@ -20,6 +20,7 @@ fn setup(start: Start) -> SourceSetup {
         retention: Duration::from_secs(86_400),
         layout: Layout::PerExecutor,
         survives_loss: false,
+        copies: false,
     }
 }
 
@@ -40,8 +41,13 @@ fn e(n: usize) -> ContainerId {
     ContainerId::new(format!("e{n}"))
 }
 
+/// Executors 1 and 2 share a node, and so do 3 and 4.
+fn home(n: usize, budget_bytes: u64) -> Home {
+    Home { budget_bytes, node_id: format!("n{}", n.div_ceil(2)), address: format!("e{n}:1") }
+}
+
 fn join(core: &mut Core, n: usize) -> Vec<Effect> {
-    core.joined(e(n), 100 * MIB, &BTreeSet::new(), NOW)
+    core.joined(e(n), home(n, 100 * MIB), &BTreeSet::new(), NOW)
 }
 
 /// Assignments sent to an executor: shard, generation, where from.
@@ -229,7 +235,9 @@ fn a_block_that_can_not_be_had_again_fails_the_application() {
     core.lost(&e(1), NOW);
     let gone = v1::Failure { code: Code::DataLost.as_str().into(), ..Default::default() };
     let done = v1::RereadDone { block_id: "b1".into(), failure: Some(gone) };
-    let effects = core.reread_done(&e(2), done, NOW);
+    assert!(core.reread_done(&e(2), done, NOW).is_empty(), "nobody waits for it yet");
+    assert!(core.settle_lost(2, NOW).is_empty(), "nor another batch");
+    let effects = core.settle_lost(1, NOW);
     assert!(matches!(effects.as_slice(), [Effect::Fail(error)] if error.code() == Code::DataLost));
 }
 
@@ -243,7 +251,7 @@ fn an_executor_that_comes_back_is_told_everything_again() {
     announce(&mut core, 1, vec![block("b2", "a", 1, "5", "6")]);
     // The release was lost with the session; b2 is there.
     let held = BTreeSet::from([BlockId::new("b1"), BlockId::new("b2"), BlockId::new("b3")]);
-    let effects = core.rejoined(&e(1), 100 * MIB, &held, NOW);
+    let effects = core.rejoined(&e(1), home(1, 100 * MIB), &held, NOW);
     let released: Vec<_> = effects
         .iter()
         .filter_map(|effect| match effect {
@@ -254,7 +262,7 @@ fn an_executor_that_comes_back_is_told_everything_again() {
     assert_eq!(released, [["b1".to_owned()]], "b3 is not announced yet and stays");
     assert_eq!(assigned(&effects, &e(1))[0].1, 1, "the same generation: nothing begins anew");
     // It has lost b2: the shard goes back to before it, under a new generation.
-    let effects = core.rejoined(&e(1), 100 * MIB, &BTreeSet::new(), NOW);
+    let effects = core.rejoined(&e(1), home(1, 100 * MIB), &BTreeSet::new(), NOW);
     let again = assigned(&effects, &e(1));
     assert_eq!(again[0].1, 2);
     let v1::read_from::At::Position(position) = &again[0].2 else { panic!("{again:?}") };
@@ -322,8 +330,16 @@ fn data_loss_stops_the_application_or_is_skipped_by_policy() {
     let effects = core.troubled(&e(1), trouble(1), NOW);
     assert!(matches!(effects.first(), Some(Effect::Gap(_))));
     let again = assigned(&effects, &e(1));
-    assert_eq!(again, [("a".into(), 2, v1::read_from::At::TrimHorizon(true))]);
-    announce(&mut core, 1, vec![block("b2", "a", 2, "", "9")]);
+    assert_eq!((again.len(), again[0].1), (1, 2));
+    let v1::read_from::At::Position(position) = &again[0].2 else { panic!("{again:?}") };
+    assert_eq!(position.sequence_number, "5", "nothing up to here is read again");
+    let passes_over = effects.iter().any(
+        |effect| matches!(effect, Effect::Send(_, Body::Assign(a)) if a.assignments[0].skips_gap),
+    );
+    assert!(passes_over, "{effects:?}");
+    let gaps = core.snapshot().gaps;
+    assert_eq!((gaps[0].shard_id.as_str(), gaps[0].count), ("a", 1));
+    announce(&mut core, 1, vec![block("b2", "a", 2, "5", "9")]);
     let (planned, _) = core.plan(2, NOW);
     assert_eq!(planned.advances[0].from, "5".parse().ok(), "the gap is behind the position");
     assert_eq!(planned.positions[&key("a")].sequence_number, "9".parse().ok());
@@ -332,7 +348,7 @@ fn data_loss_stops_the_application_or_is_skipped_by_policy() {
 #[test]
 fn pressure_counts_blocks_that_wait_and_not_those_of_the_batch_in_the_making() {
     let mut core = one_shard_on_one_executor();
-    core.joined(e(1), 2 * MIB, &BTreeSet::new(), NOW);
+    core.joined(e(1), home(1, 2 * MIB), &BTreeSet::new(), NOW);
     assert!(!core.is_under_pressure());
     announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")]);
     assert!(core.is_under_pressure());
@@ -363,4 +379,186 @@ fn a_drain_is_over_when_every_shard_was_read_past_its_moment() {
     assert!(!core.is_read_past(10_000));
     core.announced(&e(1), announcement(11_000), NOW);
     assert!(core.is_read_past(10_000));
+}
+
+/// Who was asked to copy which block from where.
+fn copies(effects: &[Effect]) -> Vec<(ContainerId, String, String)> {
+    let mut found = Vec::new();
+    for effect in effects {
+        if let Effect::Send(to, Body::Copy(copy)) = effect {
+            for copy in &copy.copies {
+                let id = copy.block.clone().unwrap().block_id;
+                found.push((to.clone(), id, copy.holder_address.clone()));
+            }
+        }
+    }
+    found
+}
+
+fn released(effects: &[Effect]) -> Vec<(ContainerId, Vec<String>)> {
+    let release = |effect: &Effect| match effect {
+        Effect::Send(to, Body::Release(release)) => Some((to.clone(), release.block_ids.clone())),
+        _ => None,
+    };
+    effects.iter().filter_map(release).collect()
+}
+
+fn asks_for_rereads(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Send(_, Body::Reread(_))))
+}
+
+/// Shard a is read by executor 1, each block is to be held twice, and 2 and 3 are there too.
+fn three_executors_with_copies() -> Core {
+    let setup = SourceSetup { copies: true, ..setup(Start::Earliest) };
+    let mut core = Core::new(vec![setup], &BTreeMap::new(), NOW);
+    core.listed("logs", vec![listed("a", &[], true)], 1, NOW);
+    for n in 1..=3 {
+        join(&mut core, n);
+    }
+    core
+}
+
+fn copied(id: &str) -> v1::BlockCopied {
+    v1::BlockCopied { block_id: id.into(), failure: None }
+}
+
+#[test]
+fn a_second_holder_on_another_node_saves_the_rereading() {
+    let mut core = three_executors_with_copies();
+    let effects = announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")]);
+    assert_eq!(copies(&effects), [(e(3), "b1".into(), "e1:1".into())], "2 is on the same node");
+    assert!(copies(&announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")])).is_empty());
+    assert!(core.copied(&e(3), copied("b1")).is_empty());
+    core.plan(1, NOW);
+    assert_eq!(core.blocks(1).unwrap()[0].executor, e(1), "a run goes to the first holder");
+    let effects = core.lost(&e(1), NOW);
+    assert!(!asks_for_rereads(&effects), "{effects:?}");
+    assert_eq!(core.blocks(1).unwrap()[0].executor, e(3));
+    // With the last holder the block is lost.
+    assert!(asks_for_rereads(&core.lost(&e(3), NOW)));
+    assert_eq!(core.blocks(1), None);
+}
+
+#[test]
+fn a_block_that_waits_to_be_planned_outlives_its_reader() {
+    let mut core = three_executors_with_copies();
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5"), block("b2", "a", 1, "5", "7")]);
+    core.copied(&e(3), copied("b1"));
+    let effects = core.lost(&e(1), NOW);
+    // b2 had no copy yet: the shard goes back to before it, and no further.
+    let again: Vec<_> = (2..=3).flat_map(|n| assigned(&effects, &e(n))).collect();
+    let v1::read_from::At::Position(position) = &again[0].2 else { panic!("{again:?}") };
+    assert_eq!((again.len(), position.sequence_number.as_str()), (1, "5"));
+    core.plan(1, NOW);
+    assert_eq!(core.blocks(1).unwrap().len(), 1);
+    assert_eq!(core.blocks(1).unwrap()[0].executor, e(3));
+}
+
+#[test]
+fn a_release_reaches_every_holder_and_whoever_still_copies() {
+    let mut core = three_executors_with_copies();
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5"), block("b2", "a", 1, "5", "7")]);
+    core.copied(&e(3), copied("b1"));
+    core.plan(1, NOW);
+    core.committed(1, NOW);
+    let both = vec!["b1".to_owned(), "b2".to_owned()];
+    assert_eq!(released(&core.release(1, NOW)), [(e(1), both.clone()), (e(3), both)]);
+    // The copy of b2 was on its way, and is dropped when it is heard of.
+    let effects = core.copied(&e(3), copied("b2"));
+    assert_eq!(released(&effects), [(e(3), vec!["b2".to_owned()])]);
+}
+
+#[test]
+fn a_holder_that_does_not_find_its_block_is_passed_by() {
+    let mut core = three_executors_with_copies();
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")]);
+    core.copied(&e(3), copied("b1"));
+    core.plan(1, NOW);
+    let effects = core.block_missing(&"b1".into(), NOW);
+    assert_eq!(released(&effects), [(e(1), vec!["b1".to_owned()])], "what is left of it goes");
+    assert!(!asks_for_rereads(&effects));
+    assert_eq!(core.blocks(1).unwrap()[0].executor, e(3));
+    assert!(asks_for_rereads(&core.block_missing(&"b1".into(), NOW)));
+}
+
+#[test]
+fn a_copy_of_which_the_word_was_lost_counts_when_its_holder_is_back() {
+    let mut core = three_executors_with_copies();
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5"), block("b2", "a", 1, "5", "7")]);
+    core.rejoined(&e(3), home(3, 100 * MIB), &BTreeSet::from(["b1".into()]), NOW);
+    core.plan(1, NOW);
+    core.lost(&e(1), NOW);
+    assert_eq!(core.blocks(1), None, "b2 was not copied");
+    let done = v1::RereadDone { block_id: "b2".into(), failure: None };
+    core.reread_done(&e(2), done, NOW);
+    let blocks = core.blocks(1).unwrap();
+    assert_eq!([&blocks[0].executor, &blocks[1].executor], [&e(3), &e(2)]);
+}
+
+#[test]
+fn a_block_read_again_too_late_is_dropped() {
+    let mut core = one_shard_on_one_executor();
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")]);
+    core.plan(1, NOW);
+    join(&mut core, 2);
+    core.lost(&e(1), NOW);
+    core.committed(1, NOW);
+    core.release(1, NOW);
+    let done = v1::RereadDone { block_id: "b1".into(), failure: None };
+    let effects = core.reread_done(&e(2), done, NOW);
+    assert_eq!(released(&effects), [(e(2), vec!["b1".to_owned()])]);
+}
+
+#[test]
+fn a_planned_block_that_is_gone_from_kinesis_too_is_a_gap_by_policy() {
+    let survivor = SourceSetup { survives_loss: true, ..setup(Start::Earliest) };
+    let mut core = Core::new(vec![survivor], &BTreeMap::new(), NOW);
+    core.listed("logs", vec![listed("a", &[], true)], 1, NOW);
+    join(&mut core, 1);
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5"), block("b2", "a", 1, "5", "7")]);
+    let (planned, _) = core.plan(1, NOW);
+    join(&mut core, 2);
+    core.lost(&e(1), NOW);
+    let gone = v1::Failure { code: Code::DataLost.as_str().into(), ..Default::default() };
+    core.reread_done(&e(2), v1::RereadDone { block_id: "b1".into(), failure: Some(gone) }, NOW);
+    core.reread_done(&e(2), v1::RereadDone { block_id: "b2".into(), failure: None }, NOW);
+    assert_eq!(core.blocks(1), None);
+    let effects = core.settle_lost(1, NOW);
+    assert!(matches!(effects.as_slice(), [Effect::Gap(_)]), "{effects:?}");
+    assert!(core.settle_lost(1, NOW).is_empty(), "counted once");
+    let blocks = core.blocks(1).unwrap();
+    assert_eq!((blocks.len(), blocks[0].id.as_str()), (1, "b2"), "the rest of the batch runs");
+    assert_eq!(planned.positions[&key("a")].sequence_number, "7".parse().ok());
+    assert_eq!(core.snapshot().gaps[0].count, 1);
+}
+
+#[test]
+fn a_shard_that_moves_to_another_executor_rests_and_one_that_stays_does_not() {
+    let rests = |effects: &[Effect]| -> Vec<u64> {
+        let assign = |effect: &Effect| match effect {
+            Effect::Send(_, Body::Assign(assign)) => Some(assign.assignments.clone()),
+            _ => None,
+        };
+        effects.iter().filter_map(assign).flatten().map(|a| a.rest_ms).collect()
+    };
+    let mut core = Core::new(vec![setup(Start::Earliest)], &BTreeMap::new(), NOW);
+    core.listed("logs", vec![listed("a", &[], true), listed("b", &[], true)], 1, NOW);
+    assert_eq!(rests(&join(&mut core, 1)), [0, 0], "nobody has read them before");
+    assert_eq!(rests(&join(&mut core, 2)), [1_200], "one moves, and may be read until now");
+    let later = Duration::from_millis(700);
+    let effects = core.lost(&e(1), later);
+    assert_eq!(rests(&effects), [1_200]);
+    // Long after its reader was lost nobody reads it any more.
+    core.lost(&e(2), later);
+    let effects = core.joined(e(3), home(3, 100 * MIB), &BTreeSet::new(), later * 2);
+    assert_eq!(rests(&effects), [500, 500]);
+}
+
+#[test]
+fn a_stream_made_again_under_its_name_stops_the_application() {
+    let core = one_shard_on_one_executor();
+    assert!(core.remade("logs", &stream()).is_none());
+    let again = Stream { created_ms: 6, ..stream() };
+    let Some(Effect::Fail(error)) = core.remade("logs", &again) else { panic!("it goes on") };
+    assert_eq!(error.code(), Code::SourceChanged);
 }

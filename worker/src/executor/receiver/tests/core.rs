@@ -174,6 +174,32 @@ fn a_loss_names_both_ends_of_the_gap() {
 }
 
 #[test]
+fn a_known_loss_is_passed_over_and_the_next_one_is_not() {
+    let mut shard = FakeShard::of([10, 20, 30, 40]);
+    shard.num_trimmed = 2;
+    let passing_over = |start: Start| {
+        ShardCore::new(start, RETENTION_MS, Limits::KINESIS).passing_over(Some(Some(seq(10))))
+    };
+    let mut core = passing_over(after(10));
+    let seen = read_all(&shard, &mut core, []).unwrap();
+    assert_eq!((seen.records, seen.lost), (vec![30, 40], None));
+    assert_eq!(core.tail(), Some(seq(40)));
+    // A reader that goes on behind what was read passes over nothing.
+    shard.num_trimmed = 4;
+    let seen = read_all(&shard, &mut passing_over(after(30)), []).unwrap();
+    assert_eq!(seen.lost, Some(Lost { after_seq: Some(seq(30)), before_seq: None }));
+}
+
+#[test]
+fn passing_over_a_loss_gives_nothing_twice() {
+    // The number of the position is gone from among others that are there.
+    let shard = FakeShard::of([10, 20, 40]);
+    let core = ShardCore::new(after(30), RETENTION_MS, Limits::KINESIS);
+    let seen = read_all(&shard, &mut core.passing_over(Some(Some(seq(30)))), []).unwrap();
+    assert_eq!((seen.records, seen.lost), (vec![40], None));
+}
+
+#[test]
 fn a_shard_that_lost_everything_and_ended_is_a_loss() {
     let mut shard = FakeShard::of([10, 20]);
     shard.num_trimmed = 2;
