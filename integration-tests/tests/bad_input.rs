@@ -76,6 +76,14 @@ async fn a_query_that_does_not_fit_its_types_is_refused() {
 }
 
 #[tokio::test]
+async fn a_source_that_the_query_never_names_is_pointed_out() {
+    let more = "[source.unused]\ntype = \"kinesis\"\nstream = \"s\"\nformat = \"text\"\n\n[query]";
+    let output = explain(&File::default().toml().replace("[query]", more)).await.success();
+    assert!(output.stderr.contains("never names source unused"), "{output}");
+    assert!(!explain(&File::default().toml()).await.stderr.contains("warning"), "{output}");
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_there_is_named() {
     let arguments = ["explain", "/nowhere/application.toml"];
     let output = run(&binary("millrace"), &arguments, &base_environment(), AT_ONCE).await;

@@ -38,6 +38,22 @@ pub async fn validate(spec: &ApplicationSpec) -> Result<(), Error> {
     Ok(())
 }
 
+/// What is allowed and probably not meant: sources that the query never names. They are read, and
+/// their records have no effect.
+///
+/// # Errors
+/// As [`validate`].
+pub async fn warnings(spec: &ApplicationSpec) -> Result<Vec<String>, Error> {
+    let query = validate_query(&SourceDef::all(spec), &spec.query.sql).await?;
+    let read = query.needed().map_err(|error| QueryError::from_engine(&error, &[]))?;
+    let unused = spec.sources.keys().filter(|name| !read.reads(name));
+    Ok(unused
+        .map(|name| {
+            format!("the query never names source {name}: its records are read without any effect")
+        })
+        .collect())
+}
+
 /// The logical and the physical plan of the application's query, as text.
 ///
 /// # Errors

@@ -12,5 +12,5 @@ pub mod schema;
 pub mod session;
 pub mod validate;
 
-pub use application::{explain, validate};
+pub use application::{explain, validate, warnings};
 pub use validate::{QueryError, QueryErrorKind};

@@ -12,5 +12,10 @@ use crate::output::Output;
 pub(super) async fn run(output: &Output, command: &FileAndSettings) -> Outcome {
     let spec = application::load(&command.file, &command.settings)?;
     let plan = millrace_sql::explain(&spec).await?;
-    output.result(&json!({ "name": spec.name, "plan": plan }), || plan.clone())
+    let warnings = millrace_sql::warnings(&spec).await?;
+    for warning in &warnings {
+        output.warn(warning);
+    }
+    let value = json!({ "name": spec.name, "plan": plan, "warnings": warnings });
+    output.result(&value, || plan.clone())
 }

@@ -15,9 +15,11 @@ use crate::output::Output;
 pub(super) async fn run(global: &Global, output: &Output, command: Submit) -> Outcome {
     let spec = application::load(&command.source.file, &command.source.settings)?;
     millrace_sql::validate(&spec).await?;
+    let mut warnings = millrace_sql::warnings(&spec).await?;
     let client = master(global).await?;
     let answer = client.submit(spec.to_proto()).await?;
-    for warning in &answer.warnings {
+    warnings.extend(answer.warnings.iter().cloned());
+    for warning in &warnings {
         output.warn(warning);
     }
     let (name, attempt, state) = (answer.name.clone(), answer.attempt, answer.state());
@@ -33,7 +35,7 @@ pub(super) async fn run(global: &Global, output: &Output, command: Submit) -> Ou
         "name": name,
         "attempt": attempt,
         "state": state_name(state),
-        "warnings": answer.warnings,
+        "warnings": warnings,
     });
     output.result(&value, || format!("{name} attempt {attempt} {}", state_name(state)))?;
     if command.wait.is_none() && !output.json() {

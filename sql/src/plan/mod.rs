@@ -7,6 +7,7 @@
 mod batch;
 pub(crate) mod codec;
 pub(crate) mod distribute;
+pub(crate) mod needed;
 pub(crate) mod planner;
 mod prepare;
 mod sink;

@@ -24,6 +24,7 @@ use datafusion_distributed::{DistributedExt, DistributedLeafExec};
 
 use super::batch::{BatchInputs, Targets};
 use super::distribute;
+use super::needed::NeededColumns;
 use super::table::SourceTable;
 use crate::scan::BlockScanExec;
 use crate::schema::SourceDef;
@@ -86,6 +87,14 @@ impl PreparedQuery {
         Ok(Self { state, resolved, optimized: fixed.then_some(optimized) })
     }
 
+    /// What the query needs of each source.
+    pub(crate) fn needed(&self) -> Result<NeededColumns> {
+        match &self.optimized {
+            Some(optimized) => NeededColumns::of(optimized),
+            None => NeededColumns::of(&self.state.optimize(&self.resolved)?),
+        }
+    }
+
     /// Schema of the result.
     #[must_use]
     pub fn output_schema(&self) -> SchemaRef {
@@ -139,6 +148,7 @@ impl PreparedQuery {
                 &anew
             }
         };
+        state.config_mut().set_extension(Arc::new(NeededColumns::of(optimized)?));
         let planner = Arc::clone(state.query_planner());
         let plan = planner.create_physical_plan(optimized, &state).await?;
         let plan = distribute::sink_on_executor(plan, inputs)?;

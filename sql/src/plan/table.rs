@@ -13,6 +13,7 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::batch::BatchInputs;
+use super::needed::NeededColumns;
 use crate::scan::{BatchConstants, BlockScanExec, ScanError, ScanSpec};
 use crate::schema::{MetadataColumn, SourceDef};
 
@@ -63,10 +64,15 @@ impl TableProvider for SourceTable {
                 (0, batch, state.config().target_partitions())
             }
         };
+        let needed = match state.config().get_extension::<NeededColumns>() {
+            Some(all) => all.with(&self.source.name, &projection),
+            None => projection.clone(),
+        };
         let spec = ScanSpec {
             source: self.source.clone(),
             metadata: self.metadata.clone(),
             projection,
+            needed,
             scan,
             batch,
         };

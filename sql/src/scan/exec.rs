@@ -34,6 +34,9 @@ pub struct ScanSpec {
     pub metadata: Vec<MetadataColumn>,
     /// Columns of the output, as places in the table's schema.
     pub projection: Vec<usize>,
+    /// Columns that any scan of the source needs, those of this one among them. All are decoded, so
+    /// that a record is bad for every scan of a query or for none.
+    pub needed: Vec<usize>,
     /// Number of the scan within the plan.
     pub scan: u32,
     /// The batch.

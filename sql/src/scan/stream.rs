@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::datatypes::{FieldRef, SchemaRef};
-use datafusion::common::Result;
+use datafusion::common::{Result, internal_err};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream;
@@ -79,17 +79,18 @@ impl State {
     fn new(mut reader: Reader) -> Result<Self> {
         let spec = &reader.spec;
         let declared = spec.source.declared_fields().map_err(super::exec::ScanError::from)?;
-        let mut origins = Vec::with_capacity(spec.projection.len());
-        let mut fields: Vec<FieldRef> = Vec::new();
-        for &column in &spec.projection {
-            origins.push(match declared.get(column) {
-                Some(field) => {
-                    fields.push(Arc::new(field.clone()));
-                    Origin::Decoded(fields.len() - 1)
-                }
-                None => Origin::Metadata(spec.metadata[column - declared.len()]),
-            });
-        }
+        let decoded: Vec<usize> =
+            spec.needed.iter().copied().filter(|column| *column < declared.len()).collect();
+        let fields: Vec<FieldRef> =
+            decoded.iter().map(|column| Arc::new(declared[*column].clone())).collect();
+        let origin = |column: &usize| match decoded.iter().position(|other| other == column) {
+            Some(place) => Ok(Origin::Decoded(place)),
+            None if *column >= declared.len() => {
+                Ok(Origin::Metadata(spec.metadata[*column - declared.len()]))
+            }
+            None => internal_err!("column {column} of {} is not decoded", spec.source.name),
+        };
+        let origins = spec.projection.iter().map(origin).collect::<Result<_>>()?;
         let decoder = decode::decoder(&spec.source, &fields);
         let waiting = std::mem::take(&mut reader.blocks).into_iter();
         Ok(Self { reader, origins, decoder, waiting, current: None })

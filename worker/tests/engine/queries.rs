@@ -180,6 +180,27 @@ async fn bad_records_follow_the_policy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_is_bad_for_every_scan_of_a_query_or_for_none() {
+    let mut cluster = Cluster::start(&[1, 1]).await;
+    let mut bad = records(0, 10, 3);
+    bad[4] = r#"{"k":"not a number","v":4}"#.to_owned();
+    cluster.put(0, "logs", &bad, Behaviour::Good);
+    let skip = source("logs", &[("k", "long"), ("v", "long")], BadRecordPolicy::Skip);
+    // The first scan alone would do without k.
+    let sql = "SELECT count(v) AS n FROM logs UNION ALL SELECT count(k) AS n FROM logs";
+    let runner = DistributedRunner::prepare(options(vec![skip.clone()], sql)).await.unwrap();
+    let output = cluster.run(&runner).await.unwrap();
+    let counts: Vec<u64> =
+        cluster.rows(&output).iter().map(|(_, row)| row["n"].as_u64().unwrap()).collect();
+    assert_eq!(counts, [9, 9]);
+    assert_eq!(output.sources["logs"].bad_records, 1);
+    // And a query that never looks at k has no bad record.
+    let sql = "SELECT count(v) AS n FROM logs UNION ALL SELECT sum(v) AS n FROM logs";
+    let runner = DistributedRunner::prepare(options(vec![skip], sql)).await.unwrap();
+    assert_eq!(cluster.run(&runner).await.unwrap().sources["logs"].bad_records, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_are_partitioned_and_compressed() {
     let mut cluster = Cluster::start(&[1, 1]).await;
     cluster.put(0, "logs", &records(0, 40, 4), Behaviour::Good);

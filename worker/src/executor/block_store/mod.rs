@@ -343,18 +343,20 @@ impl BlockSource for BlockStore {
                 None => Arc::clone(file),
             },
         };
-        let room = self.reserve(file.num_bytes(), Purpose::Load);
-        let Ok(Ok(mut room)) = tokio::time::timeout(LOAD_PATIENCE, room).await else {
-            return Err(BlockError::NoRoom { block: id.clone(), num_bytes: file.num_bytes() });
-        };
-        // Another task may have read it meanwhile.
-        let loaded = match self.inner.lock().blocks.get(id) {
-            Some(Held::Disk { loaded, .. }) => loaded.upgrade(),
-            _ => None,
+        // One task reads it back, and those that came meanwhile find it read.
+        let turn = Arc::clone(&file);
+        let _turn = turn.reading.lock().await;
+        let loaded = match self.inner.lock().blocks.get(id).ok_or_else(missing)? {
+            Held::Memory(block) => Some(Arc::clone(block)),
+            Held::Disk { loaded, .. } => loaded.upgrade(),
         };
         if let Some(block) = loaded {
             return Ok(block);
         }
+        let room = self.reserve(file.num_bytes(), Purpose::Load);
+        let Ok(Ok(mut room)) = tokio::time::timeout(LOAD_PATIENCE, room).await else {
+            return Err(BlockError::NoRoom { block: id.clone(), num_bytes: file.num_bytes() });
+        };
         let path = file.path().display().to_string();
         let unreadable =
             |detail: String| BlockError::Unreadable { block: id.clone(), path, detail };

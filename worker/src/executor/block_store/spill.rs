@@ -48,6 +48,8 @@ pub(super) struct SpillFile {
     path: PathBuf,
     num_bytes: u64,
     crc32c: u32,
+    /// Held by the task that reads the block back.
+    pub(super) reading: tokio::sync::Mutex<()>,
     /// The block without its records.
     head: RawBlock,
 }
@@ -71,6 +73,7 @@ impl SpillFile {
         let file = Self {
             num_bytes: bytes.len() as u64,
             crc32c: crc32c::crc32c(&bytes),
+            reading: tokio::sync::Mutex::new(()),
             head: without_records(block),
             path: path.clone(),
         };

@@ -12,8 +12,8 @@ use millrace_sql::scan::RejectedRecord;
 
 use crate::executor::sink::{ObjectTarget, PART_BYTES, StoreError, UploadStore, UploadWriter};
 
-/// Name of a record: shard, packed sequence number, sub-sequence number.
-type RecordKey<'a> = (&'a str, &'a [u8], u64);
+/// Name of a record: source, shard, packed sequence number, sub-sequence number.
+type RecordKey<'a> = (&'a str, &'a str, &'a [u8], u64);
 
 /// Uploads the records; none when there are none.
 ///
@@ -29,7 +29,7 @@ pub(super) async fn write(
     for record in &rejected {
         let block = &record.block;
         let sub = block.sub_sequence_numbers.as_ref().map_or(0, |numbers| numbers.value(record.at));
-        let key = (&*block.shard, block.sequence_numbers.value(record.at), sub);
+        let key = (&*record.source, &*block.shard, block.sequence_numbers.value(record.at), sub);
         once.entry(key).or_insert(record);
     }
     if once.is_empty() {
@@ -48,7 +48,7 @@ pub(super) async fn write(
     let mut upload = UploadWriter::new(store, object);
     let mut lines = Vec::new();
     let rows = once.len() as u64;
-    for ((shard, packed, sub), record) in once {
+    for ((_, shard, packed, sub), record) in once {
         let line = line(shard, packed, sub, record);
         lines.extend_from_slice(line.to_string().as_bytes());
         lines.push(b'\n');
