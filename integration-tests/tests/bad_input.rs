@@ -149,6 +149,63 @@ async fn a_missing_bucket_ends_the_application_with_its_name() {
 }
 
 #[tokio::test]
+async fn what_kinesis_refuses_ends_the_application_with_the_action() {
+    let cluster = small_cluster().await;
+    cluster.aws.create_stream("lines", 1).await;
+    cluster.aws.create_bucket("results").await;
+    let signature = "Signature expired: 20200101T000000Z is now earlier than 20200101T001500Z";
+    for (name, operation, error, message, code) in [
+        ("no-right", "ListShards", "AccessDeniedException", "not authorized", "MR3005"),
+        ("no-describe", "DescribeStreamSummary", "AccessDeniedException", "no", "MR3005"),
+        ("old-token", "ListShards", "ExpiredTokenException", "the token is expired", "MR3006"),
+        ("bad-clock", "ListShards", "InvalidSignatureException", signature, "MR3007"),
+    ] {
+        let rule = serde_json::json!({
+            "id": name, "service": "kinesis", "operation": operation,
+            "action": { "type": "fail", "status": 400, "code": error, "message": message },
+        });
+        emulator::control(&cluster.aws, "POST", "/-/faults", &rule.to_string()).await;
+        ends_with(&cluster, &File { name, ..File::default() }, code, operation).await;
+        emulator::control(&cluster.aws, "DELETE", &format!("/-/faults/{name}"), "").await;
+    }
+}
+
+#[tokio::test]
+async fn a_start_outside_of_what_the_stream_keeps_is_refused() {
+    let cluster = small_cluster().await;
+    cluster.aws.create_stream("lines", 1).await;
+    cluster.aws.create_bucket("results").await;
+    let future = File { name: "future", start: "2999-01-01T00:00:00Z", ..File::default() };
+    ends_with(&cluster, &future, "MR1003", "2999-01-01").await;
+    // Older than the stream, which was just made: everything there is.
+    let old = File { start: "2001-01-01T00:00:00Z", ..File::default() };
+    cluster.aws.put_lines("lines", &["a b".to_owned()]).await;
+    cluster.submit(&old).await;
+    cluster.wait_for_words(old.name, "results", "word-count/", 2).await;
+    cluster.stop(old.name, &[]).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_is_named_while_it_is_tried_again() {
+    let cluster = small_cluster().await;
+    let file = File::default();
+    let aws = "[aws]\nendpoint = \"http://127.0.0.1:1\"\n\n[sink]";
+    let path = cluster.write("nowhere.toml", &file.toml().replace("[sink]", aws));
+    let submitted = cluster.millrace(&["submit", &path]).await;
+    if submitted.code != 0 {
+        submitted.assert_refused("MR3008", &["127.0.0.1:1"]);
+        return;
+    }
+    within(PATIENCE, "the reason is told", async || {
+        let application = cluster.application(file.name).await?;
+        let status = cluster.millrace(&["status", file.name]).await;
+        if status.stdout.contains("MR3008") { Ok(()) } else { Err(application.reason) }
+    })
+    .await;
+    let _ = cluster.millrace(&["kill", file.name]).await.success();
+}
+
+#[tokio::test]
 async fn a_name_in_use_is_refused() {
     let cluster = small_cluster().await;
     cluster.aws.create_stream("lines", 2).await;

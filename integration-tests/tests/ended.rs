@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millrace_integration_tests::application::File;
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
-use millrace_integration_tests::eventually::PATIENCE;
+use millrace_integration_tests::eventually::{PATIENCE, within};
 use millrace_integration_tests::words::{Counts, assert_equal};
 use millrace_integration_tests::{objects, processes};
 use millrace_proto::v1::{ApplicationState, ContainerKind, ContainerState};
@@ -22,11 +22,15 @@ struct Counting {
 
 impl Counting {
     async fn start() -> Self {
+        Self::start_with(File::default()).await
+    }
+
+    async fn start_with(application: File) -> Self {
         let nodes = [NodeSize { cores: 4, memory: "4GiB" }; 2];
         let cluster = Cluster::start(&Judge::Emulator, &nodes).await;
         cluster.aws.create_stream("lines", 4).await;
         cluster.aws.create_bucket("results").await;
-        let mut counting = Self { cluster, application: File::default(), num_lines: 0 };
+        let mut counting = Self { cluster, application, num_lines: 0 };
         counting.put().await;
         counting.cluster.submit(&counting.application).await;
         counting.is_counted().await;
@@ -72,6 +76,53 @@ impl Counting {
         });
         of_kind.collect()
     }
+}
+
+async fn is_gone(pid: u32) {
+    within(PATIENCE, &format!("process {pid} is gone"), async || {
+        match processes::resident_bytes(pid) {
+            Err(_) => Ok(()),
+            Ok(bytes) => Err(format!("it holds {bytes} bytes")),
+        }
+    })
+    .await;
+}
+
+/// A word count whose blocks have a second holder.
+fn held_twice(interval: &'static str) -> File {
+    let receivers = "\"per_executor\"\nstorage_level = \"memory_and_disk_2\"";
+    File { receivers, interval, ..File::default() }
+}
+
+#[tokio::test]
+async fn a_killed_executor_whose_blocks_are_held_twice_loses_nothing() {
+    // A long interval, so that blocks wait for their batch when their reader dies.
+    let mut counting = Counting::start_with(held_twice("3s")).await;
+    counting.put().await;
+    let name = counting.application.name;
+    let report = counting
+        .cluster
+        .wait_for_report(name, "blocks wait", |report| report.buffered_bytes > 0)
+        .await;
+    assert_eq!(report.executors.len(), 2);
+    let (pid, _) = counting.running(ContainerKind::Executor).await[0].clone();
+    processes::kill_by_id(pid);
+    is_gone(pid).await;
+    counting.ends_exactly().await;
+}
+
+#[tokio::test]
+async fn blocks_whose_every_holder_is_killed_are_read_again() {
+    let mut counting = Counting::start_with(held_twice("2s")).await;
+    counting.put().await;
+    let executors = counting.running(ContainerKind::Executor).await;
+    for (pid, _) in &executors {
+        processes::kill_by_id(*pid);
+    }
+    for (pid, _) in executors {
+        is_gone(pid).await;
+    }
+    counting.ends_exactly().await;
 }
 
 #[tokio::test]

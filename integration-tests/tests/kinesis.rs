@@ -1,0 +1,241 @@
+//! Kinesis in its moods, under whole applications: trimmed records, streams made again, records of
+//! every size, more shards than a page lists, iterators that expire, equal shard ids in two streams.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_sdk_kinesis::primitives::Blob;
+use millrace_integration_tests::application::File;
+use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
+use millrace_integration_tests::eventually::{PATIENCE, within};
+use millrace_integration_tests::{emulator, objects, truth};
+use millrace_proto::v1::{Application, ApplicationState};
+
+const PREFIX: &str = "records/";
+
+fn application() -> File {
+    File { name: "records", sql: truth::RECORDS, path: "s3://results/records/", ..File::default() }
+}
+
+async fn start(num_shards: u8) -> Cluster {
+    let cluster = Cluster::start(&Judge::Emulator, &[NodeSize { cores: 3, memory: "3GiB" }]).await;
+    if num_shards > 0 {
+        cluster.aws.create_stream("lines", num_shards).await;
+    }
+    cluster.aws.create_bucket("results").await;
+    cluster
+}
+
+fn lines(what: &str, num: usize) -> Vec<String> {
+    (0..num).map(|i| format!("{what} {i:04}")).collect()
+}
+
+/// Waits for so many rows, or for the application's end.
+async fn rows_are(cluster: &Cluster, num_rows: usize) {
+    within(PATIENCE, &format!("{num_rows} rows"), async || {
+        let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
+        match truth::num_rows(&objects) {
+            found if found >= num_rows => Ok(()),
+            found => {
+                let state = cluster.application("records").await;
+                let state = state.map(|a| format!("{:?} {}", a.state(), a.reason));
+                Err(format!("{found} rows; {state:?}"))
+            }
+        }
+    })
+    .await;
+}
+
+/// Waits until the application has ended by itself, with a failure.
+async fn failed(cluster: &Cluster) -> Application {
+    within(PATIENCE, "the application fails", async || {
+        let application = cluster.application("records").await?;
+        match application.state() {
+            ApplicationState::Failed | ApplicationState::Rejected => Ok(application),
+            other => Err(format!("{} {}", other.as_str_name(), application.reason)),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn trimmed_records_stop_the_application_or_are_a_counted_gap() {
+    let cluster = start(1).await;
+    cluster.aws.put_lines("lines", &lines("before", 20)).await;
+    cluster.submit(&application()).await;
+    rows_are(&cluster, 20).await;
+    cluster.stop("records", &[]).await;
+    let committed = truth::records(&cluster.aws.endpoint, "lines").await;
+
+    // Retention takes some of what came while it was stopped.
+    cluster.aws.put_lines("lines", &lines("while stopped", 30)).await;
+    let mut truth = truth::records(&cluster.aws.endpoint, "lines").await;
+    let new: Vec<_> = truth.keys().filter(|key| !committed.contains_key(*key)).cloned().collect();
+    let (shard, keep_from) = new[10].clone();
+    let trim = serde_json::json!({ "stream": "lines", "shard": shard, "keep_from": keep_from });
+    emulator::control(&cluster.aws, "POST", "/-/kinesis/trim", &trim.to_string()).await;
+
+    cluster.submit(&application()).await;
+    let failure = failed(&cluster).await.failure.expect("a failure");
+    assert_eq!(failure.code, "MR5001", "{failure:?}");
+    for part in [&shard, &committed.keys().next_back().unwrap().1, &keep_from] {
+        assert!(failure.message.contains(part.as_str()), "{part}: {failure:?}");
+    }
+    cluster.wait_for_no_containers().await;
+
+    let receivers = "\"per_executor\"\non_data_loss = \"continue\"";
+    cluster.submit(&File { receivers, ..application() }).await;
+    let report =
+        cluster.wait_for_report("records", "the gap", |report| !report.gaps.is_empty()).await;
+    assert_eq!((report.gaps[0].shard_id.as_str(), report.gaps[0].num_gaps), (&*shard, 1));
+    cluster.aws.put_lines("lines", &lines("after", 10)).await;
+    rows_are(&cluster, 20 + 20 + 10).await;
+    let status = cluster.millrace(&["status", "records"]).await.success();
+    assert!(status.stdout.contains("lost") && status.stdout.contains(&shard), "{status}");
+    cluster.stop("records", &["--drain"]).await;
+    for lost in &new[..10] {
+        truth.remove(lost);
+    }
+    truth.extend(truth::records(&cluster.aws.endpoint, "lines").await);
+    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
+    truth::assert_each_record_once(&objects, &truth);
+}
+
+#[tokio::test]
+async fn a_stream_made_again_is_another_stream() {
+    let cluster = start(1).await;
+    cluster.aws.put_lines("lines", &lines("old", 20)).await;
+    cluster.submit(&application()).await;
+    rows_are(&cluster, 20).await;
+
+    let kinesis = cluster.aws.endpoint.kinesis();
+    kinesis.delete_stream().stream_name("lines").send().await.expect("the stream is deleted");
+    within(PATIENCE, "the stream is gone", async || {
+        match kinesis.describe_stream_summary().stream_name("lines").send().await {
+            Err(_) => Ok(()),
+            Ok(answer) => Err(format!("{answer:?}")),
+        }
+    })
+    .await;
+    cluster.aws.create_stream("lines", 1).await;
+    cluster.aws.put_lines("lines", &lines("new", 20)).await;
+    // By the reader that finds nothing, or by the listing that finds another: what comes first.
+    let failure = failed(&cluster).await.failure.expect("a failure");
+    assert!(["MR3002", "MR4009"].contains(&failure.code.as_str()), "{failure:?}");
+    cluster.wait_for_no_containers().await;
+
+    // A start finds the other stream too, and reads nothing of it under old positions.
+    cluster.submit(&application()).await;
+    let failure = failed(&cluster).await.failure.expect("a failure");
+    assert_eq!(failure.code, "MR4009", "{failure:?}");
+    cluster.wait_for_no_containers().await;
+    let _ = cluster.millrace(&["reset", "records", "--to", "earliest"]).await.success();
+    cluster.submit(&application()).await;
+    rows_are(&cluster, 40).await;
+    cluster.stop("records", &["--drain"]).await;
+    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
+    let rows = objects.iter().flat_map(|object| &object.rows);
+    let seen: Vec<String> = rows.map(|row| row["data"].as_str().unwrap().to_owned()).collect();
+    let distinct: BTreeSet<&String> = seen.iter().collect();
+    assert_eq!((seen.len(), distinct.len()), (40, 40), "each record of both streams once");
+}
+
+#[tokio::test]
+async fn records_of_every_size_pass() {
+    let cluster = start(1).await;
+    let kinesis = cluster.aws.endpoint.kinesis();
+    let summary = kinesis.describe_stream_summary().stream_name("lines").send().await.unwrap();
+    let arn = summary.stream_description_summary().unwrap().stream_arn().to_owned();
+    raise_record_size(&cluster, &arn).await;
+    let sizes = [0, 1, (1 << 20) - 10, 1 << 20, (10 << 20) - 16];
+    for size in sizes {
+        within(PATIENCE, &format!("a record of {size} bytes is put"), async || {
+            let put = kinesis.put_record().stream_name("lines").partition_key("k");
+            let put = put.data(Blob::new(vec![b'x'; size])).send().await;
+            put.map(|_| ()).map_err(|error| format!("{error:?}"))
+        })
+        .await;
+    }
+    let sql = "SELECT _shard_id AS shard, _sequence_number AS seq, \
+               CAST(octet_length(line) AS string) AS data FROM logs";
+    cluster.submit(&File { sql, executor_memory: "1GiB", executors: 1, ..application() }).await;
+    rows_are(&cluster, sizes.len()).await;
+    cluster.stop("records", &[]).await;
+    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
+    let rows = objects.iter().flat_map(|object| &object.rows);
+    let mut seen: Vec<usize> =
+        rows.map(|row| row["data"].as_str().unwrap().parse().unwrap()).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, sizes);
+}
+
+async fn raise_record_size(cluster: &Cluster, arn: &str) {
+    let kinesis = cluster.aws.endpoint.kinesis();
+    let update = kinesis.update_max_record_size().stream_arn(arn).max_record_size_in_ki_b(10_240);
+    update.send().await.expect("records may have 10 MiB");
+    cluster.aws.stream_is_active("lines").await;
+}
+
+#[tokio::test]
+async fn more_shards_than_a_page_lists_are_all_read() {
+    const NUM_SHARDS: usize = 1_020;
+    let cluster = start(0).await;
+    let kinesis = cluster.aws.endpoint.kinesis();
+    let num_shards = i32::try_from(NUM_SHARDS).unwrap();
+    let create = kinesis.create_stream().stream_name("lines").shard_count(num_shards);
+    create.send().await.expect("the stream is made");
+    cluster.aws.stream_is_active("lines").await;
+    cluster.aws.put_lines("lines", &lines("line", 1_000)).await;
+    cluster.submit(&File { executor_memory: "1GiB", ..application() }).await;
+    rows_are(&cluster, 1_000).await;
+    let all = NUM_SHARDS as u64;
+    cluster.wait_for_report("records", "all shards", |report| report.num_shards == all).await;
+    cluster.stop("records", &[]).await;
+    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
+    let rows = objects.iter().flat_map(|object| &object.rows);
+    let seen: BTreeSet<&str> = rows.map(|row| row["data"].as_str().unwrap()).collect();
+    assert_eq!((truth::num_rows(&objects), seen.len()), (1_000, 1_000));
+}
+
+#[tokio::test]
+async fn two_streams_with_equal_shard_ids_stay_apart_and_expired_iterators_lose_nothing() {
+    let cluster = start(2).await;
+    cluster.aws.create_stream("others", 2).await;
+    let sql = "SELECT 'logs' AS stream, _shard_id AS shard, line AS data FROM logs UNION ALL \
+               SELECT 'more' AS stream, _shard_id AS shard, line AS data FROM more";
+    let more = "[source.more]\ntype = \"kinesis\"\nstream = \"others\"\nstart = \"earliest\"\n\
+                format = \"text\"\n\n[query]";
+    let text = File { sql, ..application() }.toml().replace("[query]", more);
+    let path = cluster.write("two.toml", &text);
+    for round in 0..3 {
+        cluster.aws.put_lines("lines", &lines(&format!("lines {round}"), 100)).await;
+        cluster.aws.put_lines("others", &lines(&format!("others {round}"), 100)).await;
+        match round {
+            0 => drop(cluster.millrace(&["submit", &path]).await.success()),
+            1 => emulator::control(&cluster.aws, "POST", "/-/kinesis/expire-iterators", "").await,
+            _ => {
+                // Idle first, so that it is an idle shard's iterator that expires.
+                rows_are(&cluster, 400).await;
+                emulator::control(&cluster.aws, "POST", "/-/kinesis/expire-iterators", "").await;
+            }
+        }
+        rows_are(&cluster, (round + 1) * 200).await;
+    }
+    cluster.stop("records", &["--drain"]).await;
+    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
+    let mut seen = BTreeMap::<String, Vec<String>>::new();
+    let mut shards = BTreeMap::<String, BTreeSet<String>>::new();
+    for row in objects.iter().flat_map(|object| &object.rows) {
+        let text = |name: &str| row[name].as_str().unwrap().to_owned();
+        seen.entry(text("stream")).or_default().push(text("data"));
+        shards.entry(text("stream")).or_default().insert(text("shard"));
+    }
+    assert_eq!(shards["logs"], shards["more"], "the ids of their shards are the same");
+    for (source, stream) in [("logs", "lines"), ("more", "others")] {
+        let mut expected: Vec<String> =
+            (0..3).flat_map(|round| lines(&format!("{stream} {round}"), 100)).collect();
+        expected.sort();
+        let mut found = seen.remove(source).unwrap();
+        found.sort();
+        assert_eq!(found, expected, "{source}");
+    }
+}
