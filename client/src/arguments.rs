@@ -119,6 +119,10 @@ pub(crate) struct Submit {
         default_missing_value = "running"
     )]
     pub(crate) wait: Option<WaitUntil>,
+    /// Give up the positions of a source that the file has no more, or that reads another stream
+    /// now; may be given more than once.
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) drop_source: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -239,3 +239,64 @@ async fn two_streams_with_equal_shard_ids_stay_apart_and_expired_iterators_lose_
         assert_eq!(found, expected, "{source}");
     }
 }
+
+#[tokio::test]
+async fn sources_come_and_go_when_an_application_is_submitted_anew() {
+    let cluster = start(1).await;
+    cluster.aws.create_stream("others", 1).await;
+    let source = |name: &str, stream: &str| {
+        format!(
+            "[source.{name}]\ntype = \"kinesis\"\nstream = \"{stream}\"\nstart = \"earliest\"\n\
+             format = \"text\"\n\n"
+        )
+    };
+    let file = |sources: &[String], sql: &'static str| {
+        let text = File { sql, ..application() }.toml();
+        let (head, tail) = text.split_once("[source.logs]").unwrap();
+        let (_, tail) = tail.split_once("[query]").unwrap();
+        cluster.write("anew.toml", &format!("{head}{}[query]{tail}", sources.concat()))
+    };
+    const ONE: &str = "SELECT line AS data FROM logs";
+    const BOTH: &str = "SELECT line AS data FROM logs UNION ALL SELECT line AS data FROM more";
+    cluster.aws.put_lines("lines", &lines("lines", 10)).await;
+    cluster.aws.put_lines("others", &lines("others", 10)).await;
+    let path = file(&[source("logs", "lines")], ONE);
+    let _ = cluster.millrace(&["submit", &path]).await.success();
+    rows_are(&cluster, 10).await;
+    cluster.stop("records", &[]).await;
+
+    // One comes.
+    let path = file(&[source("logs", "lines"), source("more", "others")], BOTH);
+    let _ = cluster.millrace(&["submit", &path]).await.success();
+    rows_are(&cluster, 20).await;
+    cluster.stop("records", &[]).await;
+
+    // One goes, and the other reads on under its name: only when that is meant.
+    cluster.aws.put_lines("others", &lines("more of the others", 10)).await;
+    let path = file(&[source("more", "others")], "SELECT line AS data FROM more");
+    let _ = cluster.millrace(&["submit", &path]).await.success();
+    let failure = failed(&cluster).await.failure.expect("a failure");
+    assert_eq!(failure.code, "MR4009", "{failure:?}");
+    assert!(failure.next_move.contains("--drop-source logs"), "{failure:?}");
+    cluster.wait_for_no_containers().await;
+    let _ = cluster.millrace(&["submit", &path, "--drop-source", "logs"]).await.success();
+    rows_are(&cluster, 30).await;
+    cluster.stop("records", &[]).await;
+
+    // One is re-pointed, and begins there.
+    let path = file(&[source("more", "lines")], "SELECT line AS data FROM more");
+    let _ = cluster.millrace(&["submit", &path, "--drop-source", "more"]).await.success();
+    rows_are(&cluster, 40).await;
+    cluster.stop("records", &["--drain"]).await;
+    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
+    let mut seen: Vec<String> = objects
+        .iter()
+        .flat_map(|object| &object.rows)
+        .map(|row| row["data"].as_str().unwrap().to_owned())
+        .collect();
+    let mut expected = [lines("lines", 10), lines("lines", 10), lines("others", 10)].concat();
+    expected.extend(lines("more of the others", 10));
+    seen.sort();
+    expected.sort();
+    assert_eq!(seen, expected);
+}

@@ -13,7 +13,8 @@ use crate::ended::{Ended, Outcome};
 use crate::output::Output;
 
 pub(super) async fn run(global: &Global, output: &Output, command: Submit) -> Outcome {
-    let spec = application::load(&command.source.file, &command.source.settings)?;
+    let mut spec = application::load(&command.source.file, &command.source.settings)?;
+    spec.drop_sources.extend(command.drop_source);
     millrace_sql::validate(&spec).await?;
     let mut warnings = millrace_sql::warnings(&spec).await?;
     let client = master(global).await?;

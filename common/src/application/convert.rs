@@ -227,6 +227,7 @@ impl ApplicationSpec {
                 region: self.aws.region.clone().unwrap_or_default(),
                 endpoint: self.aws.endpoint.clone().unwrap_or_default(),
             }),
+            drop_sources: self.drop_sources.iter().cloned().collect(),
         }
     }
 
@@ -254,6 +255,7 @@ impl ApplicationSpec {
                 executor: cost_from_proto(*required("resources.executor", &resources.executor)?),
                 driver: cost_from_proto(*required("resources.driver", &resources.driver)?),
             },
+            drop_sources: message.drop_sources.iter().cloned().collect(),
             env: message.env.clone().into_iter().collect(),
             args: message.args.clone(),
             batch: BatchSpec {

@@ -1,6 +1,6 @@
 //! The typed application file. Unknown keys are refused; every default stands in this file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -42,6 +42,10 @@ pub struct ApplicationSpec {
     /// Region and endpoint.
     #[serde(default)]
     pub aws: AwsSettings,
+    /// Sources whose positions may be given up, because the application has them no more or reads
+    /// another stream under their name. Not of the file: said at each submit.
+    #[serde(skip)]
+    pub drop_sources: BTreeSet<String>,
 }
 
 /// `[resources]`.

@@ -56,7 +56,11 @@ pub async fn acquire(
         let starts = this.starts(sources::reset_to(this.spec, request)).await?;
         proof = committer.reset(proof, starts, this.cancel).await?;
     }
-    sources::check_unchanged(proof.positions(), this.streams)?;
+    let dropped = sources::dropped(proof.positions(), this.streams, &this.spec.drop_sources)?;
+    if !dropped.is_empty() {
+        tracing::warn!(?dropped, "the positions of these sources are given up, as was asked");
+        proof = committer.drop_sources(proof, &dropped, this.cancel).await?;
+    }
     let missing: Vec<_> = sources::wanted(this.spec)
         .filter(|(name, _)| this.is_new(proof.start_of(name), name))
         .collect();

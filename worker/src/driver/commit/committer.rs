@@ -4,7 +4,7 @@
 //! step had begun the next driver ends. Owned by the driver; cloning is cheap.
 //! Never does: decide what an answer means (`core`), or how long a batch may take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -204,6 +204,23 @@ impl Committer {
     ) -> Result<Published, CommitError> {
         let mut head = self.next_head(&published.head);
         head.starts.extend(starts);
+        self.commit_without_uploads(published, head, cancel).await
+    }
+
+    /// Gives up all that the head knows of these sources, as a batch of its own; the others stay as
+    /// they are.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub async fn drop_sources(
+        &self,
+        published: Published,
+        sources: &BTreeSet<String>,
+        cancel: &CancellationToken,
+    ) -> Result<Published, CommitError> {
+        let mut head = self.next_head(&published.head);
+        head.positions.retain(|shard, _| !sources.contains(&shard.source));
+        head.starts.retain(|source, _| !sources.contains(source));
         self.commit_without_uploads(published, head, cancel).await
     }
 

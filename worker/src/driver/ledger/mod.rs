@@ -412,8 +412,7 @@ impl Ledger {
     /// Marks a shard as ended without having read its end, by the policy `continue`.
     pub fn end_with_gap(&mut self, shard: &ShardKey, now: Duration) {
         if let Some(track) = self.tracks.get_mut(shard) {
-            track.unassign(now);
-            track.ended = true;
+            track.end_with_gap(now);
         }
     }
 

@@ -102,6 +102,11 @@ impl Track {
         self.gap_after = Some(self.tail);
     }
 
+    pub(super) fn end_with_gap(&mut self, now: Duration) {
+        self.unassign(now);
+        (self.ended, self.planned_end) = (true, true);
+    }
+
     pub(super) fn skips_gap(&self) -> bool {
         self.gap_after == Some(self.tail)
     }

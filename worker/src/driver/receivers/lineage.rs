@@ -271,7 +271,8 @@ impl Lineage {
     pub fn accept(&mut self, loss: &Loss) {
         let stage = match loss {
             Loss::Orphan(_) => Stage::Reading,
-            Loss::Vanished(_) | Loss::MissingParent { .. } => Stage::Ended,
+            // The next commit says so in the head.
+            Loss::Vanished(_) | Loss::MissingParent { .. } => Stage::EndPlanned,
         };
         let shard = self.shards.entry(loss.shard_id().to_owned()).or_insert_with(Shard::unplaced);
         shard.stage = stage;

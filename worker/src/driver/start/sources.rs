@@ -120,14 +120,17 @@ pub fn reset_to(
     spec.sources.keys().map(move |name| (name, position))
 }
 
-/// Sees that the head holds no positions but of these sources and these streams.
+/// The sources of the head's positions that this application does not have, or has in another
+/// stream than the one the positions are of.
 ///
 /// # Errors
-/// [`Code::SourceChanged`] names the source.
-pub fn check_unchanged(
+/// [`Code::SourceChanged`] names one whose positions may not be given up.
+pub fn dropped(
     positions: &Positions,
     streams: &BTreeMap<String, Description>,
-) -> Result<(), Error> {
+    may_drop: &BTreeSet<String>,
+) -> Result<BTreeSet<String>, Error> {
+    let mut dropped = BTreeSet::new();
     for shard in positions.keys() {
         let what = match streams.get(&shard.source).map(|description| &description.stream) {
             None => format!("source {}, which the application does not have", shard.source),
@@ -139,13 +142,19 @@ pub fn check_unchanged(
             }
             Some(_) => continue,
         };
-        return Err(Error::new(
-            Code::SourceChanged,
-            format!("the head holds positions of {what}"),
-            "restore the source, or reset the application, or submit under another name",
-        ));
+        if !may_drop.contains(&shard.source) {
+            return Err(Error::new(
+                Code::SourceChanged,
+                format!("the head holds positions of {what}"),
+                format!(
+                    "restore the source, or give its positions up: submit with --drop-source {}",
+                    shard.source
+                ),
+            ));
+        }
+        dropped.insert(shard.source.clone());
     }
-    Ok(())
+    Ok(dropped)
 }
 
 /// What the receivers' core must know of each source.

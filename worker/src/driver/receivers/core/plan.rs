@@ -104,9 +104,9 @@ impl Core {
     pub fn committed(&mut self, batch: u64, now: Duration) {
         let Some(planned) = self.planned.remove(&batch) else { return };
         self.ledger.commit(batch, &planned.positions, now);
-        for ended in planned.advances.iter().filter(|advance| advance.ends) {
-            if let Some(source) = self.sources.get_mut(&ended.shard.source) {
-                source.lineage.commit_end(&ended.shard.shard_id);
+        for (shard, _) in planned.positions.iter().filter(|(_, position)| position.ended) {
+            if let Some(source) = self.sources.get_mut(&shard.source) {
+                source.lineage.commit_end(&shard.shard_id);
             }
         }
         let ledger = &self.ledger;

@@ -562,3 +562,21 @@ fn a_stream_made_again_under_its_name_stops_the_application() {
     let Some(Effect::Fail(error)) = core.remade("logs", &again) else { panic!("it goes on") };
     assert_eq!(error.code(), Code::SourceChanged);
 }
+
+#[test]
+fn a_shard_that_is_gone_ends_in_the_head_before_it_leaves_it() {
+    let survivor = SourceSetup { survives_loss: true, ..setup(Start::Earliest) };
+    let position = Position { sequence_number: "5".parse().ok(), ..Position::default() };
+    let mut core = Core::new(vec![survivor], &BTreeMap::from([(key("a"), position)]), NOW);
+    let effects = core.listed("logs", vec![listed("b", &["a"], true)], 1, NOW);
+    assert!(matches!(effects.as_slice(), [Effect::Gap(_)]), "{effects:?}");
+    join(&mut core, 1);
+    announce(&mut core, 1, vec![block("b1", "b", 1, "", "7")]);
+    let (planned, _) = core.plan(1, NOW);
+    let gone = planned.positions[&key("a")];
+    assert_eq!((gone.sequence_number, gone.ended), ("5".parse().ok(), true));
+    core.committed(1, NOW);
+    announce(&mut core, 1, vec![block("b2", "b", 1, "7", "9")]);
+    let (planned, _) = core.plan(2, NOW);
+    assert_eq!(planned.positions.keys().collect::<Vec<_>>(), [&key("b")]);
+}
