@@ -242,6 +242,8 @@ pub struct ApplicationView {
     pub rows_total: u64,
     /// Bad records in committed batches of this attempt.
     pub bad_records_total: u64,
+    /// KPL user records outside their shard's range in committed batches of this attempt.
+    pub out_of_range_total: u64,
     /// Losses of this attempt that were passed over by `on_data_loss = "continue"`.
     pub gaps: Vec<GapView>,
     /// Bytes received and not yet committed.
@@ -289,6 +291,7 @@ impl ApplicationView {
             records_total: report.records_total,
             rows_total: report.rows_total,
             bad_records_total: report.bad_records_total,
+            out_of_range_total: report.out_of_range_total,
             gaps: report.gaps.iter().map(gap_view).collect(),
             buffered_bytes: report.buffered_bytes,
             degraded: (!report.degraded.is_empty()).then_some(report.degraded),

@@ -50,6 +50,9 @@ fn show(view: &ApplicationView) -> String {
             view.records_total, view.rows_total, view.bad_records_total
         ),
     ));
+    if view.out_of_range_total > 0 {
+        rows.push(("out of range", format!("{} KPL user records", view.out_of_range_total)));
+    }
     for gap in &view.gaps {
         let text = format!("{} in {}/{}: {}", gap.num_gaps, gap.source, gap.shard_id, gap.last);
         rows.push(("lost", text));

@@ -96,6 +96,7 @@ fn report(report: &v1::DriverReport) -> Value {
         "degraded": report.degraded,
         "num_batches_in_flight": report.num_batches_in_flight,
         "buffered_bytes": report.buffered_bytes,
+        "out_of_range_total": report.out_of_range_total,
         "gaps": report.gaps.iter().map(gap).collect::<Vec<_>>(),
     })
 }

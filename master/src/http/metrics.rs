@@ -101,6 +101,11 @@ fn applications(registry: &mut Registry, core: &Core) {
     let records = family(registry, "application_records", "Records committed in this attempt");
     let rows = family(registry, "application_rows", "Rows committed in this attempt");
     let bad = family(registry, "application_bad_records", "Bad records met in this attempt");
+    let out_of_range = family(
+        registry,
+        "application_out_of_range_records",
+        "KPL user records outside their shard's range in this attempt, dropped or not",
+    );
     let gaps = family(
         registry,
         "application_lost_ranges",
@@ -126,6 +131,7 @@ fn applications(registry: &mut Registry, core: &Core) {
         set(&records, &labels, report.records_total);
         set(&rows, &labels, report.rows_total);
         set(&bad, &labels, report.bad_records_total);
+        set(&out_of_range, &labels, report.out_of_range_total);
         for gap in &report.gaps {
             let of_shard = [
                 ("application", application.name.as_str()),

@@ -68,6 +68,7 @@ pub fn report(
         degraded: commits_late.or(input.trouble.as_deref()).unwrap_or_default().to_owned(),
         num_batches_in_flight: u32::from(totals.in_flight),
         buffered_bytes: input.buffered_bytes,
+        out_of_range_total: totals.out_of_range_records,
         gaps: input.gaps.iter().map(gap).collect(),
     }
 }

@@ -30,6 +30,7 @@ pub struct Making {
     num_records: u64,
     num_bytes: u64,
     num_blocks: usize,
+    num_out_of_range: u64,
     run_began: Option<Duration>,
     output: BatchOutput,
     last_error: Option<RunError>,
@@ -48,6 +49,8 @@ pub struct Totals {
     pub rows: u64,
     /// Records that did not fit and were skipped or dead-lettered.
     pub bad_records: u64,
+    /// KPL user records outside their shard's range, dropped or not.
+    pub out_of_range_records: u64,
     /// True while a batch is cut and its outcome is open.
     pub in_flight: bool,
     /// The executors of the run that is on its way.
@@ -62,6 +65,7 @@ impl Totals {
         self.records += making.num_records;
         self.rows += making.output.rows;
         self.bad_records += making.num_bad_records();
+        self.out_of_range_records += making.num_out_of_range;
     }
 }
 
@@ -90,6 +94,7 @@ impl Making {
             num_records: 0,
             num_bytes: 0,
             num_blocks: 0,
+            num_out_of_range: 0,
             run_began: None,
             output: BatchOutput::default(),
             last_error: None,
@@ -119,6 +124,7 @@ impl Making {
         self.num_blocks = blocks.len();
         self.num_records = blocks.iter().map(|block| block.num_records).sum();
         self.num_bytes = blocks.iter().map(|block| block.num_bytes).sum();
+        self.num_out_of_range = blocks.iter().map(|block| block.num_out_of_range).sum();
         self.run_began = Some(now);
     }
 

@@ -104,6 +104,7 @@ mod tests {
             executor: ContainerId::new(executor),
             num_records: 3,
             num_bytes: 7,
+            num_out_of_range: 0,
         }
     }
 

@@ -80,7 +80,7 @@ impl BlockStore {
         &self,
         head: RawBlock,
         bytes: Vec<u8>,
-        room: Reservation,
+        mut room: Reservation,
         keep: Keep,
         num_records: u64,
     ) -> Result<(), Error> {
@@ -92,12 +92,15 @@ impl BlockStore {
                 "see that all processes run the same version",
             )
         };
+        // The columns share one allocation, as large as the file; each of them counts all of it.
+        let num_bytes = bytes.len() as u64;
         let decode = move || spill::decode_copy(bytes, head);
         let block = tokio::task::spawn_blocking(decode).await;
         let block = block.unwrap_or_else(|error| Err(error.to_string())).map_err(wrong)?;
         if block.num_records() as u64 != num_records {
             return Err(wrong(format!("{} records for {num_records}", block.num_records())));
         }
+        room.shrink_to(num_bytes);
         self.insert(block, room, keep);
         Ok(())
     }

@@ -32,6 +32,8 @@ pub struct PlannedBlock {
     pub num_records: u64,
     /// Bytes in the store.
     pub num_bytes: u64,
+    /// KPL user records outside their shard's range, dropped or not.
+    pub num_out_of_range: u64,
 }
 
 impl Core {
@@ -95,6 +97,7 @@ impl Core {
                 executor,
                 num_records: held.block.num_records,
                 num_bytes: held.block.num_bytes,
+                num_out_of_range: held.block.descriptor.num_out_of_range,
             })
         })
         .collect()
