@@ -270,6 +270,40 @@ async fn a_restart_goes_on_after_the_position_and_a_lost_block_comes_back() {
 }
 
 #[tokio::test]
+async fn a_shard_that_moves_again_and_again_is_never_throttled() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let aws = emulator::start(directory.path()).await;
+    aws.create_stream(STREAM, 1).await;
+    put_in_order(&aws, lines(0..10)).await;
+    LocalSet::new()
+        .run_until(async {
+            let shard = shards(&aws).await.remove(0);
+            let other = directory.path().join("other");
+            let mut executors =
+                [Scene::new(&aws, directory.path()), Scene::named(&aws, &other, "app-a1-e2")];
+            for generation in 1..=10 {
+                let [one, two] = &mut executors;
+                let (from, to) = if generation % 2 == 0 { (one, two) } else { (two, one) };
+                from.host.revoke(vec![key(&shard)]).expect("a good key");
+                let num_before = num_records(&to.blocks);
+                let start = v1::read_from::At::TrimHorizon(true);
+                let moved = v1::ShardAssignment {
+                    generation,
+                    // As the driver says it of a shard that changes executors.
+                    rest_ms: if generation == 1 { 0 } else { 1_200 },
+                    ..assignment(&shard, start)
+                };
+                to.host.assign(vec![moved]).expect("a good assignment");
+                to.receive(|blocks| num_records(blocks) == num_before + 10).await;
+            }
+            for executor in &executors {
+                assert_eq!(executor.kinesis.num_throttles.load(Ordering::SeqCst), 0);
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_split_shard_ends_and_names_its_children() {
     let directory = tempfile::tempdir().expect("a directory");
     let aws = emulator::start(directory.path()).await;
