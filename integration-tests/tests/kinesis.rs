@@ -170,7 +170,7 @@ async fn records_of_every_size_pass() {
 
 async fn raise_record_size(cluster: &Cluster, arn: &str) {
     let kinesis = cluster.aws.endpoint.kinesis();
-    let update = kinesis.update_max_record_size().stream_arn(arn).max_record_size_in_ki_b(10_240);
+    let update = kinesis.update_max_record_size().stream_arn(arn).max_record_size_in_kib(10_240);
     update.send().await.expect("records may have 10 MiB");
     cluster.aws.stream_is_active("lines").await;
 }
