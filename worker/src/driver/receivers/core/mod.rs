@@ -292,7 +292,14 @@ impl Core {
     ) -> Vec<Effect> {
         let complete = self.ledger.held_by(executor).all(|block| held.contains(block));
         if !complete || !self.executors.contains_key(executor) {
+            // What it still has of them it may drop: it is read again by whoever is asked.
+            let had = self.ledger.held_by(executor).filter(|block| held.contains(*block));
+            let block_ids: Vec<String> = had.map(|id| id.as_str().to_owned()).collect();
             let mut effects = self.lost(executor, now);
+            if !block_ids.is_empty() {
+                let release = Body::Release(v1::ReleaseBlocks { block_ids });
+                effects.push(Effect::Send(executor.clone(), release));
+            }
             effects.extend(self.joined(executor.clone(), home, held, now));
             return effects;
         }

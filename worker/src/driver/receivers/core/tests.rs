@@ -580,3 +580,13 @@ fn a_shard_that_is_gone_ends_in_the_head_before_it_leaves_it() {
     let (planned, _) = core.plan(2, NOW);
     assert_eq!(planned.positions.keys().collect::<Vec<_>>(), [&key("b")]);
 }
+
+#[test]
+fn an_executor_that_lost_a_block_drops_the_others_that_go_back_with_it() {
+    let mut core = one_shard_on_one_executor();
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5"), block("b2", "a", 1, "5", "6")]);
+    // b1 is gone, b3 is not announced yet.
+    let held = BTreeSet::from([BlockId::new("b2"), BlockId::new("b3")]);
+    let effects = core.rejoined(&e(1), home(1, 100 * MIB), &held, NOW);
+    assert_eq!(released(&effects), [(e(1), vec!["b2".to_owned()])]);
+}
