@@ -20,8 +20,9 @@ impl Core {
         let mut bytes = if wanted.is_empty() { BTreeMap::new() } else { self.accepted_bytes() };
         let mut copies = BTreeMap::<ContainerId, Vec<v1::BlockCopy>>::new();
         for id in wanted {
-            let candidates =
-                self.executors.iter().filter(|(executor, e)| *executor != holder && !e.over_budget);
+            let candidates = self.executors.iter().filter(|(executor, e)| {
+                *executor != holder && !e.over_budget && !self.leaving.contains(*executor)
+            });
             // Another node, so that the loss of one does not take both; then the emptiest.
             let target = candidates.min_by_key(|(executor, e)| {
                 (e.home.node_id == node_id, bytes.get(*executor).copied().unwrap_or(0))
