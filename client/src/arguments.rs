@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Init(Init),
     /// Make the next start of a stopped application begin somewhere else.
     Reset(Reset),
+    /// Say what is to become of a committed batch whose files are lost (MR4005).
+    Repair(Repair),
     /// Look at what failed runs of an application left open in S3, and abort it.
     #[command(subcommand)]
     Uploads(Uploads),
@@ -211,6 +213,21 @@ pub(crate) struct Reset {
     /// Where to begin: earliest, latest, or a time as 2026-11-22T10:00:00Z.
     #[arg(long, value_parser = parse_start)]
     pub(crate) to: StartPosition,
+    /// Do not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Repair {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Go on without the missing rows instead of reading the batch again.
+    #[arg(long, conflicts_with = "duplicate")]
+    pub(crate) give_up: bool,
+    /// Read the batch again although files of it are visible: their rows will stand twice.
+    #[arg(long)]
+    pub(crate) duplicate: bool,
     /// Do not ask.
     #[arg(long)]
     pub(crate) yes: bool,

@@ -172,6 +172,17 @@ impl Client {
         Ok(self.change(&format!("millrace status {name}"), call).await?.batch)
     }
 
+    /// Says what is to become of a lost batch; the next start does it.
+    ///
+    /// # Errors
+    /// [`Code::WrongState`] unless the application has stopped over that batch (MR4005), or that the
+    /// master can not be reached.
+    pub async fn repair(&self, name: &str, repair: v1::RepairRequest) -> Result<u64> {
+        let request = v1::RepairApplicationRequest { name: name.to_owned(), repair: Some(repair) };
+        let call = async |mut master: Master| master.repair_application(request.clone()).await;
+        Ok(self.change(&format!("millrace status {name}"), call).await?.batch)
+    }
+
     /// The logs of one container, or of every container of the application when `container` is
     /// none; goes on with `follow` until the containers have ended. The stream itself has no
     /// deadline: the connection's keep-alive ends it when the master is gone.

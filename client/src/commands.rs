@@ -12,6 +12,7 @@ mod logs;
 mod nodes;
 mod objects;
 mod produce;
+mod repair;
 mod reset;
 mod status;
 mod subject;
@@ -43,6 +44,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
         Command::Explain(command) => explain::run(output, &command).await,
         Command::Init(command) => init::run(output, &command).await,
         Command::Reset(command) => reset::run(global, output, &command).await,
+        Command::Repair(command) => repair::run(global, output, &command).await,
         Command::Uploads(command) => uploads::run(global, output, &command).await,
         Command::Local(command) => local::run(output, command).await,
         Command::Produce(command) => produce::run(output, command).await,

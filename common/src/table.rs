@@ -28,10 +28,15 @@ pub const HEAD_CLUSTER: &str = "cluster";
 /// Attribute of a head, a number: the last committed batch. The name is a reserved word of
 /// DynamoDB's, so expressions must call it `#batch`.
 pub const HEAD_BATCH: &str = "batch";
+/// Attribute of a head, a string: the id of the commit that wrote the batch.
+pub const HEAD_COMMIT_ID: &str = "commit_id";
 /// Attribute of a head, binary: an encoded [`millrace_proto::v1::StartPosition`], by which the
-/// master asks the next start to give up the positions. The only attribute that not the driver
-/// writes.
+/// master asks the next start to give up the positions. This and
+/// `repair` are the only attributes that not the driver writes.
 pub const HEAD_RESET: &str = "reset";
+/// Attribute of a head, binary: an encoded [`millrace_proto::v1::RepairRequest`], by which the master
+/// tells the next start what is to become of a lost batch. Like `reset`, it is not the driver's.
+pub const HEAD_REPAIR: &str = "repair";
 /// What a cluster's table is called unless told otherwise.
 pub const DEFAULT_TABLE: &str = "millrace";
 

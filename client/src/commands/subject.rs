@@ -20,6 +20,7 @@ pub(super) const TRIES: u32 = 5;
 /// An application that the master knows.
 pub(super) struct Subject {
     pub(super) name: ApplicationName,
+    pub(super) client: Client,
     pub(super) spec: ApplicationSpec,
     pub(super) aws: Clients,
     table: String,
@@ -52,7 +53,7 @@ impl Subject {
         })?;
         let spec = ApplicationSpec::from_proto(spec)?;
         let aws = Clients::load(&spec.aws).await?;
-        Ok(Self { name, spec, aws, table })
+        Ok(Self { name, client, spec, aws, table })
     }
 
     /// The head as it is now; none before the first start.

@@ -147,6 +147,13 @@ impl ClientService for Fake {
         Ok(Response::new(v1::UndrainNodeResponse {}))
     }
 
+    async fn repair_application(
+        &self,
+        _: Request<v1::RepairApplicationRequest>,
+    ) -> Answer<v1::RepairApplicationResponse> {
+        Ok(Response::new(v1::RepairApplicationResponse { batch: 41 }))
+    }
+
     type ReadLogsStream = ReceiverStream<Result<v1::LogLines, Status>>;
 
     async fn read_logs(

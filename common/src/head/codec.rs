@@ -10,8 +10,11 @@ use crate::position::{Position, SEQUENCE_NUMBER_BYTES, SequenceNumber, ShardKey}
 use prost::Message;
 use sha2::{Digest, Sha256};
 
+use super::before::Before;
 use super::state::{Head, PendingPart, PendingUpload, Positions, SourceStart, StartFrom};
 use super::text;
+
+mod before;
 
 /// Version of the head that this code writes; it reads this and older ones.
 pub const HEAD_VERSION: u32 = 1;
@@ -56,6 +59,8 @@ pub struct Body {
     pub positions: Positions,
     /// Uploads of the batch.
     pub pending: Vec<PendingUpload>,
+    /// Where the batch began; none where it has no uploads.
+    pub before: Option<Before>,
     /// Key of the state that belongs to the positions.
     pub state_ptr: Option<String>,
 }
@@ -67,6 +72,7 @@ impl Body {
         Self {
             positions: head.positions.clone(),
             pending: head.pending.clone(),
+            before: head.before.clone(),
             state_ptr: head.state_ptr.clone(),
         }
     }
@@ -85,6 +91,7 @@ pub fn encode_body(body: &Body) -> Vec<u8> {
         streams: pack_positions(&body.positions),
         uploads: body.pending.iter().map(pack_upload).collect(),
         state_ptr: body.state_ptr.clone(),
+        before: body.before.as_ref().map(|moved| before::pack(moved, &body.positions)),
     };
     compress(&packed.encode_to_vec())
 }
@@ -101,7 +108,8 @@ pub fn decode_body(bytes: &[u8]) -> Result<Body, CodecError> {
         unpack_positions(stream, &mut positions)?;
     }
     let pending = packed.uploads.into_iter().map(unpack_upload).collect::<Result<_, _>>()?;
-    Ok(Body { positions, pending, state_ptr: packed.state_ptr })
+    let before = packed.before.map(|moved| before::unpack(moved, &positions)).transpose()?;
+    Ok(Body { positions, pending, before, state_ptr: packed.state_ptr })
 }
 
 /// Packs the starts of the sources.
@@ -219,6 +227,8 @@ struct PackedBody {
     uploads: Vec<PackedUpload>,
     #[prost(string, optional, tag = "3")]
     state_ptr: Option<String>,
+    #[prost(message, optional, tag = "4")]
+    before: Option<before::PackedBefore>,
 }
 
 #[derive(Clone, PartialEq, Message)]

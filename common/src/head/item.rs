@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use millrace_proto::v1;
 use prost::Message;
 
+use super::before::RepairRequest;
 use super::codec::{self, Body, CodecError, HEAD_VERSION, INLINE_LIMIT};
 use super::state::{Head, ResetRequest};
 use crate::error::{Code, Error};
@@ -23,8 +24,6 @@ pub type Item = HashMap<String, AttributeValue>;
 pub mod attribute {
     /// A string: the process that owns the head.
     pub const OWNER: &str = "owner";
-    /// A string: id of the commit that wrote the batch.
-    pub const COMMIT_ID: &str = "commit_id";
     /// A number: version of the packing.
     pub const VERSION: &str = "version";
     /// A string: hash of the specification that computed the batch.
@@ -64,6 +63,8 @@ pub struct HeadItem {
     pub starts: Vec<u8>,
     /// The master's wish to begin elsewhere: an encoded `StartPosition`.
     pub reset: Option<Vec<u8>>,
+    /// An operator's word about the last batch: an encoded `RepairRequest`.
+    pub repair: Option<Vec<u8>>,
 }
 
 /// Where the packed body is.
@@ -153,12 +154,13 @@ pub fn parse_head(item: &Item) -> Result<HeadItem, String> {
         owner: text_or_empty(attribute::OWNER)?,
         cluster: text_or_empty(table::HEAD_CLUSTER)?,
         batch: number_or(table::HEAD_BATCH, None)?,
-        commit_id: text_or_empty(attribute::COMMIT_ID)?,
+        commit_id: text_or_empty(table::HEAD_COMMIT_ID)?,
         version: narrow(attribute::VERSION, number_or(attribute::VERSION, Some(0))?)?,
         spec_hash: text_or_empty(attribute::SPEC_HASH)?,
         body,
         starts: bytes(attribute::STARTS)?.unwrap_or_default(),
         reset: bytes(table::HEAD_RESET)?,
+        repair: bytes(table::HEAD_REPAIR)?,
     })
 }
 
@@ -197,10 +199,12 @@ pub fn unpack(item: &HeadItem, chunks: &[u8]) -> Result<Head, CodecError> {
         commit_id: item.commit_id.clone(),
         positions: body.positions,
         pending: body.pending,
+        before: body.before,
         state_ptr: body.state_ptr,
         spec_hash: item.spec_hash.clone(),
         starts,
         reset: item.reset.as_deref().map(decode_reset).transpose()?,
+        repair: item.repair.as_deref().map(decode_repair).transpose()?,
     })
 }
 
@@ -214,6 +218,13 @@ fn decode_reset(bytes: &[u8]) -> Result<ResetRequest, CodecError> {
         Some(At::TimestampMs(at_ms)) => Ok(ResetRequest::Timestamp(at_ms)),
         None => Err(CodecError::Damaged("its reset names no position".into())),
     }
+}
+
+fn decode_repair(bytes: &[u8]) -> Result<RepairRequest, CodecError> {
+    let message = v1::RepairRequest::decode(bytes)
+        .map_err(|error| CodecError::Damaged(format!("its repair does not parse: {error}")))?;
+    RepairRequest::from_proto(&message)
+        .ok_or_else(|| CodecError::Damaged("its repair names no choice".into()))
 }
 
 /// MR4006 for a head that can not be unpacked.
@@ -269,6 +280,7 @@ pub fn item_bytes(pk: &str, item: &HeadItem) -> usize {
         + body
         + if item.starts.is_empty() { 0 } else { "starts".len() + item.starts.len() }
         + item.reset.as_ref().map_or(0, |reset| "reset".len() + reset.len())
+        + item.repair.as_ref().map_or(0, |repair| "repair".len() + repair.len())
 }
 
 /// Write units of a write that leaves this item behind: one per KiB, rounded up.

@@ -4,6 +4,7 @@
 //! Written by the driver's commit alone; here is what every reader of a head shares with it.
 //! Never does: write, or decide anything about batches, uploads or epochs.
 
+mod before;
 mod codec;
 mod item;
 mod orphan;
@@ -11,6 +12,7 @@ mod read;
 mod state;
 mod text;
 
+pub use self::before::{Before, RepairChoice, RepairRequest};
 pub use self::codec::{
     Body, CHUNK_BYTES, CodecError, HEAD_VERSION, INLINE_LIMIT, decode_body, decode_starts,
     encode_body, encode_starts, hash_of,

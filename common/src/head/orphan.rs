@@ -184,10 +184,12 @@ mod tests {
                 commit_id: String::new(),
                 positions: BTreeMap::new(),
                 pending: Vec::new(),
+                before: None,
                 state_ptr: None,
                 spec_hash: String::new(),
                 starts: BTreeMap::new(),
                 reset: None,
+                repair: None,
             };
             let known = BTreeMap::from([(1, 0)]);
             Self { head, known, open: BTreeMap::new(), is_published: true, next: 0 }

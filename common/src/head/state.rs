@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::before::{Before, RepairRequest};
 use crate::position::{Position, ShardKey};
 
 /// Progress of every shard that has an entry, by (source, stream ARN, creation time, shard).
@@ -27,6 +28,9 @@ pub struct Head {
     pub positions: Positions,
     /// Uploads of the last batch. They are complete, or must be completed before the next commit.
     pub pending: Vec<PendingUpload>,
+    /// Where the last batch began, so that it can be read again should its uploads be lost. None
+    /// when it has no uploads, or an older Millrace wrote it.
+    pub before: Option<Before>,
     /// Key of the state that belongs to `positions`, where the query has one.
     pub state_ptr: Option<String>,
     /// Hash of the specification that computed the last batch; empty before the first.
@@ -35,6 +39,8 @@ pub struct Head {
     pub starts: BTreeMap<String, SourceStart>,
     /// An operator asks that the next start gives up the positions.
     pub reset: Option<ResetRequest>,
+    /// An operator's word about the last batch, should its uploads be lost.
+    pub repair: Option<RepairRequest>,
 }
 
 /// Where a source began. Until a shard has an entry in the positions, this decides.

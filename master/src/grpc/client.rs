@@ -131,6 +131,13 @@ impl ClientService for Service {
         answer(outcome.and_then(|inner| inner).map(|()| v1::UndrainNodeResponse {}))
     }
 
+    async fn repair_application(
+        &self,
+        request: Request<v1::RepairApplicationRequest>,
+    ) -> Result<Response<v1::RepairApplicationResponse>, Status> {
+        answer(repair(&self.shared, request.into_inner()).await)
+    }
+
     type ReadLogsStream = ReceiverStream<Result<v1::LogLines, Status>>;
 
     async fn read_logs(
@@ -185,6 +192,63 @@ async fn reset(
             Code::HeadMissing,
             format!("application {name} has no head in this cluster: there is nothing to reset"),
             "submit it: without a head it begins at `start` of its sources",
+        )),
+    }
+}
+
+/// Leaves an operator's word about a lost batch in the head, for the next start. Only after a driver
+/// has stopped over it: then no earlier attempt to complete its uploads can still be at work.
+async fn repair(
+    shared: &Shared,
+    request: v1::RepairApplicationRequest,
+) -> Result<v1::RepairApplicationResponse, Error> {
+    let name: ApplicationName = request.name.parse()?;
+    let repair = request.repair.unwrap_or_default();
+    if repair.choice() == v1::RepairChoice::Unspecified || repair.batch == 0 {
+        return Err(Error::new(
+            Code::InvalidValue,
+            format!("the repair of {name} does not say of which batch, or how"),
+            format!("use `millrace repair {name}`"),
+        ));
+    }
+    let asked = name.clone();
+    let (term, record) = shared
+        .leader
+        .read(move |core| {
+            let known = core.applications.get(&asked);
+            (core.identity.term, known.map(|known| known.record().clone()))
+        })
+        .await?;
+    let unknown = || {
+        Error::new(
+            Code::UnknownApplication,
+            format!("no application is called {name}"),
+            "see `millrace list` for the names",
+        )
+    };
+    let application = record.ok_or_else(unknown)?.application;
+    let failure = application.failure.as_ref().map(|failure| failure.code.as_str());
+    if application.state() != v1::ApplicationState::Failed
+        || failure != Some(Code::UploadLost.as_str())
+    {
+        return Err(Error::new(
+            Code::WrongState,
+            format!(
+                "{name} has not stopped over a lost batch ({}): it is {}",
+                Code::UploadLost.as_str(),
+                state_name(application.state())
+            ),
+            format!("see `millrace status {name}`"),
+        ));
+    }
+    match shared.store.repair_head(term, &name, &repair).await {
+        Ok(()) => Ok(v1::RepairApplicationResponse { batch: repair.batch }),
+        Err(StoreError::Deposed) => Err(Error::not_leader(None)),
+        Err(StoreError::Passing(error) | StoreError::Lasting(error)) => Err(error),
+        Err(StoreError::Refused) => Err(Error::new(
+            Code::WrongState,
+            format!("the head of {name} does not stand at batch {} any more", repair.batch),
+            format!("look again with `millrace repair {name}`"),
         )),
     }
 }

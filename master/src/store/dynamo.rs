@@ -379,6 +379,35 @@ impl Store for DynamoStore {
         let answer = self.timed("GetItem", call.send()).await?;
         Ok(read_number(&answer.item.unwrap_or_default(), table::HEAD_BATCH))
     }
+
+    async fn repair_head(
+        &self,
+        term: u64,
+        name: &ApplicationName,
+        repair: &v1::RepairRequest,
+    ) -> Result<(), StoreError> {
+        let word = AttributeValue::B(Blob::new(repair.encode_to_vec()));
+        let mark = Update::builder()
+            .table_name(&self.table)
+            .key(table::PK, AttributeValue::S(table::application_pk(name)))
+            .key(table::SK, AttributeValue::S(table::HEAD_SK.to_owned()))
+            .update_expression("SET #repair = :repair")
+            .condition_expression(
+                "#cluster = :cluster AND #batch = :batch AND #commit_id = :commit_id",
+            )
+            .expression_attribute_names("#repair", table::HEAD_REPAIR)
+            .expression_attribute_names("#cluster", table::HEAD_CLUSTER)
+            .expression_attribute_names("#batch", table::HEAD_BATCH)
+            .expression_attribute_names("#commit_id", table::HEAD_COMMIT_ID)
+            .expression_attribute_values(":repair", word)
+            .expression_attribute_values(":cluster", AttributeValue::S(self.cluster.clone()))
+            .expression_attribute_values(":batch", number(repair.batch))
+            .expression_attribute_values(":commit_id", AttributeValue::S(repair.commit_id.clone()))
+            .build()
+            .map_err(incomplete)?;
+        let mark = TransactWriteItem::builder().update(mark).build();
+        self.write_as_leader("UpdateItem", term, mark).await.map(drop)
+    }
 }
 
 fn incomplete(error: aws_sdk_dynamodb::error::BuildError) -> StoreError {

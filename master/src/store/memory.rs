@@ -166,4 +166,18 @@ impl Store for MemoryStore {
         head.1 = Some(*to);
         Ok(head.0)
     }
+
+    async fn repair_head(
+        &self,
+        term: u64,
+        name: &ApplicationName,
+        repair: &v1::RepairRequest,
+    ) -> Result<(), StoreError> {
+        let inner = self.lock();
+        if inner.is_deposed(term) {
+            return Err(StoreError::Deposed);
+        }
+        let head = inner.heads.get(name).ok_or(StoreError::Refused)?;
+        if head.0 == repair.batch { Ok(()) } else { Err(StoreError::Refused) }
+    }
 }

@@ -145,6 +145,16 @@ pub trait Store: Send + Sync + fmt::Debug {
         name: &ApplicationName,
         to: &v1::StartPosition,
     ) -> Result<u64, StoreError>;
+
+    /// Leaves an operator's word about the head's batch for the next start, while the leader item
+    /// still has this term; [`StoreError::Refused`] when the head is not this cluster's or stands at
+    /// another commit, [`StoreError::Deposed`] when another master leads.
+    async fn repair_head(
+        &self,
+        term: u64,
+        name: &ApplicationName,
+        repair: &v1::RepairRequest,
+    ) -> Result<(), StoreError>;
 }
 
 #[cfg(test)]

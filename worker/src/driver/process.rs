@@ -433,7 +433,7 @@ impl Driver {
             Outcome::Failed(error) => End::Failed(error, false),
             Outcome::Commit(error) => self.commit_ended(error),
             Outcome::Ended(how, proof) => {
-                self.leave_clean(&work.committer, proof).await;
+                self.leave_clean(&work.committer, proof.map(|proof| *proof)).await;
                 match how {
                     EndedHow::Stopped if self.wish == Wish::Move => return End::HandedOver,
                     EndedHow::Stopped | EndedHow::Drained => return End::Stopped,

@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub enum Outcome {
     /// At the edge of a batch, as asked; the proof that everything is published.
-    Ended(Ended, Option<Published>),
+    Ended(Ended, Option<Box<Published>>),
     /// A step of the commit did not succeed.
     Commit(CommitError),
     /// The application can not go on.
@@ -148,7 +148,7 @@ impl Batches {
             }
             Effect::End(ended) => {
                 let proof = self.proof.take();
-                self.end(Outcome::Ended(ended, proof));
+                self.end(Outcome::Ended(ended, proof.map(Box::new)));
             }
         }
     }

@@ -12,18 +12,21 @@ use millrace_common::clock::SharedClock;
 use millrace_common::error::{Code, Error};
 use tokio_util::sync::CancellationToken;
 
-use super::core::{self, AcquireRefusal, CommitRefusal, Completer, DEGRADED_PAUSE};
+use super::core::{
+    self, AcquireRefusal, CommitRefusal, Completer, DEGRADED_PAUSE, Repair, RepairRefusal,
+};
+use super::errors;
 use super::heads::Heads;
 use super::outcome::{BatchCommit, CommitError, CommitOutcome, LaunchFacts};
 use super::pace::Pace;
 use super::proof::{Acquired, Committed, Published};
-use super::publisher::{LostUpload, Publisher};
+use super::publisher::Publisher;
 use super::status::{CommitStatus, Count};
 use super::steps::{self, Edge, Step};
 use super::uploads::UploadStore;
 use crate::driver::head::{
-    self, AcquireWrite, Body, ChunkName, CommitWrite, Head, HeadItem, HeadStore, SourceStart,
-    StoreFailure, StoredBody, WriteFailure,
+    self, AcquireWrite, Before, Body, ChunkName, CommitWrite, Head, HeadItem, HeadStore,
+    RepairRequest, SourceStart, StoreFailure, StoredBody, WriteFailure,
 };
 
 /// Performs k0, k1, k5 and k6 for one driver.
@@ -161,14 +164,61 @@ impl Committer {
     ) -> Result<Published, CommitError> {
         steps::reached(Step::K1, Edge::Before).await;
         let Acquired { head, num_chunks } = acquired;
-        unless_cancelled(cancel, async {
-            self.complete_pending(&head, Completer::Recovery).await?;
-            self.heads.delete_orphaned_chunks(&head).await;
-            Ok::<_, CommitError>(())
+        let published = unless_cancelled(cancel, async {
+            let repaired = self.repair(&head, num_chunks).await?;
+            let published = match repaired {
+                Some(published) => published,
+                None => {
+                    self.complete_pending(&head, Completer::Recovery).await?;
+                    Published { head, num_chunks }
+                }
+            };
+            self.heads.delete_orphaned_chunks(&published.head).await;
+            Ok::<_, CommitError>(published)
         })
         .await??;
         steps::reached(Step::K1, Edge::After).await;
-        Ok(Published { head, num_chunks })
+        Ok(published)
+    }
+
+    /// Does what an operator said about the head's batch, should its uploads be lost; none when
+    /// nothing was said about this batch. What can be completed is completed first.
+    async fn repair(&self, head: &Head, num_chunks: u32) -> Result<Option<Published>, CommitError> {
+        let of_this = |request: &&RepairRequest| {
+            request.batch == head.batch && request.commit_id == head.commit_id
+        };
+        let Some(request) = head.repair.as_ref().filter(of_this) else { return Ok(None) };
+        let completer = Completer::Repair { absence_seen: request.absence_seen };
+        let lost = self.publisher.complete_all(&head.pending, completer).await;
+        let (application, before) = (&self.launch.application, head.before.as_ref());
+        let verdict =
+            core::repair(request.choice, head.pending.len(), lost.len(), before.is_some());
+        tracing::warn!(batch = head.batch, lost = lost.len(), ?request, ?verdict, "repair");
+        // Each upload of the batch is complete or gone for ever: none is left to complete.
+        let published = Published { head: head.clone(), num_chunks };
+        let mut next = self.next_head(head);
+        match (verdict, before) {
+            (Repair::NothingLost, _) => return Ok(Some(published)),
+            (Repair::GiveUp, _) => {}
+            (Repair::Rewind, Some(before)) => {
+                next.positions = before.restored_from(&head.positions);
+                next.state_ptr = before.state_ptr.clone();
+            }
+            (Repair::Refused(why), _) => {
+                return Err(errors::not_repaired(application, head.batch, why).into());
+            }
+            (Repair::Rewind, None) => {
+                return Err(errors::not_repaired(
+                    application,
+                    head.batch,
+                    RepairRefusal::NotRecorded,
+                )
+                .into());
+            }
+        }
+        let Committed { head, num_chunks, obsolete } = self.write(published, next).await?;
+        self.heads.delete_chunks(&obsolete).await;
+        Ok(Some(Published { head, num_chunks }))
     }
 
     /// Grants the operator's wish to begin elsewhere: gives up the positions and the state and
@@ -267,6 +317,11 @@ impl Committer {
         let mut head = self.next_head(&published.head);
         head.starts.retain(|source, _| !batch.dropped_sources.contains(source));
         head.positions = batch.positions;
+        head.before = (!batch.uploads.is_empty()).then(|| {
+            let (before, after) = (&published.head.positions, &head.positions);
+            let state_ptr = published.head.state_ptr.clone();
+            Before::of(before, after, &batch.dropped_sources, state_ptr)
+        });
         head.pending = batch.uploads;
         head.state_ptr = batch.state_ptr;
         head.spec_hash = batch.spec_hash;
@@ -317,6 +372,7 @@ impl Committer {
             body,
             starts: (head.starts != before.head.starts).then(|| head::encode_starts(&head.starts)),
             clears_reset: before.head.reset.is_some() && head.reset.is_none(),
+            clears_repair: before.head.repair.is_some() && head.repair.is_none(),
         };
         self.until_decided(&write).await?;
         self.status().add(Count::Commits);
@@ -395,21 +451,12 @@ impl Committer {
             Some((now, _)) if now.epoch != head.epoch => {
                 Err(CommitError::Fenced { mine: head.epoch, found: now.epoch })
             }
-            Some(_) => Err(self.upload_lost(head.batch, first, lost.len()).into()),
+            Some(_) => {
+                Err(errors::upload_lost(&self.launch.application, head.batch, first, lost.len())
+                    .into())
+            }
             None => Err(self.head_missing().into()),
         }
-    }
-
-    fn upload_lost(&self, batch: u64, first: &LostUpload, count: usize) -> Error {
-        Error::new(
-            Code::UploadLost,
-            format!(
-                "{count} uploads of committed batch {batch} of {} are lost; the first is {} with \
-                 {} rows: {}",
-                self.launch.application, first.object, first.rows, first.why
-            ),
-            "see docs/errors/MR4005.md: the batch's records have to be read again",
-        )
     }
 
     fn head_missing(&self) -> Error {
@@ -439,6 +486,8 @@ impl Committer {
             batch: before.batch + 1,
             commit_id: self.heads.pace.uuid().to_string(),
             pending: Vec::new(),
+            before: None,
+            repair: None,
             ..before.clone()
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use millrace_common::position::{Position, ShardKey};
 
 use super::outcome::RecordCounts;
-use crate::driver::head::{HeadItem, Positions};
+use crate::driver::head::{HeadItem, Positions, RepairChoice};
 
 /// How long an unfinished upload is safe from the bucket's lifecycle rule, by S3's own dates. The
 /// rule that we ask people to set leaves uploads alone for at least a day.
@@ -150,6 +150,63 @@ pub enum Completer {
     Publisher,
     /// k1: the next driver; the one before may have completed it.
     Recovery,
+    /// k1 of a batch that a driver has found to be lost, which it does only when no earlier Complete
+    /// can still be at work.
+    Repair {
+        /// The operator has seen that no object of the batch is there.
+        absence_seen: bool,
+    },
+}
+
+/// What becomes of a lost batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Every upload could be completed after all.
+    NothingLost,
+    /// The positions go back to where the batch began: its records are read again.
+    Rewind,
+    /// The batch stays as it is, without its missing rows.
+    GiveUp,
+    /// Nothing is done.
+    Refused(RepairRefusal),
+}
+
+/// Why a lost batch is not repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RepairRefusal {
+    /// Reading all of it again would double what is visible, and which row stands in which file is
+    /// not known.
+    #[error("{visible} of its {files} files are visible, or may be: their rows would stand twice")]
+    PartlyVisible {
+        /// Files that are visible, or that we may not look for.
+        visible: usize,
+        /// Files of the batch.
+        files: usize,
+    },
+    /// The head does not say where the batch began.
+    #[error("the head does not say where it began (an older Millrace wrote it)")]
+    NotRecorded,
+}
+
+/// Decides about a batch of `files` uploads of which `lost` are gone for ever and have no object;
+/// the others are visible, or may be. Exactly once holds for every choice but the two that give it
+/// up by name: going back is exact only where nothing of the batch is visible, since rows are not
+/// bound to files.
+#[must_use]
+pub fn repair(choice: RepairChoice, files: usize, lost: usize, begin_is_known: bool) -> Repair {
+    if lost == 0 {
+        return Repair::NothingLost;
+    }
+    match choice {
+        RepairChoice::GiveUp => Repair::GiveUp,
+        RepairChoice::Reread if lost < files => {
+            Repair::Refused(RepairRefusal::PartlyVisible { visible: files - lost, files })
+        }
+        RepairChoice::Reread | RepairChoice::Duplicate if begin_is_known => Repair::Rewind,
+        RepairChoice::Reread | RepairChoice::Duplicate => {
+            Repair::Refused(RepairRefusal::NotRecorded)
+        }
+    }
 }
 
 /// S3's answer to one CompleteMultipartUpload, sorted by what it says about the upload.
@@ -229,6 +286,10 @@ impl UploadProgress {
     /// Takes an answer to Complete; `now` is monotonic.
     pub fn on_answer(&mut self, answer: CompleteAnswer, now: Duration) -> Next {
         let next = match answer {
+            // S3 may answer a repeated Complete with success after its object was removed.
+            CompleteAnswer::Done if matches!(self.completer, Completer::Repair { .. }) => {
+                Next::Verify
+            }
             CompleteAnswer::Done => return Next::Done,
             CompleteAnswer::Open => {
                 self.open = true;
@@ -264,6 +325,13 @@ impl UploadProgress {
             Verification::Foreign => Next::Lost,
             Verification::Absent if explained && waited < COMPLETE_SETTLES => Next::Again,
             Verification::Absent => Next::Lost,
+            Verification::NoRight if let Completer::Repair { absence_seen } = self.completer => {
+                if absence_seen {
+                    Next::Lost
+                } else {
+                    Next::DoneUnverified
+                }
+            }
             Verification::NoRight if explained && age.is_some_and(|age| age < UPLOAD_GUARD) => {
                 Next::DoneUnverified
             }
@@ -309,6 +377,7 @@ mod tests {
             body: StoredBody::None,
             starts: Vec::new(),
             reset: None,
+            repair: None,
         }
     }
 
@@ -339,6 +408,40 @@ mod tests {
         assert_eq!(read(Some(&item(8, "you", "here", "yours"))), fenced);
         let impossible = CommitRefusal::Impossible { batch: 4 };
         assert_eq!(read(Some(&item(7, "me", "here", "other"))), impossible);
+    }
+
+    #[test]
+    fn a_batch_is_read_again_only_where_nothing_of_it_is_visible() {
+        use RepairChoice::{Duplicate, GiveUp, Reread};
+        for (files, lost) in [(1, 1), (2, 1), (3, 3), (5, 2)] {
+            for choice in [Reread, GiveUp, Duplicate] {
+                assert_eq!(repair(choice, files, 0, true), Repair::NothingLost);
+                let verdict = repair(choice, files, lost, true);
+                match choice {
+                    GiveUp => assert_eq!(verdict, Repair::GiveUp),
+                    Reread => assert_eq!(verdict == Repair::Rewind, files == lost, "{verdict:?}"),
+                    Duplicate => assert_eq!(verdict, Repair::Rewind),
+                }
+            }
+            let unknown = repair(Reread, files, files, false);
+            assert_eq!(unknown, Repair::Refused(RepairRefusal::NotRecorded));
+        }
+    }
+
+    #[test]
+    fn a_repair_believes_its_own_eyes_then_the_operators() {
+        let now = Duration::ZERO;
+        for absence_seen in [false, true] {
+            let mut progress = UploadProgress::new(Completer::Repair { absence_seen });
+            assert_eq!(progress.on_answer(CompleteAnswer::NoSuchUpload, now), Next::Verify);
+            // A success may be an old one, of an object that was removed since.
+            assert_eq!(progress.on_answer(CompleteAnswer::Done, now), Next::Verify);
+            let seen = |seen| progress.on_verification(seen, None, now);
+            assert_eq!(seen(Verification::Present), Next::Done);
+            assert_eq!(seen(Verification::Absent), Next::Lost);
+            let unseen = if absence_seen { Next::Lost } else { Next::DoneUnverified };
+            assert_eq!(seen(Verification::NoRight), unseen);
+        }
     }
 
     #[test]

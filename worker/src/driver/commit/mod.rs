@@ -15,6 +15,7 @@
 
 mod committer;
 pub mod core;
+mod errors;
 mod heads;
 mod outcome;
 mod pace;

@@ -64,7 +64,11 @@ impl Publisher {
         // By now an object may be known that tells a missing right from a missing object.
         let (decidable, undecidable): (Vec<_>, Vec<_>) =
             unverified.into_iter().partition(|upload| self.visible_beside(upload).is_some());
-        let (more_lost, still_unverified) = self.pass(&decidable, Completer::Recovery).await;
+        let again = match completer {
+            Completer::Publisher | Completer::Recovery => Completer::Recovery,
+            Completer::Repair { .. } => completer,
+        };
+        let (more_lost, still_unverified) = self.pass(&decidable, again).await;
         lost.extend(more_lost);
         for upload in undecidable.iter().chain(&still_unverified) {
             tracing::warn!(key = upload.key, "taken for complete: S3 does not let us look");

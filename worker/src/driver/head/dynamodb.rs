@@ -168,7 +168,7 @@ impl HeadStore for DynamoHeadStore {
             .condition_expression("#epoch = :epoch AND #batch = :before")
             .expression_attribute_names("#epoch", table::HEAD_EPOCH)
             .expression_attribute_names("#batch", table::HEAD_BATCH)
-            .expression_attribute_names("#commit_id", attribute::COMMIT_ID)
+            .expression_attribute_names("#commit_id", table::HEAD_COMMIT_ID)
             .expression_attribute_names("#spec_hash", attribute::SPEC_HASH)
             .expression_attribute_names("#version", attribute::VERSION)
             .expression_attribute_names("#body", attribute::BODY)
@@ -200,6 +200,10 @@ impl HeadStore for DynamoHeadStore {
             update = update
                 .expression_attribute_names("#starts", attribute::STARTS)
                 .expression_attribute_values(":starts", binary(starts));
+        }
+        if write.clears_repair {
+            removes.push("#repair");
+            update = update.expression_attribute_names("#repair", table::HEAD_REPAIR);
         }
         if write.clears_reset {
             removes.push("#reset");

@@ -41,6 +41,8 @@ pub struct CommitWrite {
     pub starts: Option<Vec<u8>>,
     /// True when this commit grants the wish to begin elsewhere.
     pub clears_reset: bool,
+    /// True when this commit deals with an operator's word about the batch before, or makes it void.
+    pub clears_repair: bool,
 }
 
 impl CommitWrite {
@@ -58,6 +60,7 @@ impl CommitWrite {
             body: self.body.clone(),
             starts: self.starts.clone().unwrap_or_else(|| before.starts.clone()),
             reset: if self.clears_reset { None } else { before.reset.clone() },
+            repair: if self.clears_repair { None } else { before.repair.clone() },
         }
     }
 }

@@ -228,6 +228,7 @@ impl HeadStore for Fake {
                 body: StoredBody::None,
                 starts: write.starts.clone(),
                 reset: None,
+                repair: None,
             },
             Some(mut item) if item.cluster == write.cluster && item.epoch < write.epoch => {
                 item.epoch = write.epoch;

@@ -70,7 +70,7 @@ pub(super) async fn drive(world: Arc<World>, epoch: u64, variant: Variant) {
         if variant.completes_first() {
             complete_all(&world, &pending).await;
         }
-        let next = Body { positions, pending, state_ptr: None };
+        let next = Body { positions, pending, before: None, state_ptr: None };
         match commit(&world, epoch, batch + 1, &next, variant).await {
             Won::Yes => {
                 batch += 1;
@@ -131,6 +131,7 @@ async fn commit(world: &World, epoch: u64, batch: u64, body: &Body, variant: Var
         body: place_body(&encode_body(body)),
         starts: None,
         clears_reset: false,
+        clears_repair: false,
     };
     loop {
         let found = match world.heads.commit_checking(&write, variant.conditions()).await {

@@ -73,6 +73,7 @@ impl Table {
                 body: StoredBody::None,
                 starts: write.starts.clone(),
                 reset: None,
+                repair: None,
             },
             Some(old) if old.cluster == write.cluster && old.epoch < write.epoch => {
                 let mut item = old.clone();

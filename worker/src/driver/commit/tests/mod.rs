@@ -7,6 +7,7 @@
 
 mod broken;
 mod heads;
+mod repair;
 mod s3;
 mod single;
 mod time;

@@ -27,19 +27,23 @@ use crate::driver::head::{
 };
 
 /// Everything one driver stands on.
-struct Stage {
-    heads: FakeHeads,
-    s3: FakeS3,
-    cancel: CancellationToken,
+pub(super) struct Stage {
+    pub(super) heads: FakeHeads,
+    pub(super) s3: FakeS3,
+    pub(super) cancel: CancellationToken,
 }
 
 impl Stage {
-    fn new(heads: FakeHeads) -> Self {
+    pub(super) fn new(heads: FakeHeads) -> Self {
         Self::with_s3(heads, [], Sight::All)
     }
 
     /// A bucket that answers like this, one Complete after the other, then honestly.
-    fn with_s3<const N: usize>(heads: FakeHeads, answers: [s3::Whim; N], sight: Sight) -> Self {
+    pub(super) fn with_s3<const N: usize>(
+        heads: FakeHeads,
+        answers: [s3::Whim; N],
+        sight: Sight,
+    ) -> Self {
         let next = AtomicUsize::new(0);
         let whims = move || {
             let whim = answers.get(next.fetch_add(1, Ordering::Relaxed)).copied();
@@ -49,7 +53,7 @@ impl Stage {
         Self { heads, s3, cancel: CancellationToken::new() }
     }
 
-    fn committer(&self, epoch: u64, change: impl FnOnce(&mut LaunchFacts)) -> Committer {
+    pub(super) fn committer(&self, epoch: u64, change: impl FnOnce(&mut LaunchFacts)) -> Committer {
         let mut launch = LaunchFacts {
             application: "word-count".parse().unwrap(),
             cluster: "local".into(),
@@ -63,27 +67,27 @@ impl Stage {
     }
 
     /// k0 and k1.
-    async fn start(&self, epoch: u64) -> (Committer, Published) {
+    pub(super) async fn start(&self, epoch: u64) -> (Committer, Published) {
         let committer = self.committer(epoch, |_| {});
         let acquired = committer.acquire(BTreeMap::new(), &self.cancel).await.unwrap();
         let published = committer.recover(acquired, &self.cancel).await.unwrap();
         (committer, published)
     }
 
-    fn upload(&self, name: &str) -> PendingUpload {
+    pub(super) fn upload(&self, name: &str) -> PendingUpload {
         self.s3.upload(format!("out/{name}.json"), name.to_owned(), vec![(0, 1)])
     }
 
-    fn visible(&self) -> Vec<String> {
+    pub(super) fn visible(&self) -> Vec<String> {
         self.s3.bucket.lock().unwrap().objects.keys().cloned().collect()
     }
 
-    fn batch(&self) -> u64 {
+    pub(super) fn batch(&self) -> u64 {
         self.heads.item().map_or(0, |item| item.batch)
     }
 }
 
-fn shard(source: &str) -> ShardKey {
+pub(super) fn shard(source: &str) -> ShardKey {
     ShardKey {
         source: source.into(),
         stream_arn: "arn".into(),
@@ -92,12 +96,12 @@ fn shard(source: &str) -> ShardKey {
     }
 }
 
-fn at(number: u64) -> Position {
+pub(super) fn at(number: u64) -> Position {
     let sequence_number = Some(number.to_string().parse().unwrap());
     Position { sequence_number, ..Position::default() }
 }
 
-fn batch(number: u64, uploads: Vec<PendingUpload>) -> BatchCommit {
+pub(super) fn batch(number: u64, uploads: Vec<PendingUpload>) -> BatchCommit {
     BatchCommit {
         positions: Positions::from([(shard("logs"), at(number))]),
         uploads,
@@ -109,7 +113,7 @@ fn batch(number: u64, uploads: Vec<PendingUpload>) -> BatchCommit {
     }
 }
 
-async fn commit(
+pub(super) async fn commit(
     stage: &Stage,
     committer: &Committer,
     published: Published,
@@ -121,7 +125,7 @@ async fn commit(
     }
 }
 
-fn code_of<T: std::fmt::Debug>(result: Result<T, CommitError>) -> Code {
+pub(super) fn code_of<T: std::fmt::Debug>(result: Result<T, CommitError>) -> Code {
     result.unwrap_err().explain(&"word-count".parse().unwrap()).code()
 }
 
