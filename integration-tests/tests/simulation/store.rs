@@ -1,0 +1,208 @@
+//! The head and the bucket as the driver sees them.
+
+use async_trait::async_trait;
+use millrace_common::clock::Clock as _;
+use millrace_common::head::{ChunkName, HeadItem, PendingUpload, StoredBody};
+use millrace_worker::driver::commit::core::CompleteAnswer;
+use millrace_worker::driver::commit::{Completed, Seen, UploadStore};
+use millrace_worker::driver::head::{
+    AcquireWrite, CommitWrite, HeadStore, StoreFailure, WriteFailure,
+};
+use tokio::time::sleep;
+
+use crate::network::SimulatedClock;
+use crate::world::{Fate, Late, State, World, no_answer};
+
+fn again() -> StoreFailure {
+    StoreFailure::Again(no_answer())
+}
+
+/// Waits as the fate wants; false when the call does not reach the store.
+async fn reach(world: &World) -> Result<(), StoreFailure> {
+    match world.fate() {
+        Fate::Answered(after) | Fate::Twice(after, _) => {
+            sleep(after).await;
+            Ok(())
+        }
+        Fate::Failed(after) | Fate::AnswerLost(after) | Fate::Late(after, _) => {
+            sleep(after).await;
+            Err(again())
+        }
+    }
+}
+
+fn acquire(state: &mut State, write: &AcquireWrite) -> Result<HeadItem, WriteFailure> {
+    let item = match &state.head {
+        None if write.may_create => HeadItem {
+            epoch: write.epoch,
+            owner: write.owner.clone(),
+            cluster: write.cluster.clone(),
+            batch: 0,
+            commit_id: String::new(),
+            version: 0,
+            spec_hash: String::new(),
+            body: StoredBody::None,
+            starts: write.starts.clone(),
+            reset: None,
+        },
+        Some(item) if item.cluster == write.cluster && item.epoch < write.epoch => {
+            let mut item = item.clone();
+            item.epoch = write.epoch;
+            item.owner.clone_from(&write.owner);
+            if item.starts.is_empty() {
+                item.starts.clone_from(&write.starts);
+            }
+            item
+        }
+        other => return Err(WriteFailure::Refused(other.clone().map(Box::new))),
+    };
+    state.note(format!("acquire e{} b{}", item.epoch, item.batch));
+    state.head = Some(item.clone());
+    Ok(item)
+}
+
+#[async_trait]
+impl HeadStore for World {
+    async fn read(&self) -> Result<Option<HeadItem>, StoreFailure> {
+        reach(self).await?;
+        Ok(self.lock().head.clone())
+    }
+
+    async fn acquire(&self, write: &AcquireWrite) -> Result<HeadItem, WriteFailure> {
+        match self.fate() {
+            Fate::Answered(after) | Fate::Twice(after, _) => {
+                sleep(after / 2).await;
+                let answer = acquire(&mut self.lock(), write);
+                sleep(after / 2).await;
+                answer
+            }
+            Fate::AnswerLost(after) => {
+                // Whatever it answers, nobody hears it.
+                let _unheard = acquire(&mut self.lock(), write);
+                sleep(after).await;
+                Err(again().into())
+            }
+            Fate::Failed(after) | Fate::Late(after, _) => {
+                sleep(after).await;
+                Err(again().into())
+            }
+        }
+    }
+
+    async fn commit(&self, write: &CommitWrite) -> Result<(), WriteFailure> {
+        let refused = |head: Option<HeadItem>| Err(WriteFailure::Refused(head.map(Box::new)));
+        match self.fate() {
+            fate @ (Fate::Answered(after) | Fate::Twice(after, _)) => {
+                sleep(after / 2).await;
+                let (is_applied, head) = {
+                    let mut state = self.lock();
+                    let is_applied = state.commit(write, "");
+                    if let Fate::Twice(_, again) = fate {
+                        state.later(again, Late::Commit(write.clone()));
+                    }
+                    (is_applied, state.head.clone())
+                };
+                sleep(after / 2).await;
+                if is_applied { Ok(()) } else { refused(head) }
+            }
+            Fate::AnswerLost(after) => {
+                self.lock().commit(write, "unheard");
+                sleep(after).await;
+                Err(again().into())
+            }
+            Fate::Failed(after) => {
+                sleep(after).await;
+                Err(again().into())
+            }
+            Fate::Late(after, late) => {
+                self.lock().later(after + late, Late::Commit(write.clone()));
+                sleep(after).await;
+                Err(again().into())
+            }
+        }
+    }
+
+    async fn put_chunk(&self, name: &ChunkName, bytes: &[u8]) -> Result<(), StoreFailure> {
+        reach(self).await?;
+        self.lock().chunks.insert(key(name), bytes.to_vec());
+        Ok(())
+    }
+
+    async fn read_chunk(&self, name: &ChunkName) -> Result<Option<Vec<u8>>, StoreFailure> {
+        reach(self).await?;
+        Ok(self.lock().chunks.get(&key(name)).cloned())
+    }
+
+    async fn delete_chunk(&self, name: &ChunkName) -> Result<(), StoreFailure> {
+        reach(self).await?;
+        self.lock().chunks.remove(&key(name));
+        Ok(())
+    }
+
+    async fn list_chunks(&self) -> Result<Vec<ChunkName>, StoreFailure> {
+        reach(self).await?;
+        let name = |(batch, commit_id, index): &(u64, String, u32)| ChunkName {
+            batch: *batch,
+            commit_id: commit_id.clone(),
+            index: *index,
+        };
+        Ok(self.lock().chunks.keys().map(name).collect())
+    }
+}
+
+fn key(name: &ChunkName) -> (u64, String, u32) {
+    (name.batch, name.commit_id.clone(), name.index)
+}
+
+#[async_trait]
+impl UploadStore for World {
+    async fn complete(&self, upload: &PendingUpload) -> Completed {
+        let answered = |answer| {
+            let server_ms = Some(SimulatedClock.now_ms() / 1_000 * 1_000);
+            Completed { answer, server_ms, error: None }
+        };
+        let unheard = || Completed {
+            answer: CompleteAnswer::Open,
+            server_ms: None,
+            error: Some(no_answer()),
+        };
+        match self.fate() {
+            fate @ (Fate::Answered(after) | Fate::Twice(after, _)) => {
+                sleep(after / 2).await;
+                let is_done = self.lock().complete(&upload.key, "");
+                if let Fate::Twice(_, again) = fate {
+                    self.lock().later(again, Late::Complete(upload.key.clone()));
+                }
+                sleep(after / 2).await;
+                let nothing = CompleteAnswer::NoSuchUpload;
+                answered(if is_done { CompleteAnswer::Done } else { nothing })
+            }
+            Fate::AnswerLost(after) => {
+                self.lock().complete(&upload.key, "unheard");
+                sleep(after).await;
+                unheard()
+            }
+            Fate::Failed(after) => {
+                sleep(after).await;
+                unheard()
+            }
+            Fate::Late(after, late) => {
+                self.lock().later(after + late, Late::Complete(upload.key.clone()));
+                sleep(after).await;
+                unheard()
+            }
+        }
+    }
+
+    async fn look(&self, _: &str, _: &str, key: &str) -> Seen {
+        if reach(self).await.is_err() {
+            return Seen::Unknown(no_answer());
+        }
+        match self.lock().uploads.get(key) {
+            Some(upload) if upload.is_complete => {
+                Seen::Object { token: Some(upload.token.clone()) }
+            }
+            _ => Seen::Missing,
+        }
+    }
+}
