@@ -1,6 +1,7 @@
 //! A whole cluster in one simulation, and what its users do with it.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub(crate) struct Cluster {
     pub(crate) world: World,
     pub(crate) store: Arc<MemoryStore>,
     machines: Machines,
+    /// Containers that were ever started.
+    known: BTreeSet<String>,
     num_clients: usize,
 }
 
@@ -76,7 +79,7 @@ impl Cluster {
             let machines = machines.clone();
             sim.host(name, move || node::node(name.to_owned(), machines.clone()));
         }
-        Self { sim, world, store, machines, num_clients: 0 }
+        Self { sim, world, store, machines, known: BTreeSet::new(), num_clients: 0 }
     }
 
     /// Goes on by one tick.
@@ -92,6 +95,11 @@ impl Cluster {
                 Order::Start(context) => {
                     let (world, machines) = (self.world.clone(), self.machines.clone());
                     let id = context.container_id.clone();
+                    if !self.known.insert(id.clone()) {
+                        // The same grant again, to a node that was killed and came back.
+                        self.sim.bounce(id);
+                        continue;
+                    }
                     self.sim.host(id, move || {
                         node::container((*context).clone(), world.clone(), machines.clone())
                     });
