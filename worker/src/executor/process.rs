@@ -40,7 +40,7 @@ const TEND_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs until the driver ends the executor, or a signal does.
 pub(super) async fn run(launch: LaunchContext) -> Result<(), Error> {
-    let world = World::real(&launch).await?;
+    let world = World::real(&launch, actix::System::current().arbiter().clone()).await?;
     let signal = shutdown::on_signal()
         .map_err(|error| Error::internal("signals can not be heard").caused_by(error))?;
     live(launch, world, signal).await

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use actix::ArbiterHandle;
 use millrace_common::aws::{AwsSettings, Clients};
 use millrace_common::resources::ByteSize;
 use millrace_common::{Code, Error};
@@ -66,11 +67,11 @@ impl fmt::Debug for World {
 }
 
 impl World {
-    /// The real world of a container. To be called inside an actix system.
+    /// The real world of a container; its task actors live on `arbiter`.
     ///
     /// # Errors
     /// When no AWS region is set, the work directory can not be used, or no thread can be started.
-    pub async fn real(launch: &LaunchContext) -> Result<Self, Error> {
+    pub async fn real(launch: &LaunchContext, arbiter: ArbiterHandle) -> Result<Self, Error> {
         let clients = clients(launch).await?;
         let store = open_store(launch)?;
         let cores = usize::try_from(launch.resources.unwrap_or_default().cores).unwrap_or(1);
@@ -78,7 +79,7 @@ impl World {
             ComputePool::start(cores)
                 .map_err(|error| Error::internal("no compute threads").caused_by(error))?,
         );
-        let tasks = tasks(launch, &clients, &pool, &store)?;
+        let tasks = tasks(launch, &clients, &pool, &store, arbiter)?;
         Ok(Self {
             kinesis: Arc::new(SdkKinesis::new(clients.kinesis)),
             tempo: tempo(),
@@ -113,6 +114,7 @@ fn tasks(
     clients: &Clients,
     pool: &Arc<ComputePool>,
     store: &BlockStore,
+    arbiter: ArbiterHandle,
 ) -> Result<Tasks, Error> {
     let spill_dir = Path::new(&launch.work_dir).join("queries");
     std::fs::create_dir_all(&spill_dir).map_err(|error| {
@@ -127,7 +129,7 @@ fn tasks(
     Tasks::new(TaskOptions {
         io: Handle::current(),
         pool: Arc::clone(pool),
-        arbiter: actix::System::current().arbiter().clone(),
+        arbiter,
         blocks: Arc::new(store.clone()),
         store: Arc::new(S3Store::new(clients.clone())),
         memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
