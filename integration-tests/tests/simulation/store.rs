@@ -44,6 +44,7 @@ fn acquire(state: &mut State, write: &AcquireWrite) -> Result<HeadItem, WriteFai
             body: StoredBody::None,
             starts: write.starts.clone(),
             reset: None,
+            repair: None,
         },
         Some(item) if item.cluster == write.cluster && item.epoch < write.epoch => {
             let mut item = item.clone();
