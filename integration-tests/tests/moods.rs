@@ -1,4 +1,4 @@
-//! Kinesis in its moods, under whole applications: trimmed records, streams made again, records of
+//! Kinesis in its moods, under whole applications: streams made again, records of
 //! every size, more shards than a page lists, iterators that expire, equal shard ids in two streams.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,49 +58,6 @@ async fn failed(cluster: &Cluster) -> Application {
 }
 
 #[tokio::test]
-async fn trimmed_records_stop_the_application_or_are_a_counted_gap() {
-    let cluster = start(1).await;
-    cluster.aws.put_lines("lines", &lines("before", 20)).await;
-    cluster.submit(&application()).await;
-    rows_are(&cluster, 20).await;
-    cluster.stop("records", &[]).await;
-    let committed = truth::records(&cluster.aws.endpoint, "lines").await;
-
-    // Retention takes some of what came while it was stopped.
-    cluster.aws.put_lines("lines", &lines("while stopped", 30)).await;
-    let mut truth = truth::records(&cluster.aws.endpoint, "lines").await;
-    let new: Vec<_> = truth.keys().filter(|key| !committed.contains_key(*key)).cloned().collect();
-    let (shard, keep_from) = new[10].clone();
-    let trim = serde_json::json!({ "stream": "lines", "shard": shard, "keep_from": keep_from });
-    emulator::control(&cluster.aws, "POST", "/-/kinesis/trim", &trim.to_string()).await;
-
-    cluster.submit(&application()).await;
-    let failure = failed(&cluster).await.failure.expect("a failure");
-    assert_eq!(failure.code, "MR5001", "{failure:?}");
-    for part in [&shard, &committed.keys().next_back().unwrap().1, &keep_from] {
-        assert!(failure.message.contains(part.as_str()), "{part}: {failure:?}");
-    }
-    cluster.wait_for_no_containers().await;
-
-    let receivers = "\"per_executor\"\non_data_loss = \"continue\"";
-    cluster.submit(&File { receivers, ..application() }).await;
-    let report =
-        cluster.wait_for_report("records", "the gap", |report| !report.gaps.is_empty()).await;
-    assert_eq!((report.gaps[0].shard_id.as_str(), report.gaps[0].num_gaps), (&*shard, 1));
-    cluster.aws.put_lines("lines", &lines("after", 10)).await;
-    rows_are(&cluster, 20 + 20 + 10).await;
-    let status = cluster.millrace(&["status", "records"]).await.success();
-    assert!(status.stdout.contains("lost") && status.stdout.contains(&shard), "{status}");
-    cluster.stop("records", &["--drain"]).await;
-    for lost in &new[..10] {
-        truth.remove(lost);
-    }
-    truth.extend(truth::records(&cluster.aws.endpoint, "lines").await);
-    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
-    truth::assert_each_record_once(&objects, &truth);
-}
-
-#[tokio::test]
 async fn a_stream_made_again_is_another_stream() {
     let cluster = start(1).await;
     cluster.aws.put_lines("lines", &lines("old", 20)).await;
@@ -128,7 +85,7 @@ async fn a_stream_made_again_is_another_stream() {
     let failure = failed(&cluster).await.failure.expect("a failure");
     assert_eq!(failure.code, "MR4009", "{failure:?}");
     cluster.wait_for_no_containers().await;
-    let _ = cluster.millrace(&["reset", "records", "--to", "earliest"]).await.success();
+    let _ = cluster.millrace(&["reset", "records", "--to", "earliest", "--yes"]).await.success();
     cluster.submit(&application()).await;
     rows_are(&cluster, 40).await;
     cluster.stop("records", &["--drain"]).await;
