@@ -21,7 +21,7 @@ const CRATE_WALLS: [(&str, &[&str]); 8] = [
     ("worker", &["proto", "common", "sql"]),
     ("client", &["proto", "common", "sql"]),
     ("emulator", &[]),
-    ("integration-tests", &["proto", "common", "sql", "worker"]),
+    ("integration-tests", &["proto", "common", "sql", "master", "worker"]),
 ];
 
 /// Crates of which two versions would be two worlds.

@@ -17,7 +17,7 @@ use super::core::{
 };
 use super::errors;
 use super::heads::Heads;
-use super::outcome::{BatchCommit, CommitError, CommitOutcome, LaunchFacts};
+use super::outcome::{BatchCommit, CommitError, CommitOutcome, LaunchFacts, unless_cancelled};
 use super::pace::Pace;
 use super::proof::{Acquired, Committed, Published};
 use super::publisher::Publisher;
@@ -490,16 +490,5 @@ impl Committer {
             repair: None,
             ..before.clone()
         }
-    }
-}
-
-async fn unless_cancelled<T>(
-    cancel: &CancellationToken,
-    step: impl Future<Output = T>,
-) -> Result<T, CommitError> {
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => Err(CommitError::Cancelled),
-        result = step => Ok(result),
     }
 }
