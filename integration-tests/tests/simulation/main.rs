@@ -1,8 +1,8 @@
 //! The shells of master, driver and executors in a simulated network and a simulated time: whatever
 //! is killed, cut off, late, lost or doubled, every record is visible exactly once at the end.
 //!
-//! A history follows from its seed, and from it alone where tokio's lots are seeded too (built with
-//! `--cfg tokio_unstable`). `MILLRACE_SEED=17` runs seed 17 alone and prints its
+//! A history follows from its seed alone: tokio's lots are seeded too, which is why everything is
+//! built with `--cfg tokio_unstable`. `MILLRACE_SEED=17` runs seed 17 alone and prints its
 //! history; `MILLRACE_SEEDS=2000` runs that many. The computation, the stream, the head and the
 //! bucket are small models in `world`; everything else is the product.
 
@@ -82,7 +82,7 @@ fn every_record_is_visible_once_in_every_history() {
 #[test]
 fn the_same_seed_gives_the_same_history() {
     if !cfg!(tokio_unstable) {
-        let reason = "tokio's lots have no seed: build with RUSTFLAGS='--cfg tokio_unstable'";
+        let reason = "tokio's lots have no seed: RUSTFLAGS lacks '--cfg tokio_unstable'";
         return skip::note("the_same_seed_gives_the_same_history", reason);
     }
     for seed in [3, 1_000_003] {
