@@ -163,6 +163,12 @@ pub struct ExecutorView {
     pub num_receivers: u32,
     /// Resident memory.
     pub rss_bytes: u64,
+    /// Why blocks can not be spilled to its disk; null when they can.
+    #[serde(default)]
+    pub spill_refused: Option<String>,
+    /// Spills that failed since it started; each of those blocks stayed in memory.
+    #[serde(default)]
+    pub num_spills_refused: u64,
 }
 
 /// Losses of a shard that the application went on after.
@@ -324,6 +330,8 @@ fn executor_view(executor: &v1::ExecutorReport) -> ExecutorView {
         block_bytes_budget: executor.block_bytes_budget,
         num_receivers: executor.num_receivers,
         rss_bytes: executor.rss_bytes,
+        spill_refused: Some(executor.spill_refused.clone()).filter(|text| !text.is_empty()),
+        num_spills_refused: executor.num_spills_refused,
     }
 }
 
@@ -353,10 +361,16 @@ pub struct NodeView {
     pub node_id: String,
     /// Where its containers can be reached.
     pub host: String,
-    /// `alive`, `draining`, `drained`, `suspect` or `lost`.
+    /// `alive`, `unhealthy`, `draining`, `drained`, `suspect` or `lost`.
     pub state: String,
-    /// What its drain waits for, empty when it waits for nothing.
+    /// What its drain, or the move off it while it is unhealthy, waits for; empty when nothing does.
     pub reason: String,
+    /// Why it is unhealthy, under a code; null when it is well.
+    #[serde(default)]
+    pub unhealthy: Option<String>,
+    /// Since when.
+    #[serde(default)]
+    pub unhealthy_since_ms: Option<i64>,
     /// When its drain ends what is left.
     pub drain_deadline_ms: Option<i64>,
     /// Cores it offers.
@@ -392,10 +406,13 @@ impl NodeView {
                 v1::NodeState::Lost => "lost",
                 v1::NodeState::Draining => "draining",
                 v1::NodeState::Drained => "drained",
+                v1::NodeState::Unhealthy => "unhealthy",
                 v1::NodeState::Unspecified => "unknown",
             }
             .to_owned(),
             reason: node.reason.clone(),
+            unhealthy: (!node.unhealthy.is_empty()).then(|| node.unhealthy.clone()),
+            unhealthy_since_ms: known(node.unhealthy_since_ms),
             drain_deadline_ms: known(node.drain_deadline_ms),
             cores: offered.cores,
             cores_used: used.cores,

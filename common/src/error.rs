@@ -100,6 +100,7 @@ codes! {
     FileUnreadable = "MR6005", NotFound, "A file can not be read";
     LocalCluster = "MR6006", FailedPrecondition, "The local cluster is not in a state that allows this";
     NotConfirmed = "MR6007", FailedPrecondition, "The command needs a confirmation";
+    NodeUnhealthy = "MR6008", Unavailable, "The disk of a node is full, read-only or does not answer";
     Internal = "MR9001", Internal, "Millrace has a defect";
 }
 

@@ -1,6 +1,9 @@
 //! Logs of a process: one line per event on standard error, so that standard output stays for data.
 //!
-//! `RUST_LOG` filters as usual; `MILLRACE_LOG_FORMAT=json` gives JSON lines.
+//! `RUST_LOG` filters as usual; `MILLRACE_LOG_FORMAT=json` gives JSON lines. A line that can not be
+//! written, as to a full disk, is lost and nothing more: no log ends a process.
+
+use std::io::Write as _;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -16,11 +19,22 @@ pub fn init() {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(FmtSpan::NONE)
+        // Else a line that can not be written is told on standard error, by a macro that panics
+        // when that can not be written to.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     let json = std::env::var("MILLRACE_LOG_FORMAT").is_ok_and(|format| format == "json");
     let outcome = if json { builder.json().try_init() } else { builder.try_init() };
     if outcome.is_err() {
         tracing::debug!("logging was already started");
+    }
+}
+
+/// Says a line on standard error, outside the log. Unlike `eprintln!` it does not panic when that can
+/// not be written to.
+pub fn say(line: &str) {
+    if let Err(error) = writeln!(std::io::stderr(), "{line}") {
+        tracing::trace!(%error, "standard error can not be written to");
     }
 }

@@ -6,8 +6,8 @@
 //! which holds the seal: a random word that the driver gives to its executors and to nobody else.
 //! Never does: decide what follows from a fault; the driver's runner does.
 
-use std::fmt;
 use std::sync::OnceLock;
+use std::{fmt, io};
 
 use datafusion::error::DataFusionError;
 use serde::{Deserialize, Serialize};
@@ -83,11 +83,31 @@ pub enum Fault {
         /// What was being done to which key.
         detail: String,
     },
+    /// The disk of the executor refused what the engine wanted to spill.
+    Disk {
+        /// What the system said.
+        detail: String,
+    },
     /// The run was cancelled.
     Cancelled,
 }
 
 impl Fault {
+    /// The fault in an error that the disk brought about: full, read-only, or broken. None for any
+    /// other error, and for one that carries a fault already.
+    #[must_use]
+    pub fn of_disk(error: &DataFusionError) -> Option<Self> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        let found = std::iter::from_fn(|| {
+            let current = cause?;
+            cause = current.source();
+            Some(current)
+        });
+        let refused = found.filter_map(|cause| cause.downcast_ref()).any(is_of_disk);
+        let is_new = refused && Self::find(error).is_none();
+        is_new.then(|| Self::Disk { detail: error.to_string() })
+    }
+
     /// The first fault in an engine error, if it carries one.
     #[must_use]
     pub fn find(error: &DataFusionError) -> Option<Self> {
@@ -109,6 +129,19 @@ impl Fault {
     pub fn into_error(self) -> DataFusionError {
         DataFusionError::Execution(self.to_string())
     }
+}
+
+/// `EIO`: the disk is broken. The standard library has no kind for it.
+const INPUT_OUTPUT_ERROR: i32 = 5;
+
+fn is_of_disk(error: &io::Error) -> bool {
+    let kind = error.kind();
+    let kinds = [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::ReadOnlyFilesystem,
+        io::ErrorKind::QuotaExceeded,
+    ];
+    kinds.contains(&kind) || error.raw_os_error() == Some(INPUT_OUTPUT_ERROR)
 }
 
 impl fmt::Display for Fault {
@@ -144,6 +177,27 @@ mod tests {
         // A true one behind it is found all the same.
         let error = Fault::Panic { detail: forged.clone() }.into_error().context(forged);
         assert!(matches!(Fault::find(&error), Some(Fault::Panic { .. })), "{error}");
+    }
+
+    #[test]
+    fn a_disk_that_refuses_is_found_however_deep_and_nothing_else_is() {
+        use datafusion::arrow::error::ArrowError;
+        let of = |code: i32| io::Error::from_raw_os_error(code);
+        for code in [28, 30, 5] {
+            let arrow = ArrowError::IoError("spill".to_owned(), of(code));
+            let error = DataFusionError::ArrowError(Box::new(arrow), None).context("sort");
+            let fault = Fault::of_disk(&error).expect("it is the disk");
+            let error = fault.clone().into_error();
+            assert_eq!(Fault::find(&error), Some(fault));
+            assert_eq!(Fault::of_disk(&error), None, "it is one already");
+        }
+        for other in [
+            DataFusionError::IoError(of(104)),
+            DataFusionError::ResourcesExhausted("no memory left on device".to_owned()),
+            DataFusionError::Execution("No space left on device (os error 28)".to_owned()),
+        ] {
+            assert_eq!(Fault::of_disk(&other), None, "{other}");
+        }
     }
 
     #[test]

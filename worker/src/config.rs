@@ -23,6 +23,14 @@ settings! {
         memory: Option<ByteSize> = "";
         /// Directory for the containers' files and logs.
         work_dir: PathBuf = "millrace-work";
+        /// With less than this free on the disk of work_dir the node is unhealthy: it gets no new
+        /// containers, and those on it move to other nodes where there is room.
+        min_free_disk: ByteSize = "256MiB";
+        /// How often a small file is written to work_dir, synced and removed.
+        disk_check_interval: Duration = "2s";
+        /// How long the disk of an unhealthy node has to be well, with a quarter more free than
+        /// min_free_disk, before the node is used again; each relapse within ten minutes doubles it.
+        disk_recover_after: Duration = "30s";
         /// Containers that have ended and whose files are kept, so that their logs stay readable.
         kept_containers: u32 = "100";
         /// How long containers have to end by themselves when this worker is told to end.

@@ -57,8 +57,8 @@ fn command() -> Command {
 
 fn fail(error: &Error) -> ExitCode {
     let failure = error.to_failure();
-    eprintln!("millrace-worker: {}: {}", failure.code, failure.message);
-    eprintln!("next: {}", failure.next_move);
+    telemetry::say(&format!("millrace-worker: {}: {}", failure.code, failure.message));
+    telemetry::say(&format!("next: {}", failure.next_move));
     ExitCode::FAILURE
 }
 

@@ -154,6 +154,8 @@ fn config(master: &str, work_dir: &Path) -> WorkerConfig {
         ("memory", "4GiB"),
         ("work_dir", work_dir.to_str().unwrap()),
         ("shutdown_grace", "200ms"),
+        ("disk_check_interval", "100ms"),
+        ("disk_recover_after", "300ms"),
     ];
     let flags = flags.map(|(name, value)| (name.to_owned(), value.to_owned()));
     load(&Sources { flags: flags.into_iter().collect(), ..Sources::default() }).unwrap().settings
@@ -458,4 +460,52 @@ async fn a_worker_that_is_told_to_end_ends_its_containers_first() {
     drop(session);
     until("the worker has ended", || !is_alive(worker.0.id())).await;
     assert!(worker.0.wait().unwrap().success());
+}
+
+/// `/dev/full` answers every write as a full disk does.
+#[test]
+fn a_container_whose_log_can_not_be_written_ends_with_its_own_exit_code() {
+    for role in ["driver", "executor"] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut container = Command::new(env!("CARGO_BIN_EXE_millrace-worker"))
+            .args([role, "--launch", "/nowhere/launch.pb", "--"])
+            .env("RUST_LOG", "trace")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(full)
+            .spawn()
+            .unwrap();
+        // Held to the end, so that it does not take its node for dead.
+        let _stdin = container.stdin.take();
+        let ended = container.wait().unwrap();
+        assert_eq!(ended.code(), Some(1), "{role}: a panic would end it with 101");
+    }
+}
+
+#[tokio::test]
+async fn a_node_without_a_work_directory_says_so_and_takes_nothing_until_it_is_back() {
+    let mut master = Master::start().await;
+    let node = Node::start(&master);
+    let (mut session, _) = master.session().await;
+    let health = |body| match body {
+        node_message::Body::Heartbeat(heartbeat) => Some(heartbeat.unhealthy),
+        _ => None,
+    };
+    assert_eq!(session.find(health).await, "");
+    let (work, away) = (node.directory.path().join("work"), node.directory.path().join("away"));
+    std::fs::rename(&work, &away).unwrap();
+    let is_bad = |body| health(body).filter(|text| !text.is_empty());
+    let text = session.find(is_bad).await;
+    assert!(text.starts_with("MR6008: the disk of"), "{text}");
+    session.send(1, node_command::Body::Start(context("a-a1-e1", "talk"))).await;
+    let refused = session.find(|body| match body {
+        node_message::Body::Refused(refused) => Some(refused),
+        _ => None,
+    });
+    assert!(refused.await.reason.contains("MR6008"));
+    std::fs::rename(&away, &work).unwrap();
+    let is_well = |body| health(body).filter(String::is_empty);
+    session.find(is_well).await;
+    session.start(&context("a-a1-e2", "talk")).await;
+    node.end().await;
 }

@@ -74,7 +74,7 @@ fn show(views: &[NodeView]) -> String {
         ("MEMORY", Align::Right),
         ("CONTAINERS", Align::Right),
         ("HEARTBEAT", Align::Left),
-        ("WAITS FOR", Align::Left),
+        ("WHY", Align::Left),
     ];
     let bytes = ByteSize::bytes;
     table(
@@ -88,8 +88,16 @@ fn show(views: &[NodeView]) -> String {
                 format!("{}/{}", bytes(view.memory_used_bytes), bytes(view.memory_bytes)),
                 view.num_containers.to_string(),
                 view.last_heartbeat_ms.map_or_else(|| "-".to_owned(), show_time),
-                view.reason.clone(),
+                why(view),
             ]
         }),
     )
+}
+
+/// Why the node is not simply alive: its trouble, and what a move off it waits for.
+fn why(view: &NodeView) -> String {
+    let since = view.unhealthy_since_ms.map(|at| format!(", since {}", show_time(at)));
+    let trouble = view.unhealthy.as_ref().map(|text| text.clone() + &since.unwrap_or_default());
+    let waits = Some(view.reason.clone()).filter(|reason| !reason.is_empty());
+    trouble.into_iter().chain(waits).collect::<Vec<_>>().join("; ")
 }

@@ -57,6 +57,12 @@ fn show(view: &ApplicationView) -> String {
         let text = format!("{} in {}/{}: {}", gap.num_gaps, gap.source, gap.shard_id, gap.last);
         rows.push(("lost", text));
     }
+    for executor in &view.executors {
+        if let Some(reason) = &executor.spill_refused {
+            let (id, num) = (&executor.container_id, executor.num_spills_refused);
+            rows.push(("spill refused", format!("{num} times on {id}: {reason}")));
+        }
+    }
     if let Some(degraded) = &view.degraded {
         rows.push(("degraded", degraded.clone()));
     }

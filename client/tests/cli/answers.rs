@@ -268,9 +268,29 @@ async fn nodes_are_a_table() {
     let said = against(Fake { nodes: vec![node], ..Fake::default() }, "nodes").await;
     assert_eq!(
         said.done(),
-        "NODE    HOST       STATE     CORES       MEMORY  CONTAINERS  HEARTBEAT             WAITS FOR\n\
+        "NODE    HOST       STATE     CORES       MEMORY  CONTAINERS  HEARTBEAT             WHY\n\
          node-1  127.0.0.1  draining    3/8  512MiB/4GiB           2  1970-01-01T00:00:01Z  a-a1-e1 moves\n"
     );
+}
+
+#[tokio::test]
+async fn an_unhealthy_node_says_why_and_since_when() {
+    let node = v1::Node {
+        node_id: "node-1".to_owned(),
+        state: v1::NodeState::Unhealthy.into(),
+        reason: "a-a1-e1 moves".to_owned(),
+        unhealthy: "MR6008: the disk is full".to_owned(),
+        unhealthy_since_ms: 2_000,
+        ..Default::default()
+    };
+    let fake = || Fake { nodes: vec![node.clone()], ..Fake::default() };
+    let said = against(fake(), "nodes").await;
+    let why = "MR6008: the disk is full, since 1970-01-01T00:00:02Z; a-a1-e1 moves\n";
+    assert!(said.done().ends_with(why), "{said:?}");
+    let json = against(fake(), "nodes --json").await.json();
+    assert_eq!(json[0]["state"], "unhealthy");
+    assert_eq!(json[0]["unhealthy"], "MR6008: the disk is full");
+    assert_eq!(json[0]["unhealthy_since_ms"], 2_000);
 }
 
 #[tokio::test]

@@ -138,6 +138,7 @@ impl Node {
             containers: self.containers.values().cloned().collect(),
             version: "simulated".to_owned(),
             pid: 1,
+            unhealthy: String::new(),
         };
         self.say(&out, node_message::Body::Register(register)).await?;
         let mut client = NodeServiceClient::new(channel);
@@ -155,7 +156,7 @@ impl Node {
                 }
                 _ = heartbeat.tick() => {
                     sequence += 1;
-                    let beat = v1::NodeHeartbeat { sequence, memory_used_bytes: 0 };
+                    let beat = v1::NodeHeartbeat { sequence, ..Default::default() };
                     self.say(&out, node_message::Body::Heartbeat(beat)).await?;
                 }
             }

@@ -64,7 +64,7 @@ pub(crate) struct Application {
     pub executors: BTreeMap<ContainerId, NodeId>,
     pub(super) last_executor: u32,
     pub(super) target: Option<(u32, Resources)>,
-    /// The executor that its driver gives up, because its node is drained.
+    /// The executor that its driver gives up, because its node is drained or unhealthy.
     pub retiring: Option<ContainerId>,
     failures: Failures,
     pub(super) retry_at: Duration,

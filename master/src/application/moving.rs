@@ -1,4 +1,4 @@
-//! Moving an application off nodes that are drained: what its driver is asked for.
+//! Moving an application off nodes that are drained or unhealthy: what its driver is asked for.
 
 use millrace_common::id::ContainerId;
 use millrace_proto::v1::{self, driver_command};
@@ -7,7 +7,7 @@ use super::core::{Action, Application};
 use crate::scheduler::Tenant;
 
 /// Why containers have to leave.
-const REASON: &str = "its node is drained";
+const REASON: &str = "its node is being emptied";
 
 impl Application {
     /// What a drain has to know of it beside its containers.
@@ -72,7 +72,7 @@ impl Application {
 }
 
 fn kill(container: &ContainerId) -> Action {
-    let reason = format!("{REASON}, and the deadline has passed");
+    let reason = "its node is drained, and the deadline has passed".to_owned();
     Action::Kill { container: container.clone(), is_graceful: true, reason }
 }
 

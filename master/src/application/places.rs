@@ -1,6 +1,6 @@
 //! What an application needs from the scheduler, and what becomes of it once there is a place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_common::id::{ContainerId, NodeId};
 use millrace_common::resources::Resources;
@@ -8,7 +8,6 @@ use millrace_proto::v1::{self, ApplicationState};
 
 use super::core::Application;
 use super::driver::Driver;
-use crate::cluster::Drains;
 use crate::moment::Moment;
 use crate::scheduler::Claim;
 
@@ -45,14 +44,14 @@ impl Application {
 
     /// What it needs from the scheduler now, if anything.
     ///
-    /// An executor on a node that is drained is not counted: another is started first.
-    pub(crate) fn claim(&self, now: Moment, drains: &Drains) -> Option<Claim> {
+    /// An executor on one of the nodes that are `leaving` is not counted: another is started first.
+    pub(crate) fn claim(&self, now: Moment, leaving: &BTreeSet<NodeId>) -> Option<Claim> {
         if !self.is_live() || self.is_concluded() {
             return None;
         }
         let (driver_cost, executor_cost, num_minimum) = self.spec_resources();
         let mut held: BTreeMap<NodeId, u32> = BTreeMap::new();
-        for node in self.executors.values().filter(|node| !drains.holds(node)) {
+        for node in self.executors.values().filter(|node| !leaving.contains(*node)) {
             *held.entry(node.clone()).or_default() += 1;
         }
         // To stop at a batch edge a driver needs nobody.
@@ -161,8 +160,8 @@ impl Application {
     }
 
     /// How many of the executors that the driver asked for it does not have.
-    pub(crate) fn num_missing(&self, drains: &Drains) -> u32 {
-        let held = self.executors.values().filter(|node| !drains.holds(node)).count();
+    pub(crate) fn num_missing(&self, leaving: &BTreeSet<NodeId>) -> u32 {
+        let held = self.executors.values().filter(|node| !leaving.contains(*node)).count();
         let held = u32::try_from(held).unwrap_or(u32::MAX);
         self.target.map_or(0, |(count, _)| count.saturating_sub(held))
     }

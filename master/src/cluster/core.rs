@@ -10,6 +10,7 @@ use millrace_proto::v1::{self, ContainerKind, ContainerState, NodeState};
 
 use super::containers::{ContainerEntry, Containers, Ended};
 use super::drains::Drains;
+use super::health::{Trouble, trouble_after};
 use crate::config::Timing;
 use crate::control::SessionId;
 use crate::moment::Moment;
@@ -49,6 +50,8 @@ pub(crate) struct NodeEntry {
     pub version: String,
     /// Process id of its worker.
     pub pid: u32,
+    /// Why it is unhealthy; none when it is well.
+    pub trouble: Option<Trouble>,
     /// Until when it gets no grants, after it refused one.
     paused_until: Duration,
 }
@@ -103,7 +106,11 @@ impl Cluster {
         self.nodes.values().find(|node| node.session == Some(session))
     }
 
-    fn by_session_mut(&mut self, session: SessionId) -> Option<&mut NodeEntry> {
+    pub(super) fn nodes_mut(&mut self) -> impl Iterator<Item = &mut NodeEntry> {
+        self.nodes.values_mut()
+    }
+
+    pub(super) fn by_session_mut(&mut self, session: SessionId) -> Option<&mut NodeEntry> {
         self.nodes.values_mut().find(|node| node.session == Some(session))
     }
 
@@ -120,6 +127,8 @@ impl Cluster {
         let offered = check(&message)?;
         let id = NodeId::new(message.node_id);
         let mut outcome = Registered { is_new: true, ..Registered::default() };
+        let before = self.nodes.get(&id).and_then(|known| known.trouble.as_ref());
+        let trouble = trouble_after(before, &message.unhealthy, now);
         if let Some(known) = self.nodes.get(&id) {
             let is_same = known.instance == message.instance_id;
             if !is_same && known.session.is_some() && known.state == NodeState::Alive {
@@ -145,6 +154,7 @@ impl Cluster {
             last_heartbeat_ms: now.wall_ms,
             version: message.version,
             pid: message.pid,
+            trouble,
             paused_until: Duration::ZERO,
         };
         self.nodes.insert(id.clone(), node);
@@ -253,8 +263,8 @@ impl Cluster {
         (changed, ended)
     }
 
-    /// What the scheduler may give out, by node. A suspect, silent or refusing node counts with all
-    /// that it offers and nothing free; one that is drained does not count.
+    /// What the scheduler may give out, by node. A suspect, silent, unhealthy or refusing node counts
+    /// with all that it offers and nothing free; one that is drained does not count.
     pub(crate) fn rooms(&self, now: Moment) -> Vec<Room> {
         let usage = self.usage();
         let known = self.nodes.values().filter(|node| node.state != NodeState::Lost);
@@ -262,6 +272,7 @@ impl Cluster {
             .filter(|node| !self.drains.holds(&node.id))
             .map(|node| {
                 let is_open = node.state == NodeState::Alive
+                    && node.trouble.is_none()
                     && node.session.is_some()
                     && now.monotonic >= node.paused_until;
                 let usage = usage.get(&node.id).copied().unwrap_or_default();

@@ -6,10 +6,10 @@
 mod containers;
 mod core;
 mod drains;
+mod health;
 
 pub(crate) use self::containers::{ContainerEntry, Ended};
 pub(crate) use self::core::{Cluster, Usage};
-pub(crate) use self::drains::Drains;
 
 #[cfg(test)]
 mod tests;

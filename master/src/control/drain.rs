@@ -1,4 +1,4 @@
-//! Draining nodes: the orders of people, and step by step what they ask for.
+//! Emptying nodes, step by step: those that people order drained, and those that are unhealthy.
 
 use millrace_common::error::{Code, Error};
 use millrace_common::id::{ApplicationName, NodeId};
@@ -56,7 +56,7 @@ impl Core {
         Ok(ticket)
     }
 
-    /// Does what can be done now to empty the nodes that are drained.
+    /// Does what can be done now to empty the nodes that are drained or unhealthy.
     pub(super) fn go_on_draining(&mut self, now: Moment) {
         if self.is_adopting {
             return;
@@ -65,10 +65,12 @@ impl Core {
         applications.sort_by_key(|application| application.sequence());
         let tenants: Vec<Tenant> =
             applications.into_iter().filter_map(|application| self.tenant(application)).collect();
-        let draining = self.cluster.drains.nodes();
+        let leaving = self.cluster.leaving();
         let overdue = self.cluster.drains.overdue(now);
-        let plan = drain(&draining, &overdue, self.cluster.rooms(now), &tenants);
-        self.cluster.drains.explain(plan.waits);
+        let rooms = self.cluster.rooms(now).into_iter();
+        let others = rooms.filter(|room| !leaving.contains(&room.node)).collect();
+        let plan = drain(&leaving, &overdue, others, &tenants);
+        self.cluster.explain_leaving(plan.waits);
         for step in plan.steps {
             self.take(step);
         }

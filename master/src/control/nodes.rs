@@ -46,6 +46,9 @@ impl Core {
         self.kill_again(&node, session);
         self.forget(session, registered.forget);
         self.awaited.remove(&node);
+        if let Some(trouble) = self.cluster.node(&node).and_then(|node| node.trouble.as_ref()) {
+            tracing::warn!(%node, reason = trouble.reason, "an unhealthy node has registered");
+        }
         self.end_all(now, registered.ended);
         self.step(now);
         Ok(())
@@ -110,6 +113,12 @@ impl Core {
                 self.end_all(now, ended);
                 self.step(now);
             }
+            Some(node_message::Body::Heartbeat(heartbeat)) => {
+                let is_news = self.health(now, session, &heartbeat.unhealthy);
+                if is_news || has_returned {
+                    self.step(now);
+                }
+            }
             Some(node_message::Body::Refused(refusal)) => {
                 let ended = self.cluster.refused(now, session, &refusal);
                 self.end_all(now, ended);
@@ -118,6 +127,18 @@ impl Core {
             _ if has_returned => self.step(now),
             _ => {}
         }
+    }
+
+    /// A node says how it is; true when that is news.
+    fn health(&mut self, now: Moment, session: SessionId, reason: &str) -> bool {
+        let Some(node) = self.cluster.health(now, session, reason) else { return false };
+        match &node.trouble {
+            Some(trouble) => {
+                tracing::warn!(node = %node.id, reason = trouble.reason, "node is unhealthy");
+            }
+            None => tracing::info!(node = %node.id, "node is well again"),
+        }
+        true
     }
 
     /// The stream to a node has ended; `is_orderly` when the node closed it itself.

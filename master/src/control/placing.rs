@@ -33,17 +33,23 @@ impl Core {
         for placed in plan.placed {
             self.grant(now, placed);
         }
+        let unhealthy = self.cluster.explain_unhealthy();
         for claim in &claims {
-            self.explain(&claim.application, plan.waiting.get(&claim.application));
+            let reason = plan.waiting.get(&claim.application).map(|reason| match &unhealthy {
+                Some(unhealthy) => format!("{reason}; {unhealthy}"),
+                None => reason.clone(),
+            });
+            self.explain(&claim.application, reason.as_ref());
         }
     }
 
     fn claims(&self, now: Moment) -> Vec<Claim> {
+        let leaving = self.cluster.leaving();
         let mut applications: Vec<&Application> = self.applications.values().collect();
         applications.sort_by_key(|application| application.sequence());
         applications
             .into_iter()
-            .filter_map(|application| application.claim(now, &self.cluster.drains))
+            .filter_map(|application| application.claim(now, &leaving))
             .collect()
     }
 
@@ -85,12 +91,13 @@ impl Core {
     }
 
     fn explain(&mut self, name: &ApplicationName, waiting: Option<&String>) {
+        let leaving = self.cluster.leaving();
         let Some(application) = self.applications.get_mut(name) else { return };
         let session = application.driver.as_ref().and_then(|driver| driver.session);
         match (waiting, session) {
             (Some(reason), None) if application.driver.is_none() => application.set_reason(reason),
             (Some(reason), Some(session)) => {
-                let missing = application.num_missing(&self.cluster.drains);
+                let missing = application.num_missing(&leaving);
                 let unmet = Some((missing, reason.clone()));
                 if application.told_unmet != unmet {
                     application.told_unmet = unmet;

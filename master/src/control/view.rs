@@ -64,12 +64,21 @@ fn show_node(core: &Core, id: &NodeId, usage: &BTreeMap<NodeId, Usage>) -> v1::N
         shown.last_heartbeat_ms = node.last_heartbeat_ms;
         shown.version.clone_from(&node.version);
         shown.pid = node.pid;
+        if let Some(trouble) = &node.trouble {
+            shown.unhealthy.clone_from(&trouble.reason);
+            shown.unhealthy_since_ms = trouble.since_ms;
+            if drain.is_none() {
+                shown.reason.clone_from(&trouble.waits);
+            }
+        }
     } else {
         shown.reason = "drained, and its worker is not connected".to_owned();
     }
     if drain.is_some() && state == v1::NodeState::Alive {
         let is_empty = num_containers == 0 && !core.is_adopting;
         state = if is_empty { v1::NodeState::Drained } else { v1::NodeState::Draining };
+    } else if !shown.unhealthy.is_empty() && state == v1::NodeState::Alive {
+        state = v1::NodeState::Unhealthy;
     }
     shown.set_state(state);
     shown

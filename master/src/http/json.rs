@@ -33,6 +33,8 @@ pub(super) fn node(node: &v1::Node) -> Value {
         "pid": node.pid,
         "reason": node.reason,
         "drain_deadline_ms": node.drain_deadline_ms,
+        "unhealthy": node.unhealthy,
+        "unhealthy_since_ms": node.unhealthy_since_ms,
     })
 }
 
@@ -59,6 +61,8 @@ fn executor(executor: &v1::ExecutorReport) -> Value {
         "block_bytes_budget": executor.block_bytes_budget,
         "num_receivers": executor.num_receivers,
         "rss_bytes": executor.rss_bytes,
+        "spill_refused": executor.spill_refused,
+        "num_spills_refused": executor.num_spills_refused,
     })
 }
 

@@ -1,4 +1,4 @@
-//! What a drain does next: nodes to be emptied and what the applications have go in, steps come out.
+//! What a drain, or the move off an unhealthy node, does next: nodes to be emptied and what the applications have go in, steps come out.
 //!
 //! It promises: an executor is given up only when as many as the driver asked for run elsewhere, and
 //! one after another per application; a driver is asked to move only when it and the least number of
@@ -78,8 +78,8 @@ pub(crate) struct DrainPlan {
     pub waits: BTreeMap<NodeId, String>,
 }
 
-/// The next steps for all nodes in `draining`, of which `overdue` have passed their deadline.
-/// `rooms` are the other nodes; `tenants` come in the order of submission.
+/// The next steps for all nodes in `draining`, unhealthy ones among them, of which `overdue` have
+/// passed their deadline. `rooms` are the other nodes; `tenants` come in the order of submission.
 #[must_use]
 pub(crate) fn drain(
     draining: &BTreeSet<NodeId>,

@@ -45,6 +45,8 @@ pub fn report(
             block_bytes_budget: registration.budget_bytes,
             num_receivers: receivers_on.get(container).copied().unwrap_or(0),
             rss_bytes: view.heartbeat.rss_bytes,
+            spill_refused: view.heartbeat.spill_refused.clone(),
+            num_spills_refused: view.heartbeat.num_spills_refused,
         }
     };
     let receiver = |view: &super::receivers::core::ReceiverView| v1::ReceiverReport {

@@ -31,7 +31,7 @@ pub fn main(launch: LaunchContext) -> ExitCode {
     match run(launch) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("millrace-worker executor: {error}");
+            millrace_common::telemetry::say(&format!("millrace-worker executor: {error}"));
             ExitCode::FAILURE
         }
     }

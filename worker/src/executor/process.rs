@@ -263,6 +263,8 @@ fn heartbeat(
         disk_bytes: store.usage().disk_bytes,
         rss_bytes: resident_bytes().unwrap_or(0),
         over_budget: store.is_over_budget(),
+        spill_refused: store.spill_refused().unwrap_or_default(),
+        num_spills_refused: store.num_spills_refused(),
     })
 }
 

@@ -23,6 +23,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::core::{Core, Effect};
+use super::disk::Disk;
+use super::disk::core::Terms;
 use super::session::Session;
 use super::work_dir::WorkDir;
 use super::{launcher, logs, resources};
@@ -37,6 +39,8 @@ const RECONNECT: Backoff =
     Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2) };
 /// How long the master may take to end its side of the stream when the node leaves.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+/// Looks at the disk are at least so far apart.
+const DISK_CHECK_MIN: Duration = Duration::from_millis(100);
 /// How long the loop waits beyond the grace time for processes that were killed.
 const KILLED_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -62,6 +66,8 @@ pub async fn run(
     for status in work_dir.ended() {
         core.keep(status);
     }
+    let mut disk = watch_disk(&config, &work_dir, &clock)?;
+    disk.first().await;
     let masters = Masters::parse(&config.master)?;
     let node_id = config.node_id.clone().unwrap_or_else(host_name);
     tracing::info!(node = node_id, %offered, master = config.master, "node starts");
@@ -74,6 +80,7 @@ pub async fn run(
         clock,
         core,
         work_dir,
+        disk,
         tell,
         kill_switches: BTreeMap::new(),
         masters,
@@ -83,6 +90,22 @@ pub async fn run(
         heartbeat_interval: HEARTBEAT_DEFAULT,
     };
     node.run(events, shutdown).await
+}
+
+fn watch_disk(
+    config: &WorkerConfig,
+    work_dir: &WorkDir,
+    clock: &SharedClock,
+) -> Result<Disk, Error> {
+    let directory = work_dir.root().to_owned();
+    let terms = Terms {
+        directory: directory.display().to_string(),
+        min_free: config.min_free_disk,
+        recover_after: config.disk_recover_after,
+    };
+    // Nothing can be looked at without a pause.
+    let period = config.disk_check_interval.max(DISK_CHECK_MIN);
+    Disk::watch(directory, terms, period, Arc::clone(clock))
 }
 
 fn host_name() -> String {
@@ -97,6 +120,7 @@ struct Node {
     clock: SharedClock,
     core: Core,
     work_dir: Arc<WorkDir>,
+    disk: Disk,
     tell: mpsc::Sender<Event>,
     kill_switches: BTreeMap<ContainerId, watch::Sender<Option<Duration>>>,
     masters: Masters,
@@ -115,6 +139,7 @@ impl Node {
     ) -> Result<(), Error> {
         let effects = self.core.prune();
         self.perform(effects);
+        self.disk_changed();
         let mut connecting = Some(self.connect(Duration::ZERO));
         let mut heartbeat = interval(self.heartbeat_interval);
         loop {
@@ -144,6 +169,13 @@ impl Node {
                         None => self.session = None,
                     }
                 }
+                () = self.disk.changed() => {
+                    self.disk_changed();
+                    // The master hears of it now, and not a heartbeat later.
+                    if self.session.is_some() {
+                        self.beat();
+                    }
+                }
                 _ = heartbeat.tick(), if self.session.is_some() => self.beat(),
             }
             if self.session.is_none() && connecting.is_none() {
@@ -169,6 +201,7 @@ impl Node {
             containers: self.core.statuses(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            unhealthy: self.disk.trouble().unwrap_or_default().to_owned(),
         };
         self.unsent.clear();
         let first = self.message(node_message::Body::Register(register));
@@ -216,7 +249,20 @@ impl Node {
         self.num_heartbeats += 1;
         let memory_used_bytes = self.core.pids().map(resources::resident_bytes).sum();
         let sequence = self.num_heartbeats;
-        self.send(node_message::Body::Heartbeat(NodeHeartbeat { sequence, memory_used_bytes }));
+        let unhealthy = self.disk.trouble().unwrap_or_default().to_owned();
+        let heartbeat = NodeHeartbeat { sequence, memory_used_bytes, unhealthy };
+        self.send(node_message::Body::Heartbeat(heartbeat));
+    }
+
+    /// The disk is, or is no longer, fit for work.
+    fn disk_changed(&mut self) {
+        let trouble = self.disk.trouble().map(str::to_owned);
+        match (&trouble, self.core.trouble()) {
+            (Some(trouble), None) => tracing::warn!(trouble, "this node is unhealthy"),
+            (None, Some(_)) => tracing::info!("this node is well again"),
+            _ => {}
+        }
+        self.core.set_trouble(trouble);
     }
 
     fn command(&mut self, command: NodeCommand) {

@@ -1,7 +1,7 @@
 //! What the node holds and what it answers: pure.
 //!
 //! Commands of the master and ends of processes go in, effects come out. A command of an older term
-//! is refused; a grant without room is refused; an end is kept until the master said to forget it.
+//! is refused; a grant without room, or one for an unhealthy node, is refused; an end is kept until the master said to forget it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -56,17 +56,36 @@ pub(super) struct Core {
     /// Ended containers that the master has heard of, oldest first; their files are kept.
     finished: VecDeque<ContainerId>,
     num_kept: usize,
+    /// Why nothing can be started here now.
+    trouble: Option<String>,
 }
 
 impl Core {
     /// A node that offers this much, and keeps the files of this many ended containers.
     pub(super) fn new(offered: Resources, num_kept: usize) -> Self {
-        Self { offered, term: 0, containers: BTreeMap::new(), finished: VecDeque::new(), num_kept }
+        Self {
+            offered,
+            term: 0,
+            containers: BTreeMap::new(),
+            finished: VecDeque::new(),
+            num_kept,
+            trouble: None,
+        }
     }
 
     /// What the node offers.
     pub(super) fn offered(&self) -> Resources {
         self.offered
+    }
+
+    /// Why nothing can be started here now; none when it can.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Grants are refused for this reason from now on, or taken when there is none.
+    pub(super) fn set_trouble(&mut self, trouble: Option<String>) {
+        self.trouble = trouble;
     }
 
     /// Highest leadership term that was seen.
@@ -140,6 +159,9 @@ impl Core {
         };
         if !is_plain(id.as_str()) {
             return refuse(format!("{id:?} is not a container id"));
+        }
+        if let Some(trouble) = &self.trouble {
+            return refuse(trouble.clone());
         }
         if !free.fits(asked) {
             return refuse(format!("{asked} are asked for and {free} are free"));

@@ -6,6 +6,7 @@
 
 mod actor;
 mod core;
+mod disk;
 mod launcher;
 mod logs;
 mod resources;

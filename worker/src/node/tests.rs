@@ -51,6 +51,18 @@ fn a_grant_without_room_is_refused() {
 }
 
 #[test]
+fn an_unhealthy_node_refuses_grants_and_keeps_what_it_has() {
+    let mut node = node();
+    node.command(1, grant("a-a1-e1", 1, 1));
+    node.set_trouble(Some("MR6008: the disk is full".to_owned()));
+    let refused = node.command(1, grant("a-a1-e2", 1, 1));
+    assert!(matches!(&refused[..], [Effect::Refuse(r)] if r.reason.contains("MR6008")));
+    assert!(matches!(node.command(1, grant("a-a1-e1", 1, 1))[..], [Effect::Report(_)]));
+    node.set_trouble(None);
+    assert!(matches!(node.command(1, grant("a-a1-e2", 1, 1))[..], [Effect::Start(_)]));
+}
+
+#[test]
 fn a_grant_that_comes_twice_is_started_once() {
     let mut node = node();
     node.command(1, grant("a-a1-e1", 1, 1));

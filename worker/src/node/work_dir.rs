@@ -55,6 +55,11 @@ impl WorkDir {
         }
     }
 
+    /// The directory itself.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Directory of a container.
     pub(super) fn container(&self, id: &ContainerId) -> PathBuf {
         self.root.join("containers").join(id.as_str())

@@ -26,6 +26,7 @@ enum Step {
     Kill(usize),
     Drain(usize, u64),
     Undrain(usize),
+    Health(usize, bool),
     RestartMaster,
     SlowStore(bool),
     Pass(u64),
@@ -39,7 +40,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => node.clone().prop_map(Step::Cut),
         1 => node.clone().prop_map(Step::CrashNode),
         1 => (node.clone(), prop_oneof![Just(0), 100u64..20_000]).prop_map(|(n, d)| Step::Drain(n, d)),
-        1 => node.prop_map(Step::Undrain),
+        1 => node.clone().prop_map(Step::Undrain),
+        2 => (node, any::<bool>()).prop_map(|(n, is_well)| Step::Health(n, is_well)),
         1 => app.clone().prop_map(Step::ExitDriver),
         1 => (app.clone(), 0usize..4).prop_map(|(a, e)| Step::ExitExecutor(a, e)),
         4 => app.clone().prop_map(Step::DriverWorks),
@@ -104,6 +106,9 @@ fn apply(world: &mut World, step: &Step) {
         // A node that nobody knows is refused.
         Step::Drain(node, deadline_ms) => drop(world.drain(NODES[*node], *deadline_ms)),
         Step::Undrain(node) => drop(world.undrain(NODES[*node])),
+        Step::Health(node, is_well) => {
+            world.set_health(NODES[*node], if *is_well { "" } else { "MR6008: full" });
+        }
         Step::RestartMaster => world.restart_master(),
         Step::SlowStore(is_slow) => {
             world.store_is_slow = *is_slow;
@@ -120,6 +125,7 @@ fn recover(world: &mut World) {
     for _ in 0..30 {
         for node in NODES {
             drop(world.undrain(node));
+            world.set_health(node, "");
             if world.nodes[node].session.is_none() {
                 drop(world.connect(node));
             }

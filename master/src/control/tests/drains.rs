@@ -10,12 +10,12 @@ use millrace_proto::v1::{self, ApplicationState, NodeState, driver_command, driv
 use super::world::{TIMING, World, spec};
 use crate::control::view;
 
-fn shown(world: &World, node: &str) -> v1::Node {
+pub(super) fn shown(world: &World, node: &str) -> v1::Node {
     view::node(&world.core, &NodeId::from(node)).unwrap()
 }
 
 /// What drivers were told of moving: executors to give up, and hand-overs as an empty name.
-fn asked(world: &mut World) -> Vec<String> {
+pub(super) fn asked(world: &mut World) -> Vec<String> {
     let told = std::mem::take(&mut world.told);
     told.into_iter()
         .filter_map(|(_, body)| match body {
@@ -26,12 +26,12 @@ fn asked(world: &mut World) -> Vec<String> {
         .collect()
 }
 
-fn release(container: &str) -> driver_message::Body {
+pub(super) fn release(container: &str) -> driver_message::Body {
     let container_id = container.to_owned();
     driver_message::Body::Release(v1::ReleaseContainer { container_id, ..Default::default() })
 }
 
-fn node_of(world: &World, container: &str) -> String {
+pub(super) fn node_of(world: &World, container: &str) -> String {
     let holds = |(_, node): &(&String, &super::world::FakeNode)| {
         node.running.keys().any(|id| id.as_str() == container)
     };
@@ -39,7 +39,7 @@ fn node_of(world: &World, container: &str) -> String {
 }
 
 /// An application of 4 executors over three nodes, its driver on the small one.
-fn running() -> (World, u64) {
+pub(super) fn running() -> (World, u64) {
     let mut world = World::new();
     for name in ["n1", "n2", "n3"] {
         world.add_node(name, 8);

@@ -4,4 +4,5 @@ mod cases;
 mod chaos;
 mod drains;
 mod restarts;
+mod unhealthy;
 mod world;

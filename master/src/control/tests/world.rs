@@ -42,6 +42,8 @@ pub(super) struct FakeNode {
     ended: BTreeMap<ContainerId, v1::ContainerStatus>,
     pub session: Option<SessionId>,
     last_heard: Duration,
+    /// Why it is unhealthy; empty when it is well.
+    unhealthy: String,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub(super) struct World {
     pub drivers: BTreeMap<SessionId, String>,
     /// What drivers were told, oldest first.
     pub told: Vec<(String, driver_command::Body)>,
+    /// Grants that unhealthy nodes were sent, and refused.
+    pub num_refused: usize,
     stored_applications: BTreeMap<ApplicationName, ApplicationRecord>,
     stored_nodes: std::collections::BTreeSet<NodeId>,
     stored_drains: BTreeMap<NodeId, DrainOrder>,
@@ -112,6 +116,7 @@ impl World {
             nodes: BTreeMap::new(),
             drivers: BTreeMap::new(),
             told: Vec::new(),
+            num_refused: 0,
             stored_applications: BTreeMap::new(),
             stored_nodes: std::collections::BTreeSet::new(),
             stored_drains: BTreeMap::new(),
@@ -132,6 +137,7 @@ impl World {
             ended: BTreeMap::new(),
             session: None,
             last_heard: self.now,
+            unhealthy: String::new(),
         };
         self.nodes.insert(name.to_owned(), node);
         self.connect(name).unwrap();
@@ -156,6 +162,7 @@ impl World {
             containers: live.chain(node.ended.values().cloned()).collect(),
             version: "test".to_owned(),
             pid: 1,
+            unhealthy: node.unhealthy.clone(),
         };
         // The node is at the new end before the master answers.
         let before = self.nodes.get_mut(name).unwrap().session.replace(session);
@@ -241,6 +248,19 @@ impl World {
         self.core.node_said(moment(self.now), session, message);
     }
 
+    /// The disk of the node fails, or is well again for an empty reason; it says so at once.
+    pub(super) fn set_health(&mut self, name: &str, unhealthy: &str) {
+        unhealthy.clone_into(&mut self.nodes.get_mut(name).unwrap().unhealthy);
+        self.beat(name);
+        self.settle();
+    }
+
+    fn beat(&mut self, name: &str) {
+        let unhealthy = self.nodes[name].unhealthy.clone();
+        let beat = v1::NodeHeartbeat { unhealthy, ..Default::default() };
+        self.say(name, node_message::Body::Heartbeat(beat));
+    }
+
     /// Time passes; connected nodes and drivers beat.
     pub(super) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
@@ -248,7 +268,7 @@ impl World {
             self.now = (self.now + Duration::from_millis(500)).min(end);
             let names: Vec<String> = self.nodes.keys().cloned().collect();
             for name in names {
-                self.say(&name, node_message::Body::Heartbeat(v1::NodeHeartbeat::default()));
+                self.beat(&name);
             }
             let sessions: Vec<SessionId> = self.drivers.keys().copied().collect();
             for session in sessions {
@@ -475,6 +495,12 @@ impl World {
         }
         let id = ContainerId::new(context.container_id.clone());
         let node = self.nodes.get_mut(name).unwrap();
+        if !node.unhealthy.is_empty() {
+            let (container_id, reason) = (context.container_id, node.unhealthy.clone());
+            self.num_refused += 1;
+            let refused = v1::GrantRefused { container_id, reason };
+            return self.say(name, node_message::Body::Refused(refused));
+        }
         node.started_ms.insert(id.clone(), moment(self.now).wall_ms);
         let running = node.status(&context, ContainerState::Running);
         let before = node.running.insert(id, context);

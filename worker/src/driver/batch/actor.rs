@@ -383,6 +383,7 @@ fn blame(error: &RunError) -> Blame {
         RunError::Cancelled => Blame::Cancelled,
         RunError::ExecutorSuspected { .. }
         | RunError::BlockLost { .. }
+        | RunError::Disk { .. }
         | RunError::Sink { retryable: true, .. } => Blame::Surroundings,
         RunError::Query { .. }
         | RunError::Sink { .. }

@@ -91,6 +91,7 @@ pub(super) fn classify(error: &str, plan: &BatchPlan) -> RunError {
             RunError::Query { place: None, detail: format!("a function panicked: {detail}") }
         }
         Some(Fault::Sink { retryable, code, detail }) => RunError::Sink { retryable, code, detail },
+        Some(Fault::Disk { detail }) => RunError::Disk { detail },
         Some(Fault::Cancelled) => RunError::Cancelled,
         None => RunError::Query { place: None, detail: error.to_owned() },
     }
@@ -266,6 +267,9 @@ mod tests {
         let error = classify(&format!("stage 1: {fault}"), &plan);
         let RunError::ExecutorSuspected { executor, .. } = error else { panic!("{error:?}") };
         assert_eq!(&*executor, "app-a1-e2");
+        let fault = Fault::Disk { detail: "No space left on device".into() };
+        let error = classify(&format!("stage 1: {fault}"), &plan);
+        assert!(matches!(error, RunError::Disk { .. }), "{error:?}");
         let error = classify("Divide by zero", &plan);
         assert!(matches!(error, RunError::Query { place: None, .. }));
     }

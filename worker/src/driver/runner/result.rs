@@ -49,6 +49,13 @@ pub enum RunError {
         /// What was seen, and by whom.
         detail: String,
     },
+    /// The disk of an executor refused what the query wanted to spill. The node says so itself and is
+    /// left, if there is another one: run again.
+    #[error("the disk of an executor refuses what the query spills: {detail}")]
+    Disk {
+        /// What was seen.
+        detail: String,
+    },
     /// A block is not where the plan said. Read it again from Kinesis, then run again.
     #[error("block {block} is lost on executor {executor}: {detail}")]
     BlockLost {

@@ -1,7 +1,8 @@
 //! The books of the block store: who takes how much, and what has to go when there is no room.
 //!
 //! Promises: what is reserved and held in memory never exceeds the memory budget, and what is
-//! spilled never exceeds the disk budget, whatever the order of events. Never does: hold a block.
+//! spilled never exceeds the disk budget, whatever the order of events; a disk that refused a block
+//! is asked for nothing more until the shell says so. Never does: hold a block.
 
 use std::collections::BTreeMap;
 
@@ -89,6 +90,8 @@ pub struct StoreCore {
     on_disk: u64,
     /// Bytes on their way to disk: counted in memory and, ahead, on disk.
     spilling: u64,
+    /// True since a spill failed: blocks stay in memory, and who has no room waits.
+    is_spill_refused: bool,
     next_number: u64,
     entries: BTreeMap<BlockId, Entry>,
     /// Blocks in memory by age.
@@ -107,6 +110,7 @@ impl StoreCore {
             loading: 0,
             on_disk: 0,
             spilling: 0,
+            is_spill_refused: false,
             next_number: 0,
             entries: BTreeMap::new(),
             by_age: BTreeMap::new(),
@@ -144,7 +148,10 @@ impl StoreCore {
             })
         };
         let disk_room = self.disk_budget.saturating_sub(self.on_disk + self.spilling);
-        if let Some(id) = youngest(&|entry| entry.may_spill && entry.bytes <= disk_room).cloned() {
+        let spillable = |entry: &Entry| entry.may_spill && entry.bytes <= disk_room;
+        if !self.is_spill_refused
+            && let Some(id) = youngest(&spillable).cloned()
+        {
             self.start_spill(&id);
             return Room::Spill(id);
         }
@@ -246,15 +253,21 @@ impl StoreCore {
         }
     }
 
-    /// The block's file could not be written: it stays in memory and is not tried again.
+    /// The block's file could not be written: it stays in memory, and nothing is spilled until
+    /// [`Self::allow_spills`].
     pub fn spill_failed(&mut self, id: &BlockId) {
+        self.is_spill_refused = true;
         if let Some(entry) = self.entries.get_mut(id)
             && entry.place == Place::Spilling
         {
             entry.place = Place::Memory;
-            entry.may_spill = false;
             self.spilling -= entry.bytes;
         }
+    }
+
+    /// The disk may be asked again.
+    pub fn allow_spills(&mut self) {
+        self.is_spill_refused = false;
     }
 
     fn start_spill(&mut self, id: &BlockId) {

@@ -22,6 +22,7 @@ enum Event {
     Remove(usize),
     Spilled(usize),
     SpillFailed(usize),
+    AllowSpills,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -41,6 +42,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0usize..12).prop_map(Event::Remove),
         2 => (0usize..8).prop_map(Event::Spilled),
         1 => (0usize..8).prop_map(Event::SpillFailed),
+        1 => Just(Event::AllowSpills),
     ]
 }
 
@@ -50,6 +52,7 @@ struct Shell {
     reservations: Vec<(u64, Purpose)>,
     leases: Vec<(u64, Purpose)>,
     spills: Vec<BlockId>,
+    is_refused: bool,
 }
 
 impl Shell {
@@ -57,7 +60,10 @@ impl Shell {
         match event {
             Event::Reserve(bytes, purpose) => match core.reserve(bytes, purpose) {
                 Room::Reserved => self.reservations.push((bytes, purpose)),
-                Room::Spill(id) => self.spills.push(id),
+                Room::Spill(id) => {
+                    prop_assert!(!self.is_refused, "the disk is asked again too early");
+                    self.spills.push(id);
+                }
                 Room::Evict(id) => {
                     prop_assert_eq!(purpose, Purpose::Reread, "only a lost block evicts");
                     prop_assert_eq!(core.place(&id), None);
@@ -94,7 +100,14 @@ impl Shell {
                 prop_assert!(!arrived || core.place(&id) == Some(Place::Disk));
             }
             Event::SpillFailed(index) if index < self.spills.len() => {
-                core.spill_failed(&self.spills.swap_remove(index));
+                self.is_refused = true;
+                let id = self.spills.swap_remove(index);
+                core.spill_failed(&id);
+                prop_assert!(core.place(&id) != Some(Place::Spilling));
+            }
+            Event::AllowSpills => {
+                self.is_refused = false;
+                core.allow_spills();
             }
             _ => {}
         }
@@ -192,6 +205,21 @@ fn the_youngest_block_is_spilled_and_a_second_one_while_it_is_on_its_way() {
     assert_eq!(core.reserve(30, Purpose::Receive), Room::Wait, "a task may still read it");
     core.unlease(30, Purpose::Receive);
     assert_eq!(core.reserve(30, Purpose::Receive), Room::Reserved);
+}
+
+#[test]
+fn a_disk_that_refuses_a_block_is_not_asked_again_until_it_may_be() {
+    let mut core = StoreCore::new(100, 1_000);
+    for number in 0..2 {
+        assert_eq!(core.reserve(30, Purpose::Receive), Room::Reserved);
+        core.insert(id(number), 30, true, true);
+    }
+    assert_eq!(core.reserve(30, Purpose::Receive), Room::Spill(id(1)));
+    core.spill_failed(&id(1));
+    assert_eq!(core.place(&id(1)), Some(Place::Memory), "nothing is lost");
+    assert_eq!(core.reserve(30, Purpose::Receive), Room::Wait, "nor is the other block tried");
+    core.allow_spills();
+    assert_eq!(core.reserve(30, Purpose::Receive), Room::Spill(id(1)), "the same block again");
 }
 
 #[test]

@@ -3,11 +3,15 @@
 //! Promises: a block that was put here is here until it is released, or [`BlockError`] says that it
 //! is not; the budgets hold whatever happens, and count what is in memory as long as anybody holds
 //! it: blocks read back from disk, copies for other executors, blocks that a task still reads after
-//! their release; a block read back from disk is checked against its checksum. Owned by the executor's main. Never does: read from Kinesis, or make correctness
-//! depend on what it holds: a lost block is read again.
+//! their release; a block read back from disk is checked against its checksum; a disk that takes no
+//! block costs nothing but its room: blocks stay in memory, receivers wait when that is full, and the
+//! disk is asked again later. Owned by the executor's main. Never does: read from Kinesis, or make
+//! correctness depend on what it holds: a lost block is read again.
 
 pub mod core;
+mod counts;
 mod encoded;
+mod refusal;
 mod spill;
 
 use std::collections::BTreeMap;
@@ -22,9 +26,13 @@ use millrace_common::resources::ByteSize;
 use millrace_common::{Code, Error};
 use millrace_sql::scan::block::{BlockError, BlockId, BlockSource, RawBlock};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use self::core::{Purpose, Room, StoreCore, Usage};
+pub use self::counts::OpenBytes;
+use self::counts::Waiting;
 pub use self::encoded::Encoded;
+use self::refusal::Refusals;
 use self::spill::SpillFile;
 
 /// Share of a container's memory that holds blocks, in percent. Answers in flight come on top, as
@@ -91,6 +99,7 @@ struct Inner {
 struct State {
     core: StoreCore,
     blocks: BTreeMap<BlockId, Held>,
+    refusals: Refusals,
 }
 
 /// A block, wherever it is.
@@ -112,8 +121,11 @@ impl BlockStore {
         if budgets.disk > 0 {
             spill::prepare_directory(&directory)?;
         }
-        let state =
-            State { core: StoreCore::new(budgets.memory, budgets.disk), blocks: BTreeMap::new() };
+        let state = State {
+            core: StoreCore::new(budgets.memory, budgets.disk),
+            blocks: BTreeMap::new(),
+            refusals: Refusals::default(),
+        };
         Ok(Self {
             inner: Arc::new(Inner {
                 directory,
@@ -149,13 +161,25 @@ impl BlockStore {
     /// A part of [`Self::block_bytes`] for an open block, 0 at first.
     #[must_use]
     pub fn open_bytes(&self) -> OpenBytes {
-        OpenBytes { store: Arc::clone(&self.inner), bytes: 0 }
+        OpenBytes::none(Arc::clone(&self.inner))
     }
 
     /// True while a receiver waits for room.
     #[must_use]
     pub fn is_over_budget(&self) -> bool {
         self.inner.num_waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Why blocks can not be spilled, as a code and one line; none when they can, as far as is known.
+    #[must_use]
+    pub fn spill_refused(&self) -> Option<String> {
+        self.inner.lock().refusals.reason(Instant::now())
+    }
+
+    /// Spills that failed so far.
+    #[must_use]
+    pub fn num_spills_refused(&self) -> u64 {
+        self.inner.lock().refusals.total()
     }
 
     /// Waits for room in memory; receivers are served in the order in which they asked.
@@ -170,7 +194,7 @@ impl BlockStore {
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
             let changed = self.inner.changed.notified();
-            let room = self.inner.lock().core.reserve(bytes, purpose);
+            let room = self.inner.lock().ask(bytes, purpose);
             match room {
                 Room::Reserved => return Ok(self.reservation(bytes, purpose)),
                 Room::Spill(id) => self.spill(id).await,
@@ -182,7 +206,8 @@ impl BlockStore {
                     if purpose == Purpose::Receive {
                         waiting.get_or_insert_with(|| Waiting::new(&self.inner.num_waiting));
                     }
-                    changed.await;
+                    let again_at = self.inner.lock().refusals.again_at();
+                    refusal::before(again_at, changed).await;
                 }
                 Room::Never => return Err(does_not_fit(bytes, self.inner.budgets.memory)),
             }
@@ -192,7 +217,7 @@ impl BlockStore {
     /// Room for a copy, if it can be had without waiting for anybody.
     pub async fn reserve_for_copy(&self, bytes: u64) -> Option<Reservation> {
         loop {
-            let room = self.inner.lock().core.reserve(bytes, Purpose::Copy);
+            let room = self.inner.lock().ask(bytes, Purpose::Copy);
             match room {
                 Room::Reserved => return Some(self.reservation(bytes, Purpose::Copy)),
                 Room::Spill(id) => self.spill(id).await,
@@ -274,6 +299,16 @@ impl fmt::Debug for BlockStore {
     }
 }
 
+impl State {
+    /// Asks for room; the disk too, when it is time to ask it again after a refusal.
+    fn ask(&mut self, bytes: u64, purpose: Purpose) -> Room {
+        if self.refusals.is_due(Instant::now()) {
+            self.core.allow_spills();
+        }
+        self.core.reserve(bytes, purpose)
+    }
+}
+
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing between lock and unlock leaves the state half done.
@@ -304,10 +339,16 @@ impl Inner {
                     let held = Held::Disk { file: Arc::new(file), loaded };
                     replaced = state.blocks.insert(id.clone(), held);
                 }
+                if let Some(num_refused) = state.refusals.spilled() {
+                    tracing::info!(num_refused, "the disk takes blocks again");
+                }
             }
             Err(error) => {
-                tracing::warn!(%error, "a block stays in memory");
-                self.lock().core.spill_failed(id);
+                let mut state = self.lock();
+                state.core.spill_failed(id);
+                if state.refusals.refused(&error, Instant::now()) {
+                    tracing::warn!(%error, "spill refused: blocks stay in memory, and receivers wait when it is full");
+                }
             }
         }
         // Unless a task reads it, its memory is free now.
@@ -424,43 +465,6 @@ impl Drop for Reservation {
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Reservation({} bytes)", self.bytes)
-    }
-}
-
-/// The size of an open block, counted until it is dropped.
-pub struct OpenBytes {
-    store: Arc<Inner>,
-    bytes: u64,
-}
-
-impl OpenBytes {
-    /// The open block has this size now.
-    pub fn set(&mut self, bytes: u64) {
-        self.store.open_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.store.open_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.bytes = bytes;
-    }
-}
-
-impl Drop for OpenBytes {
-    fn drop(&mut self) {
-        self.set(0);
-    }
-}
-
-/// Counts whoever waits for room, until it has it or gives up.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(counter: &'a AtomicUsize) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

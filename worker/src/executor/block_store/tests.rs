@@ -89,6 +89,30 @@ async fn a_damaged_file_is_an_unreadable_block() {
     assert!(matches!(error, BlockError::Unreadable { .. }), "{error}");
 }
 
+/// What a full or read-only disk does, with a directory that is not there.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_takes_nothing_costs_no_block_and_is_asked_again() {
+    let bytes = block("b1", 100).memory_bytes() as u64;
+    let (store, directory) = store(2 * bytes, 10 * bytes);
+    let blocks = directory.path().join("blocks");
+    std::fs::remove_dir(&blocks).unwrap();
+    put(&store, block("b1", 100), KEEP).await;
+    let waiter = tokio::spawn({
+        let store = store.clone();
+        async move { put(&store, block("b2", 100), KEEP).await }
+    });
+    wait_until(|| store.num_spills_refused() >= 2).await;
+    let refused = store.spill_refused().expect("it is told");
+    assert!(refused.starts_with("MR6002: block b1 can not be spilled"), "{refused}");
+    assert!(store.is_over_budget() && !waiter.is_finished(), "receivers wait");
+    assert!(store.usage().memory_bytes <= store.budgets().memory);
+    assert_eq!(store.get(&BlockId::new("b1")).await.unwrap().num_records(), 100);
+    std::fs::create_dir(&blocks).unwrap();
+    waiter.await.unwrap();
+    assert_eq!((files(&directory), store.spill_refused()), (1, None));
+    assert_eq!(store.get(&BlockId::new("b2")).await.unwrap().num_records(), 100);
+}
+
 #[tokio::test]
 async fn a_receiver_waits_for_room_and_goes_on_when_a_block_is_released() {
     let bytes = block("b1", 100).memory_bytes() as u64;

@@ -168,6 +168,9 @@ impl Stream for TaskStream {
             Some(Err(error)) => {
                 this.task.tell(TaskEvent::Failed(error.to_string()));
                 this.input = None;
+                if let Some(fault) = Fault::of_disk(error) {
+                    return Poll::Ready(Some(Err(fault.into_error())));
+                }
             }
             None => {
                 // Dropped first, so that what a scan reports at its end comes before the end.
