@@ -21,6 +21,12 @@ struct Trim {
     keep_from: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Span {
+    ms: u64,
+}
+
 /// Answers a request to the control endpoint.
 pub(crate) fn answer_to(
     services: &Services,
@@ -55,6 +61,12 @@ pub(crate) fn answer_to(
             answer(200, JSON, Bytes::from_static(b"{}"))
         }
         ("POST", "/-/kinesis/trim") => trim(services, body),
+        ("POST", "/-/kinesis/advance-clock") => {
+            with_span(body, |ms| services.kinesis.advance_clock(ms))
+        }
+        ("POST", "/-/kinesis/transition") => {
+            with_span(body, |ms| services.kinesis.set_transition(ms))
+        }
         _ => refusal(404, &format!("no {method} {path} here; see docs/emulator.md")),
     }
 }
@@ -84,6 +96,16 @@ fn trim(services: &Services, body: &[u8]) -> Response<Body> {
     match services.kinesis.trim(&trim.stream, &trim.shard, &trim.keep_from) {
         Ok(()) => answer(200, JSON, Bytes::from_static(b"{}")),
         Err(error) => refusal(400, &error),
+    }
+}
+
+fn with_span(body: &[u8], apply: impl FnOnce(u64)) -> Response<Body> {
+    match serde_json::from_slice::<Span>(body) {
+        Ok(span) => {
+            apply(span.ms);
+            answer(200, JSON, Bytes::from_static(b"{}"))
+        }
+        Err(error) => refusal(400, &format!("not a span of time: {error}")),
     }
 }
 

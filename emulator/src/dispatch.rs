@@ -202,8 +202,7 @@ impl Services {
                 Ok(first)
             }
             Some(Action::EmptyPage) if job.operation == "GetRecords" => {
-                let (status, body) = self.kinesis.empty_page(&job.body);
-                Ok(answer(status, kinesis::CONTENT_TYPE, body.into()))
+                Ok(self.kinesis_answer(self.kinesis.empty_page(&job.body)))
             }
             Some(Action::EmptyPage) => Ok(self.apply(job).await),
         }
@@ -211,16 +210,23 @@ impl Services {
 
     async fn apply(&self, job: Job) -> Response<Body> {
         match job.service {
-            Service::Kinesis => {
-                let (status, body) = self.kinesis.call(&job.operation, &job.body);
-                answer(status, kinesis::CONTENT_TYPE, body.into())
-            }
+            Service::Kinesis => self.kinesis_answer(self.kinesis.call(&job.operation, &job.body)),
             Service::Dynamodb => {
                 let (status, body) = self.dynamodb.call(&job.operation, job.body).await;
                 answer(status, dynamodb::CONTENT_TYPE, body.into())
             }
             Service::S3 => self.call_s3(Request::from_parts(job.head, job.body.into())).await,
         }
+    }
+
+    /// The answer of Kinesis, dated by its own time where that was moved on; else by the server.
+    fn kinesis_answer(&self, (status, body): (u16, Vec<u8>)) -> Response<Body> {
+        let mut answer = answer(status, kinesis::CONTENT_TYPE, body.into());
+        let date = self.kinesis.moved_time_ms().and_then(http_date);
+        if let Some(date) = date {
+            answer.headers_mut().insert(header::DATE, date);
+        }
+        answer
     }
 
     async fn call_s3(&self, request: Request<Body>) -> Response<Body> {
@@ -257,6 +263,12 @@ async fn collect(body: Incoming) -> Result<Bytes, Response<Body>> {
             Err(answer(413, dynamodb::CONTENT_TYPE, body.into()))
         }
     }
+}
+
+fn http_date(ms: u64) -> Option<HeaderValue> {
+    let time = jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()?;
+    let text = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&time);
+    HeaderValue::try_from(text.ok()?).ok()
 }
 
 async fn wait(ms: u64) {

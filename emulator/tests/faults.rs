@@ -135,6 +135,43 @@ async fn iterators_are_made_to_expire_and_records_to_be_trimmed() {
 }
 
 #[tokio::test]
+async fn kinesis_answers_with_the_time_that_it_was_moved_to() {
+    let (handle, _) = with_stream().await;
+    let date = async || {
+        let request = r#"{"StreamName":"logs"}"#;
+        let mut stream = tokio::net::TcpStream::connect(handle.addr()).await.expect("connect");
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nX-Amz-Target: \
+             Kinesis_20131202.ListShards\r\nContent-Length: {}\r\n\r\n{request}",
+            handle.addr(),
+            request.len()
+        );
+        stream.write_all(request.as_bytes()).await.expect("write");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read");
+        let dates: Vec<&str> = answer
+            .lines()
+            .filter(|line| line.to_ascii_lowercase().starts_with("date: "))
+            .map(|line| &line["date: ".len()..])
+            .collect();
+        let [date] = dates[..] else { panic!("one date: {answer}") };
+        aws_sdk_kinesis::primitives::DateTime::from_str(
+            date,
+            aws_sdk_kinesis::primitives::DateTimeFormat::HttpDate,
+        )
+        .expect("a date")
+        .secs()
+    };
+    let before = date().await;
+    let day = r#"{"ms": 86400000}"#;
+    assert_eq!(control(&handle, "POST", "/-/kinesis/advance-clock", day).await.0, 200);
+    let moved = date().await - before;
+    assert!((86_400..86_460).contains(&moved), "{moved} s");
+    assert_eq!(control(&handle, "POST", "/-/kinesis/transition", "{}").await.0, 400);
+    handle.stop().await;
+}
+
+#[tokio::test]
 async fn s3_and_dynamodb_are_struck_in_their_own_form() {
     let (handle, clients) = with_stream().await;
     let throttle = r#"[{"service":"s3","operation":"PutObject","contains":"/results/k","times":1,

@@ -60,6 +60,27 @@ async fn objects_round_trip_with_metadata_and_ranges() {
 }
 
 #[tokio::test]
+async fn a_bucket_of_another_region_is_named_with_it() {
+    let (handle, clients) = start(Config::default()).await;
+    let s3 = &clients.s3;
+    let region = aws_sdk_s3::types::BucketLocationConstraint::EuWest1;
+    let place =
+        aws_sdk_s3::types::CreateBucketConfiguration::builder().location_constraint(region).build();
+    let create = s3.create_bucket().bucket("far").create_bucket_configuration(place);
+    create.send().await.expect("create");
+    let asked = s3.head_bucket().bucket("far").send().await.expect_err("elsewhere");
+    let answer = asked.raw_response().expect("an answer");
+    assert_eq!(answer.status().as_u16(), 301);
+    assert_eq!(answer.headers().get("x-amz-bucket-region"), Some("eu-west-1"));
+    let put = s3.put_object().bucket("far").key("k").send().await.expect_err("elsewhere");
+    assert_eq!(code(&put), "PermanentRedirect");
+    let region = aws_sdk_s3::config::Region::new("eu-west-1");
+    let there = aws_sdk_s3::Client::from_conf(s3.config().to_builder().region(region).build());
+    there.put_object().bucket("far").key("k").send().await.expect("in its region");
+    handle.stop().await;
+}
+
+#[tokio::test]
 async fn a_put_with_if_none_match_never_replaces() {
     let (handle, clients) = with_bucket().await;
     let put = |body: &'static [u8]| {

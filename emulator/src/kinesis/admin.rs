@@ -50,6 +50,7 @@ impl Kinesis {
         require_shard_count(count, "shardCount")?;
         let max_record_kib = request.max_record_size_in_kib.unwrap_or(DEFAULT_RECORD_KIB);
         require_record_size(max_record_kib)?;
+        self.remove_deleted(name)?;
 
         let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
         if streams.contains_key(name) {
@@ -59,11 +60,11 @@ impl Kinesis {
                 format!("Stream {name} under account {account} already exists."),
             ));
         }
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.now_ms();
         let meta = StreamMeta {
             name: name.to_owned(),
             created_ms: now_ms,
-            status: Status::Creating { until_ms: now_ms + self.options.transition_ms },
+            status: Status::Creating { until_ms: now_ms + self.transition_ms() },
             retention_hours: DEFAULT_RETENTION_HOURS,
             on_demand,
             max_record_kib,
@@ -81,11 +82,19 @@ impl Kinesis {
         let request: requests::OnlyStream = parse(body)?;
         let stream = request.stream();
         let shared = self.find(&stream)?;
-        let held = self.lock(&shared);
-        held.delete_files()
-            .map_err(|error| KinesisError::internal("Cannot remove the stream's files", &error))?;
-        let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
-        streams.remove(&held.meta.name);
+        let name = {
+            let mut held = self.lock(&shared);
+            if matches!(held.meta.status, Status::Deleting { .. }) {
+                held.require_active()?;
+            }
+            let until_ms = self.now_ms() + self.transition_ms();
+            held.update(|meta| {
+                meta.status = Status::Deleting { until_ms };
+                Ok(())
+            })?;
+            held.meta.name.clone()
+        };
+        self.remove_deleted(&name)?;
         Ok(NOTHING.into())
     }
 
@@ -135,8 +144,11 @@ impl Kinesis {
         let after = request.next_token.or(request.exclusive_start_stream_name);
         let limit = request.limit.unwrap_or(DEFAULT_PAGE).clamp(1, 10_000);
         let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
-        let mut left =
-            streams.iter().filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after));
+        let now_ms = self.now_ms();
+        let mut left = streams
+            .iter()
+            .filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after))
+            .filter(|(_, stream)| !self.lock(stream).is_deleted(now_ms));
         let page: Vec<_> = left.by_ref().take(limit).map(|(_, s)| s.clone()).collect();
         let has_more_streams = left.next().is_some();
         drop(streams);
@@ -165,7 +177,7 @@ impl Kinesis {
 
     pub(super) fn list_shards(&self, body: &[u8]) -> KinesisResult<Vec<u8>> {
         let request: requests::ListShards = parse(body)?;
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.now_ms();
         let (shared, query) = match &request.next_token {
             Some(token) => self.listing_from_token(&request, token, now_ms)?,
             None => self.listing_from_start(&request)?,
@@ -251,8 +263,8 @@ impl Kinesis {
         let mut stream = self.lock(&shared);
         let shard = shard_index(&stream, &request.shard_to_split)?;
         let start = super::write::parse_hash_key(&request.new_starting_hash_key)?;
-        let now_ms = self.clock.now_ms();
-        stream.reshard(now_ms, self.options.transition_ms, |t| t.split(shard, start, now_ms))?;
+        let now_ms = self.now_ms();
+        stream.reshard(now_ms, self.transition_ms(), |t| t.split(shard, start, now_ms))?;
         Ok(NOTHING.into())
     }
 
@@ -262,8 +274,8 @@ impl Kinesis {
         let mut stream = self.lock(&shared);
         let first = shard_index(&stream, &request.shard_to_merge)?;
         let second = shard_index(&stream, &request.adjacent_shard_to_merge)?;
-        let now_ms = self.clock.now_ms();
-        stream.reshard(now_ms, self.options.transition_ms, |t| t.merge(first, second, now_ms))?;
+        let now_ms = self.now_ms();
+        stream.reshard(now_ms, self.transition_ms(), |t| t.merge(first, second, now_ms))?;
         Ok(NOTHING.into())
     }
 
@@ -284,8 +296,8 @@ impl Kinesis {
                  count: current {current}, target {target}."
             )));
         }
-        let now_ms = self.clock.now_ms();
-        stream.reshard(now_ms, self.options.transition_ms, |t| t.scale_to(target, now_ms))?;
+        let now_ms = self.now_ms();
+        stream.reshard(now_ms, self.transition_ms(), |t| t.scale_to(target, now_ms))?;
         Ok(to_json(&UpdateShardCountAnswer {
             stream_name: stream.meta.name.clone(),
             current_shard_count: current,

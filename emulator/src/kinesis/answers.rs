@@ -91,6 +91,7 @@ pub(crate) fn status_name(status: Status) -> &'static str {
         Status::Creating { .. } => "CREATING",
         Status::Active => "ACTIVE",
         Status::Updating { .. } => "UPDATING",
+        Status::Deleting { .. } => "DELETING",
     }
 }
 

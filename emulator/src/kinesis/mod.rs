@@ -49,7 +49,8 @@ pub(crate) struct Options {
     pub(crate) account_id: String,
     /// Whether the limits of the real service hold.
     pub(crate) limited: bool,
-    /// How long a stream stays CREATING and UPDATING.
+    /// How long a stream stays CREATING, UPDATING and DELETING, until the control endpoint says
+    /// otherwise.
     pub(crate) transition_ms: u64,
 }
 
@@ -62,6 +63,9 @@ pub(crate) struct Kinesis {
     streams: RwLock<BTreeMap<String, SharedStream>>,
     /// How often all iterators were made to expire; iterators carry it.
     expiries: AtomicU64,
+    /// How far Kinesis' time is ahead of the clock.
+    ahead_ms: AtomicU64,
+    transition_ms: AtomicU64,
 }
 
 impl Kinesis {
@@ -77,8 +81,15 @@ impl Kinesis {
                 streams.insert(stream.meta.name.clone(), Arc::new(Mutex::new(stream)));
             }
         }
-        let streams = RwLock::new(streams);
-        Ok(Self { options, clock, streams, expiries: AtomicU64::new(0) })
+        let transition_ms = AtomicU64::new(options.transition_ms);
+        Ok(Self {
+            options,
+            clock,
+            streams: RwLock::new(streams),
+            expiries: AtomicU64::new(0),
+            ahead_ms: AtomicU64::new(0),
+            transition_ms,
+        })
     }
 
     /// Answers one call: the HTTP status and the JSON body.
@@ -140,11 +151,35 @@ impl Kinesis {
         self.expiries.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Lets time pass for Kinesis alone, at once: for the control endpoint.
+    pub(crate) fn advance_clock(&self, ms: u64) {
+        self.ahead_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// Time as Kinesis shows it, once it has been moved on.
+    pub(crate) fn moved_time_ms(&self) -> Option<u64> {
+        (self.ahead_ms.load(Ordering::Relaxed) > 0).then(|| self.now_ms())
+    }
+
+    /// How long a change of a stream that begins from now on takes: for the control endpoint.
+    pub(crate) fn set_transition(&self, ms: u64) {
+        self.transition_ms.store(ms, Ordering::Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock.now_ms() + self.ahead_ms.load(Ordering::Relaxed)
+    }
+
+    fn transition_ms(&self) -> u64 {
+        self.transition_ms.load(Ordering::Relaxed)
+    }
+
     fn find(&self, stream: &StreamRef) -> KinesisResult<SharedStream> {
         self.stream_named(stream.required()?)
     }
 
     fn stream_named(&self, name: &str) -> KinesisResult<SharedStream> {
+        self.remove_deleted(name)?;
         let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
         streams.get(name).cloned().ok_or_else(|| {
             KinesisError::new(
@@ -154,10 +189,35 @@ impl Kinesis {
         })
     }
 
+    /// Removes the stream of this name if the time of its deletion has come.
+    fn remove_deleted(&self, name: &str) -> KinesisResult<()> {
+        let now_ms = self.now_ms();
+        let is_due = |shared: &SharedStream| {
+            shared.lock().unwrap_or_else(PoisonError::into_inner).is_deleted(now_ms)
+        };
+        let due = {
+            let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
+            streams.get(name).is_some_and(is_due)
+        };
+        if !due {
+            return Ok(());
+        }
+        let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
+        // Another call may have removed it meanwhile, and made another of its name.
+        let Some(shared) = streams.get(name).filter(|shared| is_due(shared)).cloned() else {
+            return Ok(());
+        };
+        self.lock(&shared)
+            .delete_files()
+            .map_err(|error| KinesisError::internal("Cannot remove the stream's files", &error))?;
+        streams.remove(name);
+        Ok(())
+    }
+
     /// Locks a stream and brings it up to the present.
     fn lock<'s>(&self, stream: &'s SharedStream) -> MutexGuard<'s, Stream> {
         let mut guard = stream.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.settle(self.clock.now_ms());
+        guard.settle(self.now_ms());
         guard
     }
 

@@ -21,7 +21,7 @@ impl Kinesis {
         let mut stream = self.lock(&shared);
         require_readable(&stream, &self.options.account_id)?;
         let shard = shard_index(&stream, &request.shard_id)?;
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.now_ms();
         if self.options.limited && !stream.limits(shard)?.admit_iterator(now_ms) {
             return Err(self.rate_exceeded(&stream.meta.name, shard));
         }
@@ -45,7 +45,7 @@ impl Kinesis {
             let rule = "have value between 1 and 10000";
             return Err(KinesisError::constraint(&limit.to_string(), "limit", rule));
         }
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.now_ms();
         let mut iterator = ShardIterator::from_token(
             &request.shard_iterator,
             now_ms,

@@ -98,6 +98,43 @@ fn a_stream_is_creating_then_active_then_updating() {
 }
 
 #[test]
+fn a_deleted_stream_is_deleting_then_gone_and_can_be_made_again() {
+    let bench = Bench::active(false);
+    let named = json!({ "StreamName": "s" });
+    bench.put(1);
+    let iterator = bench.iterator("TRIM_HORIZON");
+    bench.ok("DeleteStream", named.clone());
+    let answer = bench.ok("DescribeStreamSummary", named.clone());
+    assert_eq!(answer["StreamDescriptionSummary"]["StreamStatus"], "DELETING");
+    bench.ok("GetRecords", json!({ "ShardIterator": iterator }));
+    assert_eq!(bench.refused("DeleteStream", named.clone()), "ResourceInUseException");
+    let again = json!({ "StreamName": "s", "ShardCount": 2 });
+    assert_eq!(bench.refused("CreateStream", again.clone()), "ResourceInUseException");
+    bench.clock.advance(500);
+    assert_eq!(bench.ok("ListStreams", json!({}))["StreamNames"], json!([]));
+    assert_eq!(bench.refused("DescribeStreamSummary", named), "ResourceNotFoundException");
+    bench.ok("CreateStream", again);
+    let iterator = json!({ "ShardIterator": iterator });
+    assert_eq!(bench.refused("GetRecords", iterator), "ResourceNotFoundException");
+}
+
+#[test]
+fn time_and_transitions_move_when_told() {
+    let bench = Bench::active(false);
+    bench.put(1);
+    assert_eq!(bench.kinesis.moved_time_ms(), None);
+    bench.kinesis.advance_clock(25 * 3_600_000);
+    assert_eq!(bench.kinesis.moved_time_ms(), Some(NOW_MS + 500 + 25 * 3_600_000));
+    let iterator = json!({ "ShardIterator": bench.iterator("TRIM_HORIZON") });
+    assert_eq!(bench.ok("GetRecords", iterator)["Records"], json!([]), "past the retention");
+    bench.kinesis.set_transition(10_000);
+    bench.ok("CreateStream", json!({ "StreamName": "slow", "ShardCount": 1 }));
+    bench.clock.advance(9_999);
+    let slow = bench.ok("DescribeStreamSummary", json!({ "StreamName": "slow" }));
+    assert_eq!(slow["StreamDescriptionSummary"]["StreamStatus"], "CREATING");
+}
+
+#[test]
 fn an_iterator_expires_after_five_minutes_or_when_told() {
     let bench = Bench::active(false);
     let get = |iterator: &str| json!({ "ShardIterator": iterator });

@@ -28,6 +28,7 @@ pub(crate) enum Status {
     Creating { until_ms: u64 },
     Active,
     Updating { until_ms: u64 },
+    Deleting { until_ms: u64 },
 }
 
 /// What is kept of a stream beside its records.
@@ -165,6 +166,11 @@ impl Stream {
                 tracing::warn!(dir = %dir.display(), %error, "cannot remove an expired shard");
             }
         }
+    }
+
+    /// True when the stream was deleted and is gone by `now_ms`.
+    pub(crate) fn is_deleted(&self, now_ms: u64) -> bool {
+        matches!(self.meta.status, Status::Deleting { until_ms } if now_ms >= until_ms)
     }
 
     /// Changes the shards by `change` and saves the result; refused unless the stream is active.

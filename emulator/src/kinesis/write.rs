@@ -112,7 +112,7 @@ impl Kinesis {
             records.push(NewRecord { key: &entry.partition_key, hash_key: *hash_key, data });
             start = *end;
         }
-        Ok(stream.put(&records, self.clock.now_ms(), self.options.limited))
+        Ok(stream.put(&records, self.now_ms(), self.options.limited))
     }
 }
 

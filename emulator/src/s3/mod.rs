@@ -21,6 +21,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::dto::Timestamp;
 use s3s::host::{S3Host, VirtualHost};
@@ -50,8 +51,10 @@ pub(crate) fn open(
     clock: Arc<dyn Clock>,
 ) -> io::Result<S3Service> {
     let store = Arc::new(Store::open(dir)?);
-    let mut builder = S3ServiceBuilder::new(Backend { store, clock, region: region.into() });
+    let backend = Backend { store: store.clone(), clock, region: region.into() };
+    let mut builder = S3ServiceBuilder::new(backend);
     builder.set_auth(KnownKeys(credentials.to_vec()));
+    builder.set_access(Regions(store));
     builder.set_host(Hosts);
     Ok(builder.build())
 }
@@ -71,6 +74,50 @@ impl S3Auth for KnownKeys {
             )
         })
     }
+}
+
+/// Sends a request that is signed for another region than its bucket's there, as S3 does.
+struct Regions(Arc<Store>);
+
+#[async_trait::async_trait]
+impl S3Access for Regions {
+    async fn check(&self, request: &mut S3AccessContext<'_>) -> S3Result<()> {
+        if request.credentials().is_none() {
+            return Err(s3_error!(AccessDenied, "A signature is required"));
+        }
+        // These are answered from everywhere.
+        if ["CreateBucket", "GetBucketLocation"].contains(&request.s3_op().name()) {
+            return Ok(());
+        }
+        let Some(bucket) = request.s3_path().get_bucket_name() else { return Ok(()) };
+        let header = request.headers().get(http::header::AUTHORIZATION);
+        let signed = header.and_then(|header| header.to_str().ok()).and_then(signed_region);
+        let region = self.0.lock().buckets.get(bucket).map(|bucket| bucket.region.clone());
+        match (signed, region) {
+            (Some(signed), Some(region)) if signed != region => Err(elsewhere(&region)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The region that a request is signed for: `Credential=KEY/DATE/REGION/s3/aws4_request`.
+fn signed_region(authorization: &str) -> Option<&str> {
+    let (_, credential) = authorization.split_once("Credential=")?;
+    credential.split([',', ' ']).next()?.split('/').nth(2)
+}
+
+fn elsewhere(region: &str) -> S3Error {
+    let mut error = s3_error!(
+        PermanentRedirect,
+        "The bucket you are attempting to access must be addressed using the specified endpoint."
+    );
+    error.set_status_code(http::StatusCode::MOVED_PERMANENTLY);
+    if let Ok(region) = http::HeaderValue::try_from(region) {
+        error.set_headers(
+            [(http::HeaderName::from_static("x-amz-bucket-region"), region)].into_iter().collect(),
+        );
+    }
+    error
 }
 
 /// Tells virtual-hosted requests (`bucket.localhost`, `bucket.s3.anything`) from path-style ones.
@@ -110,7 +157,15 @@ fn timestamp(ms: u64) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use super::bucket_of_host;
+    use super::{bucket_of_host, signed_region};
+
+    #[test]
+    fn the_region_of_a_signature_is_found() {
+        let header = "AWS4-HMAC-SHA256 Credential=test/20260101/eu-west-1/s3/aws4_request, \
+                      SignedHeaders=host, Signature=0";
+        assert_eq!(signed_region(header), Some("eu-west-1"));
+        assert_eq!(signed_region("Basic dGVzdA=="), None);
+    }
 
     #[test]
     fn buckets_are_found_in_hosts() {
