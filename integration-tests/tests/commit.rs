@@ -135,6 +135,7 @@ fn positions(number: u64) -> Positions {
 fn batch(number: u64, uploads: Vec<PendingUpload>) -> BatchCommit {
     BatchCommit {
         positions: positions(number),
+        gaps: BTreeMap::new(),
         uploads,
         state_ptr: None,
         spec_hash: "spec".into(),

@@ -82,6 +82,9 @@ pub enum Fault {
         code: String,
         /// What was being done to which key.
         detail: String,
+        /// What the user can do about it; empty when that is not known.
+        #[serde(default)]
+        next_move: String,
     },
     /// The disk of the executor refused what the engine wanted to spill.
     Disk {

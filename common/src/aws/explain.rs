@@ -5,6 +5,7 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
+use super::rights;
 use crate::error::{Code, Error};
 
 /// What kind of failure a call met. Who calls decides by this whether to try again.
@@ -115,9 +116,20 @@ pub fn kind<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Kind 
         _ => {
             let message = error.as_service_error().and_then(|e| e.message()).unwrap_or_default();
             let status = error.raw_response().map_or(0, |response| response.status().as_u16());
-            kind_of_answer(error_code(error).unwrap_or_default(), message, status)
+            let code = error_code(error).unwrap_or_default();
+            match kind_of_answer(code, message, status) {
+                // An answer to HEAD has no body to say so.
+                Kind::Other if status == 400 && region_of(error).is_some() => Kind::Region,
+                kind => kind,
+            }
         }
     }
+}
+
+/// The region that S3 says a bucket is in.
+#[must_use]
+pub fn region_of<E>(error: &SdkError<E, HttpResponse>) -> Option<&str> {
+    error.raw_response()?.headers().get("x-amz-bucket-region")
 }
 
 /// The pure part of [`kind`]: by name first, then by HTTP status.
@@ -164,12 +176,32 @@ where
         .and_then(|e| e.message().map(ToOwned::to_owned))
         .unwrap_or_else(|| DisplayErrorContext(error).to_string());
     let name = error_code(error).unwrap_or_default();
-    let (code, next) = advice(service, action, resource, kind(error));
+    let kind = kind(error);
+    if let (Kind::Region, Some(region)) = (kind, region_of(error)) {
+        let message = format!("{resource} is in another region: it is in {region}");
+        return Error::new(Code::BucketRegion, message, in_region(region));
+    }
+    let (code, next) = advice(service, action, resource, kind, &detail);
     let name = if name.is_empty() { String::new() } else { format!(" {name}") };
     Error::new(code, format!("{service}:{action} on {resource} failed:{name} {detail}"), next)
 }
 
-fn advice(service: &str, action: &str, resource: &str, kind: Kind) -> (Code, String) {
+/// What to do about a bucket that lies in `region`.
+#[must_use]
+pub fn in_region(region: &str) -> String {
+    format!(
+        "the bucket is in {region}: use one in the region of the application, or set `region` \
+         under [aws] to {region} if its streams are there too"
+    )
+}
+
+fn advice(
+    service: &str,
+    action: &str,
+    resource: &str,
+    kind: Kind,
+    message: &str,
+) -> (Code, String) {
     match kind {
         Kind::Missing => match service {
             "dynamodb" => (
@@ -186,7 +218,10 @@ fn advice(service: &str, action: &str, resource: &str, kind: Kind) -> (Code, Str
         },
         Kind::Forbidden => (
             Code::Forbidden,
-            format!("allow {service}:{action} on {resource} for these credentials"),
+            format!(
+                "allow {} on {resource} for these credentials",
+                rights::needed(service, action, message).join(" and ")
+            ),
         ),
         Kind::Credentials => (
             Code::Credentials,

@@ -4,6 +4,7 @@
 //! which pace. Nothing here knows what the calls are for.
 
 mod explain;
+pub mod rights;
 mod server_date;
 
 use std::time::Duration;
@@ -13,7 +14,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 
-pub use self::explain::{Kind, error_code, explain, kind};
+pub use self::explain::{Kind, error_code, explain, in_region, kind, region_of};
 pub use self::server_date::ServerDate;
 use crate::error::{Code, Error};
 

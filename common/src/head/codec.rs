@@ -11,10 +11,12 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::before::Before;
-use super::state::{Head, PendingPart, PendingUpload, Positions, SourceStart, StartFrom};
+use super::state::{Gaps, Head, PendingUpload, Positions, SourceStart, StartFrom};
 use super::text;
 
 mod before;
+mod gaps;
+mod uploads;
 
 /// Version of the head that this code writes; it reads this and older ones.
 pub const HEAD_VERSION: u32 = 1;
@@ -61,6 +63,8 @@ pub struct Body {
     pub pending: Vec<PendingUpload>,
     /// Where the batch began; none where it has no uploads.
     pub before: Option<Before>,
+    /// Losses that the application went on after, by shard.
+    pub gaps: BTreeMap<ShardKey, Gaps>,
     /// Key of the state that belongs to the positions.
     pub state_ptr: Option<String>,
 }
@@ -73,6 +77,7 @@ impl Body {
             positions: head.positions.clone(),
             pending: head.pending.clone(),
             before: head.before.clone(),
+            gaps: head.gaps.clone(),
             state_ptr: head.state_ptr.clone(),
         }
     }
@@ -89,9 +94,10 @@ pub fn hash_of(packed: &[u8]) -> [u8; 32] {
 pub fn encode_body(body: &Body) -> Vec<u8> {
     let packed = PackedBody {
         streams: pack_positions(&body.positions),
-        uploads: body.pending.iter().map(pack_upload).collect(),
+        uploads: body.pending.iter().map(uploads::pack).collect(),
         state_ptr: body.state_ptr.clone(),
         before: body.before.as_ref().map(|moved| before::pack(moved, &body.positions)),
+        gaps: gaps::pack(&body.gaps),
     };
     compress(&packed.encode_to_vec())
 }
@@ -107,9 +113,10 @@ pub fn decode_body(bytes: &[u8]) -> Result<Body, CodecError> {
     for stream in packed.streams {
         unpack_positions(stream, &mut positions)?;
     }
-    let pending = packed.uploads.into_iter().map(unpack_upload).collect::<Result<_, _>>()?;
+    let pending = packed.uploads.into_iter().map(uploads::unpack).collect::<Result<_, _>>()?;
     let before = packed.before.map(|moved| before::unpack(moved, &positions)).transpose()?;
-    Ok(Body { positions, pending, before, state_ptr: packed.state_ptr })
+    let gaps = gaps::unpack(packed.gaps)?;
+    Ok(Body { positions, pending, before, gaps, state_ptr: packed.state_ptr })
 }
 
 /// Packs the starts of the sources.
@@ -194,41 +201,17 @@ struct PackedIds {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct PackedUpload {
-    #[prost(string, tag = "1")]
-    bucket: String,
-    #[prost(string, tag = "2")]
-    region: String,
-    #[prost(string, tag = "3")]
-    key: String,
-    #[prost(string, tag = "4")]
-    upload_id: String,
-    #[prost(uint32, repeated, tag = "5")]
-    numbers: Vec<u32>,
-    #[prost(bytes = "vec", repeated, tag = "6")]
-    etags: Vec<Vec<u8>>,
-    #[prost(bytes = "vec", repeated, tag = "7")]
-    crc32cs: Vec<Vec<u8>>,
-    #[prost(uint64, tag = "8")]
-    rows: u64,
-    #[prost(uint64, tag = "9")]
-    num_bytes: u64,
-    #[prost(bytes = "vec", tag = "10")]
-    token: Vec<u8>,
-    #[prost(sint64, tag = "11")]
-    created_ms: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
 struct PackedBody {
     #[prost(message, repeated, tag = "1")]
     streams: Vec<PackedStream>,
     #[prost(message, repeated, tag = "2")]
-    uploads: Vec<PackedUpload>,
+    uploads: Vec<uploads::PackedUpload>,
     #[prost(string, optional, tag = "3")]
     state_ptr: Option<String>,
     #[prost(message, optional, tag = "4")]
     before: Option<before::PackedBefore>,
+    #[prost(message, repeated, tag = "5")]
+    gaps: Vec<gaps::PackedGaps>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -409,46 +392,6 @@ fn unpack_positions(stream: PackedStream, into: &mut Positions) -> Result<(), Co
     } else {
         Err(damaged("it has more columns than shards"))
     }
-}
-
-fn pack_upload(upload: &PendingUpload) -> PackedUpload {
-    PackedUpload {
-        bucket: upload.bucket.clone(),
-        region: upload.region.clone(),
-        key: upload.key.clone(),
-        upload_id: upload.upload_id.clone(),
-        numbers: upload.parts.iter().map(|part| part.number).collect(),
-        etags: upload.parts.iter().map(|part| text::pack(&part.etag)).collect(),
-        crc32cs: upload.parts.iter().map(|part| text::pack(&part.crc32c)).collect(),
-        rows: upload.rows,
-        num_bytes: upload.bytes,
-        token: text::pack(&upload.token),
-        created_ms: upload.created_ms,
-    }
-}
-
-fn unpack_upload(packed: PackedUpload) -> Result<PendingUpload, CodecError> {
-    let count = packed.numbers.len();
-    if packed.etags.len() != count || packed.crc32cs.len() != count {
-        return Err(damaged("the parts of an upload are incomplete"));
-    }
-    let text = |bytes: &[u8]| text::unpack(bytes).ok_or_else(|| damaged("a text does not unpack"));
-    let parts = packed.numbers.iter().zip(&packed.etags).zip(&packed.crc32cs);
-    Ok(PendingUpload {
-        parts: parts
-            .map(|((number, etag), crc32c)| {
-                Ok(PendingPart { number: *number, etag: text(etag)?, crc32c: text(crc32c)? })
-            })
-            .collect::<Result<_, CodecError>>()?,
-        token: text(&packed.token)?,
-        bucket: packed.bucket,
-        region: packed.region,
-        key: packed.key,
-        upload_id: packed.upload_id,
-        rows: packed.rows,
-        bytes: packed.num_bytes,
-        created_ms: packed.created_ms,
-    })
 }
 
 fn pack_start(source: &str, start: &SourceStart) -> PackedStart {

@@ -200,6 +200,7 @@ pub fn unpack(item: &HeadItem, chunks: &[u8]) -> Result<Head, CodecError> {
         positions: body.positions,
         pending: body.pending,
         before: body.before,
+        gaps: body.gaps,
         state_ptr: body.state_ptr,
         spec_hash: item.spec_hash.clone(),
         starts,

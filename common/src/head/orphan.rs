@@ -185,6 +185,7 @@ mod tests {
                 positions: BTreeMap::new(),
                 pending: Vec::new(),
                 before: None,
+                gaps: BTreeMap::new(),
                 state_ptr: None,
                 spec_hash: String::new(),
                 starts: BTreeMap::new(),

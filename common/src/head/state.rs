@@ -31,6 +31,9 @@ pub struct Head {
     /// Where the last batch began, so that it can be read again should its uploads be lost. None
     /// when it has no uploads, or an older Millrace wrote it.
     pub before: Option<Before>,
+    /// Losses that the application went on after, by its policy, since its positions began. A shard
+    /// stays here when it leaves the positions.
+    pub gaps: BTreeMap<ShardKey, Gaps>,
     /// Key of the state that belongs to `positions`, where the query has one.
     pub state_ptr: Option<String>,
     /// Hash of the specification that computed the last batch; empty before the first.
@@ -41,6 +44,15 @@ pub struct Head {
     pub reset: Option<ResetRequest>,
     /// An operator's word about the last batch, should its uploads be lost.
     pub repair: Option<RepairRequest>,
+}
+
+/// The losses of a shard that the application went on after.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gaps {
+    /// Ranges that were lost.
+    pub count: u64,
+    /// What was said of the last one: which records.
+    pub last: String,
 }
 
 /// Where a source began. Until a shard has an entry in the positions, this decides.

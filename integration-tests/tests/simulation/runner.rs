@@ -82,6 +82,7 @@ impl BatchRunner for World {
                 retryable: true,
                 code: "SlowDown".to_owned(),
                 detail: "S3 asks for patience".to_owned(),
+                next_move: String::new(),
             });
         }
         let counts = SourceCounts { records: rows.len() as u64, bad_records: 0 };

@@ -230,7 +230,8 @@ impl Driver {
         let head = proof.head();
         let epoch = head.epoch;
         let setups = sources::setups(&self.spec, &checked.streams, &head.starts)?;
-        let core = ReceiversCore::new(setups, &head.positions, self.world.clock.monotonic());
+        let now = self.world.clock.monotonic();
+        let core = ReceiversCore::new(setups, &head.positions, now).after_gaps(head.gaps.clone());
         let outbox = Outbox::default();
         let (failure_sender, failures) = mpsc::channel(1);
         let (snapshot, input) = watch::channel(core.snapshot());

@@ -402,6 +402,7 @@ fn an_s3_that_fails_for_a_while_delays_and_loses_nothing() {
             retryable: true,
             code: "SlowDown".into(),
             detail: "503".into(),
+            next_move: String::new(),
         };
         fake.fail_next_runs(vec![slow; 5]);
         fake.put("a", 0..5);

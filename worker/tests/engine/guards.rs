@@ -162,6 +162,7 @@ async fn errors_of_the_store_keep_their_code_and_are_tried_again() {
         code: code.to_owned(),
         detail: "said by the test".to_owned(),
         retryable,
+        next_move: String::new(),
     };
     cluster.store.fail_next(vec![error("SlowDown", true), error("InternalError", true)]);
     assert_eq!(cluster.run(&runner).await.unwrap().rows, 10);

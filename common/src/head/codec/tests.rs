@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::head::{Before, HeadItem, StoredBody, place_body, write_units};
+use crate::head::{Before, HeadItem, PendingPart, StoredBody, place_body, write_units};
 
 fn shard_id() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -65,13 +65,15 @@ fn body() -> impl Strategy<Value = Body> {
     let before = (moved(), option::of(".{0,20}"), vec(option::of(position()), 0..40));
     let pending = vec(upload(), 0..5);
     let positions = btree_map(shard_key(), position(), 0..40);
-    (positions, pending, option::of(".{0,20}"), option::of(before)).prop_map(
-        |(positions, pending, state_ptr, before)| {
+    let gap = (1u64.., ".{0,60}").prop_map(|(count, last)| Gaps { count, last });
+    let gaps = btree_map(shard_key(), gap, 0..3);
+    (positions, pending, option::of(".{0,20}"), option::of(before), gaps).prop_map(
+        |(positions, pending, state_ptr, before, gaps)| {
             let before = before.map(|(mut moved, state_ptr, old)| {
                 moved.extend(positions.keys().cloned().zip(old));
                 Before { positions: moved, state_ptr }
             });
-            Body { positions, pending, before, state_ptr }
+            Body { positions, pending, before, gaps, state_ptr }
         },
     )
 }
@@ -219,6 +221,7 @@ fn busy_head(shards: u64, files: u64) -> HeadItem {
             })
             .collect(),
         before: None,
+        gaps: BTreeMap::new(),
         state_ptr: None,
     };
     // Numbers of one shard that are seconds apart differ in about their lowest 91 bits, of which the

@@ -148,6 +148,7 @@ impl Making {
         let read = self.output.sources.values().map(|counts| counts.records).sum();
         BatchCommit {
             positions: self.planned.positions.clone(),
+            gaps: self.planned.gaps.clone(),
             uploads: self.output.uploads.iter().cloned().map(pending).collect(),
             state_ptr: None,
             spec_hash: spec_hash.to_owned(),
@@ -193,6 +194,7 @@ impl Making {
     pub fn failed(&self, application: &str) -> Error {
         let code = match &self.last_error {
             Some(RunError::Deadline { .. }) => Code::BatchDeadline,
+            Some(RunError::Sink { code, .. }) => refused_by_s3(code),
             _ => Code::BatchFailed,
         };
         let detail = self.last_error.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -207,6 +209,11 @@ impl Making {
         if advances.len() > SHARDS_NAMED {
             ranges.push(format!("and {} more shards", advances.len() - SHARDS_NAMED));
         }
+        let next_move = match &self.last_error {
+            Some(RunError::Sink { next_move, .. }) if !next_move.is_empty() => next_move,
+            Some(RunError::Sink { .. }) => "see to the bucket",
+            _ => "correct the query (or set on_bad_record)",
+        };
         Error::new(
             code,
             format!(
@@ -214,8 +221,22 @@ impl Making {
                 self.batch,
                 ranges.join(", ")
             ),
-            "correct the query (or set on_bad_record) and submit again: nothing of this batch is written, nothing is lost",
+            format!(
+                "{next_move}, and submit again: nothing of this batch is written, nothing is lost"
+            ),
         )
+    }
+}
+
+/// The page for what S3 said to a task.
+fn refused_by_s3(code: &str) -> Code {
+    match code {
+        "AccessDenied" | "AllAccessDisabled" => Code::Forbidden,
+        code if code.starts_with("KMS.") => Code::Forbidden,
+        "NoSuchBucket" => Code::BucketMissing,
+        "PermanentRedirect" => Code::BucketRegion,
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" => Code::Credentials,
+        _ => Code::BatchFailed,
     }
 }
 

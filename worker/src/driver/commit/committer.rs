@@ -234,6 +234,7 @@ impl Committer {
     ) -> Result<Published, CommitError> {
         let mut head = self.next_head(&published.head);
         head.positions.clear();
+        head.gaps.clear();
         head.state_ptr = None;
         head.starts = starts;
         head.reset = None;
@@ -270,6 +271,7 @@ impl Committer {
     ) -> Result<Published, CommitError> {
         let mut head = self.next_head(&published.head);
         head.positions.retain(|shard, _| !sources.contains(&shard.source));
+        head.gaps.retain(|shard, _| !sources.contains(&shard.source));
         head.starts.retain(|source, _| !sources.contains(source));
         self.commit_without_uploads(published, head, cancel).await
     }
@@ -317,6 +319,7 @@ impl Committer {
         let mut head = self.next_head(&published.head);
         head.starts.retain(|source, _| !batch.dropped_sources.contains(source));
         head.positions = batch.positions;
+        head.gaps = batch.gaps;
         head.before = (!batch.uploads.is_empty()).then(|| {
             let (before, after) = (&published.head.positions, &head.positions);
             let state_ptr = published.head.state_ptr.clone();

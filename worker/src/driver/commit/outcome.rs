@@ -3,13 +3,14 @@
 //! Promises: every failure says whether another attempt may do better.
 //! Never does: decide (see `core`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use millrace_common::error::{Code, Error};
 use millrace_common::id::ApplicationName;
+use millrace_common::position::ShardKey;
 
-use crate::driver::head::{PendingUpload, Positions};
+use crate::driver::head::{Gaps, PendingUpload, Positions};
 use tokio_util::sync::CancellationToken;
 
 /// What a driver knows of itself when it starts.
@@ -32,6 +33,8 @@ pub struct LaunchFacts {
 pub struct BatchCommit {
     /// The whole new positions, entries that did not move included.
     pub positions: Positions,
+    /// Losses that were passed over, by shard: all of them, those before this batch included.
+    pub gaps: BTreeMap<ShardKey, Gaps>,
     /// Uploads of the batch's first successful run, results and dead letters alike.
     pub uploads: Vec<PendingUpload>,
     /// Key of the new state, where the query has one.

@@ -9,9 +9,9 @@ mod dynamodb;
 mod store;
 
 pub use millrace_common::head::{
-    Before, Body, CHUNK_BYTES, ChunkName, CodecError, HEAD_VERSION, Head, HeadItem, PendingPart,
-    PendingUpload, Positions, RepairChoice, RepairRequest, ResetRequest, SourceStart, StartFrom,
-    StoredBody, decode_body, encode_body, encode_starts, place_body, unpack, unreadable,
+    Before, Body, CHUNK_BYTES, ChunkName, CodecError, Gaps, HEAD_VERSION, Head, HeadItem,
+    PendingPart, PendingUpload, Positions, RepairChoice, RepairRequest, ResetRequest, SourceStart,
+    StartFrom, StoredBody, decode_body, encode_body, encode_starts, place_body, unpack, unreadable,
 };
 
 pub use self::dynamodb::DynamoHeadStore;

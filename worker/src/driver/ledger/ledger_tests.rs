@@ -150,11 +150,38 @@ fn silence_and_renewal_are_noticed() {
     ledger.empty_read(&executor(1), &shard(), read, second * 29);
     assert_eq!(ledger.silent(second * 30, second * 30), []);
     assert!(!ledger.renewal_is_due(second * 29, hour));
-    assert!(ledger.renewal_is_due(hour, hour));
+    assert!(ledger.renewal_is_due(second * 60, hour), "the head says nothing of emptiness yet");
     let position = ledger.planned_position(&shard()).unwrap();
     ledger.plan(1);
-    ledger.commit(1, &BTreeMap::from([(shard(), position)]), hour);
+    ledger.commit(1, &BTreeMap::from([(shard(), position)]), second * 60);
     assert!(!ledger.renewal_is_due(hour * 3, hour), "nothing newer is known");
+    let read_at = |server_ms| EmptyRead { server_ms, ..read };
+    ledger.empty_read(&executor(1), &shard(), read_at(1_100_000), second * 160);
+    assert!(!ledger.renewal_is_due(second * 160, hour), "too little newer");
+    ledger.empty_read(&executor(1), &shard(), read_at(1_000_000 + 3_600_000), second * 161);
+    assert!(ledger.renewal_is_due(second * 161, hour), "an hour of Kinesis' own time");
+}
+
+#[test]
+fn a_position_with_a_record_is_renewed_by_the_age_of_the_record() {
+    let mut ledger = ledger();
+    let hour = Duration::from_secs(3600);
+    let mut last = block("a", 1, 0, 5);
+    last.last_arrival_ms = 1_000_000;
+    ledger.accept(&executor(1), last, NOW);
+    ledger.plan(1);
+    let position = ledger.planned_position(&shard()).unwrap();
+    ledger.commit(1, &BTreeMap::from([(shard(), position)]), NOW);
+    let read_at = |server_ms| EmptyRead {
+        generation: 1,
+        after: number(5),
+        server_ms,
+        millis_behind_latest: 0,
+    };
+    ledger.empty_read(&executor(1), &shard(), read_at(1_100_000), NOW);
+    assert!(!ledger.renewal_is_due(NOW, hour));
+    ledger.empty_read(&executor(1), &shard(), read_at(1_060_000 + 3_600_000), NOW);
+    assert!(ledger.renewal_is_due(NOW, hour));
 }
 
 #[test]

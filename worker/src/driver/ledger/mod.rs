@@ -402,6 +402,13 @@ impl Ledger {
         self.tracks.get(shard).is_some_and(Track::skips_gap)
     }
 
+    /// True when records behind the planned position are lost, and no commit has passed them over
+    /// yet.
+    #[must_use]
+    pub fn has_gap_ahead(&self, shard: &ShardKey) -> bool {
+        self.tracks.get(shard).is_some_and(Track::has_gap_ahead)
+    }
+
     /// How long a reader on this executor must leave Kinesis alone, because another one may have
     /// called it for the shard until now.
     #[must_use]

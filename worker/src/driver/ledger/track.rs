@@ -15,6 +15,10 @@ use super::{Block, EMPTY_MARGIN_MS, EmptyRead, Held};
 /// little more for the word to reach whoever read it before.
 const HANDOVER_REST: Duration = Duration::from_millis(1_200);
 
+/// How long an idle shard may wait for its first word of emptiness in the head. Attempts may be
+/// shorter than the interval of renewals, and each must leave a position that can be resumed.
+const FIRST_RENEWAL: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 pub(super) struct Track {
     /// Of the assignment that is valid now; 0 before the first.
@@ -40,10 +44,14 @@ pub(super) struct Track {
     left: Option<(ContainerId, Duration)>,
     /// The tail behind which records are lost and passed over by policy.
     gap_after: Option<Option<SequenceNumber>>,
+    /// What was known of emptiness when that loss was found.
+    gap_empty_ms: i64,
     /// The shard held nothing past the first as of the second, server time less the margin.
     empty: Option<(Option<SequenceNumber>, i64)>,
     /// Everything that arrived up to then (server time) is accepted.
     read_until_ms: i64,
+    /// When the last accepted record arrived; 0 when there is none in this attempt.
+    arrived_ms: i64,
     /// When a block or an empty read last came, monotonic.
     pub(super) heard_at: Duration,
     /// When the head's entry last said something new of this shard, monotonic.
@@ -66,8 +74,10 @@ impl Track {
             pending: VecDeque::new(),
             left: None,
             gap_after: None,
+            gap_empty_ms: 0,
             empty,
             read_until_ms: 0,
+            arrived_ms: 0,
             heard_at: now,
             written_at: now,
         }
@@ -100,6 +110,12 @@ impl Track {
     pub(super) fn skip_gap(&mut self, now: Duration) {
         self.unassign(now);
         self.gap_after = Some(self.tail);
+        self.gap_empty_ms = self.empty_at(self.tail);
+    }
+
+    /// True until the planned position is past the loss, by a record or by newer emptiness.
+    pub(super) fn has_gap_ahead(&self) -> bool {
+        self.gap_after == Some(self.planned) && self.empty_at(self.planned) <= self.gap_empty_ms
     }
 
     pub(super) fn end_with_gap(&mut self, now: Duration) {
@@ -156,6 +172,7 @@ impl Track {
         self.tail = block.last;
         self.ended = block.ends_shard;
         self.heard_at = now;
+        self.arrived_ms = self.arrived_ms.max(block.last_arrival_ms);
         // What arrived a minute before this record is in front of it, however clocks differ.
         self.read_until_ms = self.read_until_ms.max(block.last_arrival_ms - EMPTY_MARGIN_MS);
         self.pending.push_back(Held::by(holder, block));
@@ -209,11 +226,13 @@ impl Track {
 
     pub(super) fn renewal_is_due(&self, now: Duration, every: Duration) -> bool {
         let known = self.empty_at(self.planned);
+        let written = self.committed.empty_until_ms;
         let every_ms = i64::try_from(every.as_millis()).unwrap_or(i64::MAX);
-        let aged = known.saturating_sub(self.committed.empty_until_ms) >= every_ms
-            && self.committed.empty_until_ms > 0;
-        known > self.committed.empty_until_ms
-            && (aged || now.saturating_sub(self.written_at) >= every)
+        // What the head says is as old as the emptiness or the record that it speaks of.
+        let as_of = if written > 0 { written } else { self.arrived_ms };
+        let aged = as_of > 0 && known.saturating_sub(as_of) >= every_ms;
+        let every = if written > 0 { every } else { every.min(FIRST_RENEWAL) };
+        known > written && (aged || now.saturating_sub(self.written_at) >= every)
     }
 
     pub(super) fn is_read_past(&self, since_ms: i64) -> bool {

@@ -90,7 +90,9 @@ pub(super) fn classify(error: &str, plan: &BatchPlan) -> RunError {
         Some(Fault::Panic { detail }) => {
             RunError::Query { place: None, detail: format!("a function panicked: {detail}") }
         }
-        Some(Fault::Sink { retryable, code, detail }) => RunError::Sink { retryable, code, detail },
+        Some(Fault::Sink { retryable, code, detail, next_move }) => {
+            RunError::Sink { retryable, code, detail, next_move }
+        }
         Some(Fault::Disk { detail }) => RunError::Disk { detail },
         Some(Fault::Cancelled) => RunError::Cancelled,
         None => RunError::Query { place: None, detail: error.to_owned() },

@@ -141,6 +141,7 @@ impl DistributedRunner {
                     retryable: true,
                     code: "dead-letters".to_owned(),
                     detail: report.dead_letter_error,
+                    next_move: String::new(),
                 });
             }
             output.uploads.extend(report.dead_letters.into_iter().map(dead_letters));

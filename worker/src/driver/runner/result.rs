@@ -84,6 +84,8 @@ pub enum RunError {
         code: String,
         /// What S3 said, with the key.
         detail: String,
+        /// What the user can do about it; empty when that is not known.
+        next_move: String,
     },
     /// The counts of the leaves do not match the blocks, or a task did not report its end: rows
     /// may be missing. The result was thrown away.

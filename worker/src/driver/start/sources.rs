@@ -198,6 +198,8 @@ fn start_of(start: &SourceStart) -> Start {
     };
     match &start.from {
         StartFrom::Earliest => Start::Earliest,
+        // All that the stream ever held: what it has let go of already is not missing.
+        StartFrom::Timestamp { at_ms, .. } if *at_ms <= start.stream_created_ms => Start::Earliest,
         StartFrom::Latest { open_shards } => at(start.fixed_ms, open_shards),
         StartFrom::Timestamp { at_ms, open_shards } => at(*at_ms, open_shards),
     }

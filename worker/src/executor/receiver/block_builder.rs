@@ -288,7 +288,7 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kinesis::tests::fake::{record, seq};
+    use super::super::kinesis::tests::fake::{ARRIVED_MS, record, seq};
     use super::super::kpl::tests::aggregate;
     use super::*;
 
@@ -322,7 +322,8 @@ mod tests {
         assert_eq!((block.first_seq, block.last_seq), (*seq(10).as_bytes(), *seq(12).as_bytes()));
         assert_eq!((block.raw_records, block.num_records()), (3, 3));
         assert_eq!(block.crc32c, crc32c::crc32c(b"record 10record 11record 12"));
-        assert_eq!((built.first_arrival_ms, built.last_arrival_ms), (10, 12));
+        let arrived = (built.first_arrival_ms - ARRIVED_MS, built.last_arrival_ms - ARRIVED_MS);
+        assert_eq!(arrived, (10, 12));
         assert!(block.sub_sequence_numbers.is_none());
         assert_eq!(block.partition_keys.value(0), "key-3");
     }

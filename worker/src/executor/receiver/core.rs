@@ -10,6 +10,7 @@ use std::time::Duration;
 use millrace_common::position::{Position, SequenceNumber};
 use millrace_common::retry::Backoff;
 
+use super::horizon::Horizon;
 use super::kinesis::{Answer, ChildShard, FailureKind, IteratorAt, RECORDS_PER_ANSWER_MAX, Record};
 
 /// An iterator lives five minutes; an older one than this is not used any more.
@@ -18,8 +19,6 @@ pub const ITERATOR_AGE_MAX: Duration = Duration::from_secs(240);
 const FIRST_LIMIT: u32 = 1_000;
 /// Empty answers at the tip after which the shard counts as idle.
 const IDLE_AFTER: u32 = 10;
-/// Taken off the server's date of an empty answer: its clocks need not agree to the second.
-const EMPTY_MARGIN_MS: i64 = 60_000;
 
 /// Where the reading starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,10 +165,8 @@ pub struct ShardCore {
     start: Start,
     /// The last number read, or the position's.
     tail: Option<SequenceNumber>,
-    /// Server time up to which the shard is known to hold nothing past the tail; 0: not known.
-    empty_until_ms: i64,
-    /// How long the stream keeps records; 0: not known.
-    retention_ms: i64,
+    /// What the stream may have let go of.
+    horizon: Horizon,
     /// The tail behind which a loss is known, and passed over.
     gap_after: Option<Option<SequenceNumber>>,
     phase: Phase,
@@ -190,14 +187,15 @@ impl ShardCore {
         let tail = start.tail();
         let empty_until_ms = match start {
             Start::Position(position) => position.empty_until_ms,
-            Start::TrimHorizon | Start::Timestamp(_) => 0,
+            // What came before is none of the reading's.
+            Start::Timestamp(ms) => ms,
+            Start::TrimHorizon => 0,
         };
         let ended = matches!(start, Start::Position(position) if position.ended);
         Self {
             start,
             tail,
-            empty_until_ms,
-            retention_ms,
+            horizon: Horizon::new(empty_until_ms, retention_ms),
             gap_after: None,
             phase: if ended { Phase::Ended } else { Phase::NeedsIterator(Check::Tail) },
             limits,
@@ -227,12 +225,12 @@ impl ShardCore {
     pub fn resume(&self) -> Start {
         match self.start {
             _ if self.tail.is_some() || self.phase == Phase::Ended => {}
-            Start::Timestamp(ms) => return Start::Timestamp(ms.max(self.empty_until_ms)),
+            Start::Timestamp(ms) => return Start::Timestamp(ms.max(self.horizon.empty_until_ms())),
             Start::TrimHorizon | Start::Position(_) => return self.start,
         }
         Start::Position(Position {
             sequence_number: self.tail,
-            empty_until_ms: self.empty_until_ms,
+            empty_until_ms: self.horizon.empty_until_ms(),
             ended: self.phase == Phase::Ended,
         })
     }
@@ -280,8 +278,10 @@ impl ShardCore {
         if let Phase::NeedsIterator(check) = self.phase {
             let check = match (self.tail, self.start) {
                 (Some(_), _) => check,
-                // No record would have to come first, but the shard was known to be empty.
-                (None, Start::Position(_)) if self.can_judge_gaps() => Check::Horizon,
+                // No record would have to come first, but from when on records count is known.
+                (None, Start::Position(_) | Start::Timestamp(_)) if self.horizon.can_judge() => {
+                    Check::Horizon
+                }
                 (None, _) => Check::Follows,
             };
             self.phase = Phase::Reading { iterator, made: now, check };
@@ -324,7 +324,12 @@ impl ShardCore {
         let num_records = records.len();
         let (run, seen_tail, first) = self.after_tail(records);
         let at_tip = num_records == 0 && millis_behind_latest == 0;
+        let tells_more = !run.is_empty() || at_tip || next_iterator.is_none();
         let check = match check {
+            Check::Follows if tells_more && self.is_doubtful(first, server_ms) => {
+                self.start_over();
+                return self.searching(server_ms, millis_behind_latest);
+            }
             Check::Follows => Check::Follows,
             _ if seen_tail => Check::Follows,
             // Nothing but records before the tail, or nothing at all: it may still come.
@@ -333,7 +338,7 @@ impl ShardCore {
                 self.phase = Phase::NeedsIterator(Check::Horizon);
                 return self.searching(server_ms, millis_behind_latest);
             }
-            Check::Horizon if self.is_known_gapless(server_ms) => Check::Follows,
+            Check::Horizon if self.horizon.is_known_gapless(server_ms) => Check::Follows,
             Check::Horizon if self.gap_after == Some(self.tail) => Check::Follows,
             Check::Horizon => {
                 let lost = Lost { after_seq: self.tail, before_seq: first };
@@ -345,6 +350,9 @@ impl ShardCore {
             let Some(iterator) = next_iterator else { return Brought::default() };
             self.phase = Phase::Reading { iterator, made: now, check };
             return self.searching(server_ms, millis_behind_latest);
+        }
+        if seen_tail && run.is_empty() {
+            self.horizon.tail_stood_alone(server_ms, millis_behind_latest);
         }
         let run = self.take(run);
         let end = next_iterator.is_none().then_some(End { after_seq: self.tail, children });
@@ -369,31 +377,41 @@ impl ShardCore {
             (Some(_), Check::Horizon) => IteratorAt::TrimHorizon,
             (Some(tail), Check::Tail | Check::Follows) => IteratorAt::Record(tail),
             (None, _) => match self.start {
-                Start::Timestamp(ms) => IteratorAt::Timestamp(ms.max(self.empty_until_ms)),
-                _ if self.empty_until_ms > 0 => IteratorAt::Timestamp(self.empty_until_ms),
+                Start::Timestamp(ms) => {
+                    IteratorAt::Timestamp(ms.max(self.horizon.empty_until_ms()))
+                }
+                _ if self.horizon.empty_until_ms() > 0 => {
+                    IteratorAt::Timestamp(self.horizon.empty_until_ms())
+                }
                 Start::TrimHorizon | Start::Position(_) => IteratorAt::TrimHorizon,
             },
         }
     }
 
     /// The records past the tail, whether the tail was among them, and the oldest of those past it.
-    fn after_tail(&self, mut records: Vec<Record>) -> (Vec<Record>, bool, Option<SequenceNumber>) {
+    fn after_tail(
+        &mut self,
+        mut records: Vec<Record>,
+    ) -> (Vec<Record>, bool, Option<SequenceNumber>) {
         let Some(tail) = self.tail else {
             let first = records.first().map(|record| record.sequence_number);
             return (records, false, first);
         };
         let old = records.partition_point(|record| record.sequence_number <= tail);
-        let seen = old > 0 && records[old - 1].sequence_number == tail;
-        records.drain(..old);
+        let before = records.drain(..old).next_back();
+        let seen = before.filter(|record| record.sequence_number == tail);
+        if let Some(tail) = &seen {
+            self.horizon.saw_tail(tail.arrival_ms);
+        }
         let first = records.first().map(|record| record.sequence_number);
-        (records, seen, first)
+        (records, seen.is_some(), first)
     }
 
     /// Hands records on and moves the tail behind them.
     fn take(&mut self, records: Vec<Record>) -> Option<Run> {
-        let last = records.last()?.sequence_number;
-        let after_seq = self.tail.replace(last);
-        self.empty_until_ms = 0;
+        let last = records.last()?;
+        self.horizon.moved(last.arrival_ms);
+        let after_seq = self.tail.replace(last.sequence_number);
         self.num_idle_reads = 0;
         Some(Run { after_seq, records })
     }
@@ -412,25 +430,14 @@ impl ShardCore {
     fn empty(&mut self, server_ms: Option<i64>, millis_behind_latest: i64) -> Option<EmptyAnswer> {
         let server_ms = server_ms?;
         if millis_behind_latest == 0 {
-            self.empty_until_ms = self.empty_until_ms.max(server_ms - EMPTY_MARGIN_MS);
+            self.horizon.was_empty(server_ms);
         }
         Some(EmptyAnswer { after_seq: self.tail, server_ms, millis_behind_latest })
     }
 
-    /// True when everything that arrived after the tail must still be held: it arrived after
-    /// `empty_until`, and the stream keeps records since before then.
-    fn is_known_gapless(&self, server_ms: Option<i64>) -> bool {
-        match server_ms {
-            Some(server_ms) if self.can_judge_gaps() => {
-                self.empty_until_ms >= server_ms - self.retention_ms
-            }
-            _ => false,
-        }
-    }
-
-    /// True when the stream's retention and a time of emptiness are known.
-    fn can_judge_gaps(&self) -> bool {
-        self.retention_ms > 0 && self.empty_until_ms > 0
+    /// True when it has to be seen whether the tail is still there.
+    fn is_doubtful(&mut self, first: Option<SequenceNumber>, server_ms: Option<i64>) -> bool {
+        server_ms.is_some_and(|server_ms| self.horizon.is_doubtful(first, server_ms))
     }
 
     /// When the next read may come, by what this one brought.

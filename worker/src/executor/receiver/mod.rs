@@ -3,6 +3,8 @@
 //! Promises: a receiver holds no core, and a block it announces is in the store. Owned by the
 //! executor's main. Never does: decide which shard is read where, or what belongs to a batch.
 
+mod horizon;
+
 pub mod actor;
 pub mod assignment;
 pub mod block_builder;

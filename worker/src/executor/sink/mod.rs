@@ -240,16 +240,17 @@ async fn upload_all(
     }
     // The task is gone; nobody will read this.
     let detail = format!("the task of {key} ended early");
-    Err(StoreError { code: "cancelled".to_owned(), detail, retryable: true })
+    Err(StoreError::retryable("cancelled", detail))
 }
 
 fn fault(retryable: bool, code: &str, detail: String) -> DataFusionError {
-    Fault::Sink { retryable, code: code.to_owned(), detail }.into_error()
+    let next_move = String::new();
+    Fault::Sink { retryable, code: code.to_owned(), detail, next_move }.into_error()
 }
 
 fn store_fault(error: StoreError) -> DataFusionError {
-    let StoreError { code, detail, retryable } = error;
-    fault(retryable, &code, detail)
+    let StoreError { code, detail, retryable, next_move } = error;
+    Fault::Sink { retryable, code, detail, next_move }.into_error()
 }
 
 fn encoding(error: encode::EncodeError) -> DataFusionError {

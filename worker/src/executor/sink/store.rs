@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::ChecksumAlgorithm;
 use bytes::Bytes;
-use millrace_common::aws::{self, Clients, ServerDate};
+use millrace_common::aws::{self, Clients, ServerDate, rights};
 use millrace_sql::plan::upload::UploadPart;
 
 /// Metadata key of the token on every object: `<application>/<epoch>/<batch>/<run>`.
@@ -42,6 +42,16 @@ pub struct StoreError {
     pub detail: String,
     /// True when the same call may succeed later.
     pub retryable: bool,
+    /// What the user can do about it; empty when nothing is known.
+    pub next_move: String,
+}
+
+impl StoreError {
+    /// An error after which the same call may succeed.
+    pub fn retryable(code: &str, detail: impl Into<String>) -> Self {
+        let next_move = String::new();
+        Self { code: code.to_owned(), detail: detail.into(), retryable: true, next_move }
+    }
 }
 
 /// An upload that was created.
@@ -108,11 +118,8 @@ impl UploadStore for S3Store {
             .await
             .map_err(|error| store_error("CreateMultipartUpload", target, &error))?;
         let Some(upload_id) = answer.upload_id else {
-            return Err(StoreError {
-                code: "InvalidResponse".to_owned(),
-                detail: format!("CreateMultipartUpload of {} gave no upload id", target.key),
-                retryable: true,
-            });
+            let detail = format!("CreateMultipartUpload of {} gave no upload id", target.key);
+            return Err(StoreError::retryable("InvalidResponse", detail));
         };
         Ok(Created { upload_id, created_ms: date.get_ms().unwrap_or(0) })
     }
@@ -138,11 +145,8 @@ impl UploadStore for S3Store {
             .await
             .map_err(|error| store_error("UploadPart", target, &error))?;
         let Some(etag) = answer.e_tag else {
-            return Err(StoreError {
-                code: "InvalidResponse".to_owned(),
-                detail: format!("UploadPart {number} of {} gave no ETag", target.key),
-                retryable: true,
-            });
+            let detail = format!("UploadPart {number} of {} gave no ETag", target.key);
+            return Err(StoreError::retryable("InvalidResponse", detail));
         };
         Ok(UploadPart { number, etag, crc32c: answer.checksum_crc32_c.unwrap_or_default() })
     }
@@ -174,8 +178,21 @@ where
         || DisplayErrorContext(error).to_string(),
         |service| service.meta().message().unwrap_or("no message").to_owned(),
     );
+    let next_move = match aws::kind(error) {
+        aws::Kind::Forbidden => rights::on_s3(call, &place(target), &message),
+        aws::Kind::Region => aws::region_of(error).map(aws::in_region).unwrap_or_default(),
+        _ => String::new(),
+    };
     let detail = format!("{call} of s3://{}/{}: {message}", target.bucket, target.key);
-    StoreError { code, detail, retryable }
+    StoreError { code, detail, retryable, next_move }
+}
+
+/// Bucket and prefix that all objects of the application lie under: without the file's name and
+/// the directories of partitions.
+fn place(target: &ObjectTarget) -> String {
+    let (directories, _) = target.key.rsplit_once('/').unwrap_or_default();
+    let prefix = directories.split('/').take_while(|name| !name.is_empty() && !name.contains('='));
+    std::iter::once(target.bucket.as_str()).chain(prefix).map(|name| format!("{name}/")).collect()
 }
 
 /// A store in memory, for tests of what stands above it.
@@ -245,9 +262,31 @@ impl UploadStore for MemoryStore {
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(upload) = uploads.get_mut(upload_id) else {
             let detail = format!("UploadPart of {}", target.key);
-            return Err(StoreError { code: "NoSuchUpload".to_owned(), detail, retryable: false });
+            let next_move = String::new();
+            let code = "NoSuchUpload".to_owned();
+            return Err(StoreError { code, detail, retryable: false, next_move });
         };
         upload.parts.insert(number, body);
         Ok(UploadPart { number, etag: format!("\"{upload_id}-{number}\""), crc32c })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_of_an_object_is_what_all_of_them_share() {
+        let target = |key: &str| ObjectTarget {
+            bucket: "results".to_owned(),
+            region: String::new(),
+            key: key.to_owned(),
+            token: String::new(),
+            content_type: "",
+        };
+        let of = |key: &str| place(&target(key));
+        assert_eq!(of("out/day=1/word=a/app-e1-b1-t0-x.json"), "results/out/");
+        assert_eq!(of("out/deep/app-e1-b1-t0-x.json"), "results/out/deep/");
+        assert_eq!(of("app-e1-b1-t0-x.json"), "results/");
     }
 }

@@ -65,7 +65,7 @@ impl<'a> UploadWriter<'a> {
         }
         let Some(created) = self.upload else {
             let detail = format!("{} has no part", self.target.key);
-            return Err(StoreError { code: "internal".to_owned(), detail, retryable: true });
+            return Err(StoreError::retryable("internal", detail));
         };
         Ok(Upload {
             bucket: self.target.bucket,

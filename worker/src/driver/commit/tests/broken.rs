@@ -70,7 +70,8 @@ pub(super) async fn drive(world: Arc<World>, epoch: u64, variant: Variant) {
         if variant.completes_first() {
             complete_all(&world, &pending).await;
         }
-        let next = Body { positions, pending, before: None, state_ptr: None };
+        let next =
+            Body { positions, pending, before: None, gaps: BTreeMap::new(), state_ptr: None };
         match commit(&world, epoch, batch + 1, &next, variant).await {
             Won::Yes => {
                 batch += 1;

@@ -13,6 +13,7 @@ mod single;
 mod time;
 mod world;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,6 +122,7 @@ async fn drive_to_the_end(world: &Arc<World>, epoch: u64) -> Result<(), CommitEr
 fn batch_of(world: &World, positions: Positions, uploads: Vec<PendingUpload>) -> BatchCommit {
     BatchCommit {
         positions,
+        gaps: BTreeMap::new(),
         uploads,
         state_ptr: world.state_ptr(),
         spec_hash: "spec".into(),

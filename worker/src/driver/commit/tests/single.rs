@@ -104,6 +104,7 @@ pub(super) fn at(number: u64) -> Position {
 pub(super) fn batch(number: u64, uploads: Vec<PendingUpload>) -> BatchCommit {
     BatchCommit {
         positions: Positions::from([(shard("logs"), at(number))]),
+        gaps: BTreeMap::new(),
         uploads,
         state_ptr: None,
         spec_hash: "spec".into(),

@@ -27,7 +27,7 @@ use super::lineage::{Lineage, ListedShard, Loss, Origin, Start};
 use super::rates::Rates;
 use crate::driver::ledger::Ledger;
 
-use gaps::Gaps;
+use gaps::Counted;
 pub use plan::{Planned, PlannedBlock};
 use reread::Reread;
 pub use snapshot::{GapView, ReceiverView, Snapshot};
@@ -152,8 +152,8 @@ pub struct Core {
     last_cut: u64,
     lags: BTreeMap<ShardKey, i64>,
     troubles: BTreeMap<ShardKey, String>,
-    /// Losses of this attempt that were passed over by policy.
-    gaps: BTreeMap<ShardKey, Gaps>,
+    /// Losses that were passed over by policy, those of earlier attempts included.
+    gaps: BTreeMap<ShardKey, Counted>,
     balanced_at: Duration,
     /// Blocks that executors were told to drop, and when, for those whose session broke.
     released: VecDeque<(Duration, ContainerId, BlockId)>,

@@ -7,6 +7,7 @@ use millrace_common::id::{BlockId, ContainerId};
 use millrace_common::position::{Position, ShardKey};
 
 use super::{Core, Effect, RENEWAL_INTERVAL};
+use crate::driver::head::Gaps;
 use crate::driver::ledger::Advance;
 use crate::driver::receivers::lineage::Origin;
 
@@ -17,6 +18,8 @@ pub struct Planned {
     pub advances: Vec<Advance>,
     /// The positions its commit writes: all of them.
     pub positions: BTreeMap<ShardKey, Position>,
+    /// The losses its commit writes: all that its positions are behind.
+    pub gaps: BTreeMap<ShardKey, Gaps>,
 }
 
 /// A block of a batch and where it is.
@@ -60,7 +63,8 @@ impl Core {
             }
         }
         let effects = self.place(now);
-        let planned = Planned { advances, positions: self.positions() };
+        let (positions, gaps) = (self.positions(), self.planned_gaps());
+        let planned = Planned { advances, positions, gaps };
         self.planned.insert(batch, planned.clone());
         (planned, effects)
     }

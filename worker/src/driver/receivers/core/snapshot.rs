@@ -45,7 +45,7 @@ pub struct Snapshot {
     pub buffered_bytes: u64,
     /// Why a shard is late, if one is.
     pub trouble: Option<String>,
-    /// Losses of this attempt that were passed over by policy.
+    /// Losses that were passed over by policy, those of earlier attempts included.
     pub gaps: Vec<GapView>,
     /// True when half of an executor's budget is filled by blocks that wait to be planned, or such
     /// blocks keep an executor from leaving.
@@ -91,8 +91,8 @@ impl Core {
                 .map(|(shard, gaps)| GapView {
                     source: shard.source.clone(),
                     shard_id: shard.shard_id.clone(),
-                    count: gaps.count,
-                    last: gaps.last.clone(),
+                    count: gaps.all.count,
+                    last: gaps.all.last.clone(),
                 })
                 .collect(),
             under_pressure: self.is_under_pressure() || self.is_leaving_held_up(),

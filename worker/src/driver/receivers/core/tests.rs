@@ -339,10 +339,35 @@ fn data_loss_stops_the_application_or_is_skipped_by_policy() {
     assert!(passes_over, "{effects:?}");
     let gaps = core.snapshot().gaps;
     assert_eq!((gaps[0].shard_id.as_str(), gaps[0].count), ("a", 1));
-    announce(&mut core, 1, vec![block("b2", "a", 2, "5", "9")]);
     let (planned, _) = core.plan(2, NOW);
+    assert_eq!(planned.gaps, BTreeMap::new(), "the next driver would find it again");
+    announce(&mut core, 1, vec![block("b2", "a", 2, "5", "9")]);
+    let (planned, _) = core.plan(3, NOW);
+    assert_eq!(planned.gaps[&key("a")].count, 1);
+    assert!(planned.gaps[&key("a")].last.contains("after 5 and before 9"), "{planned:?}");
     assert_eq!(planned.advances[0].from, "5".parse().ok(), "the gap is behind the position");
     assert_eq!(planned.positions[&key("a")].sequence_number, "9".parse().ok());
+
+    // The next attempt counts on, and until it is past the next loss it leaves the count as it was.
+    let survivor = SourceSetup { survives_loss: true, ..setup(Start::Earliest) };
+    let mut core =
+        Core::new(vec![survivor], &planned.positions, NOW).after_gaps(planned.gaps.clone());
+    core.listed("logs", vec![listed("a", &[], true)], 1, NOW);
+    join(&mut core, 1);
+    core.troubled(&e(1), trouble(1), NOW);
+    assert_eq!(core.snapshot().gaps[0].count, 2);
+    assert_eq!(core.plan(4, NOW).0.gaps, planned.gaps);
+    // An answer from behind the loss that shows nothing more there is past it, too.
+    let empty = v1::EmptyRead {
+        shard: Some(key("a").to_proto()),
+        generation: 2,
+        after_seq: "9".into(),
+        server_ms: 1_000_000,
+        millis_behind_latest: 0,
+    };
+    let read = v1::BlockAnnouncement { empty_reads: vec![empty], ..Default::default() };
+    core.announced(&e(1), read, NOW);
+    assert_eq!(core.plan(5, NOW).0.gaps[&key("a")].count, 2);
 }
 
 #[test]

@@ -7,7 +7,9 @@ use millrace_common::position::{Position, SequenceNumber};
 use proptest::prelude::*;
 
 use crate::executor::receiver::core::{Brought, End, Limits, Lost, ShardCore, Start, Step};
-use crate::executor::receiver::kinesis::tests::fake::{FakeShard, SERVER_MS, record, seq};
+use crate::executor::receiver::kinesis::tests::fake::{
+    ARRIVED_MS, FakeShard, SERVER_MS, record, seq,
+};
 use crate::executor::receiver::kinesis::tests::liar::Mood;
 use crate::executor::receiver::kinesis::{ChildShard, FailureKind, IteratorAt};
 
@@ -40,7 +42,7 @@ impl Seen {
             prop_assert_eq!(run.after_seq, self.tail, "the chain is broken");
             prop_assert!(!run.records.is_empty());
             for record in run.records {
-                self.records.push(record.arrival_ms as u64);
+                self.records.push((record.arrival_ms - ARRIVED_MS) as u64);
                 self.tail = Some(record.sequence_number);
             }
         }
@@ -108,6 +110,7 @@ proptest! {
         gaps in prop::collection::vec(1u64..5, 0..40),
         from in 0usize..45,
         is_closed: bool,
+        is_old: bool,
         moods in prop::collection::vec(Mood::any(), 0..120),
     ) {
         let values: Vec<u64> = gaps
@@ -125,7 +128,9 @@ proptest! {
             Start::Position(_) => values[from..].to_vec(),
             _ => values.clone(),
         };
-        let mut core = ShardCore::new(start, RETENTION_MS, Limits::KINESIS);
+        // Also where all of it is past the retention, and the stream has not let go of it yet.
+        let retention_ms = if is_old { HOUR_MS / 2 } else { RETENTION_MS };
+        let mut core = ShardCore::new(start, retention_ms, Limits::KINESIS);
         let seen = read_all(&shard, &mut core, moods)?;
         prop_assert_eq!(seen.lost, None);
         prop_assert_eq!(seen.records, expected);
@@ -157,6 +162,58 @@ proptest! {
             prop_assert_eq!(seen.records, expected);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// The stream lets go of records while they are read: what was not read is told as lost, and
+    /// nothing is read past it.
+    #[test]
+    fn what_expires_before_it_is_read_is_a_loss(
+        num_records in 1usize..30,
+        pages in prop::collection::vec((1u32..4, 0usize..4), 1..30),
+        is_closed: bool,
+    ) {
+        let mut shard = FakeShard::of(1..=num_records as u64);
+        shard.children = is_closed.then(Vec::new);
+        let mut core = ShardCore::new(Start::TrimHorizon, HOUR_MS / 2, Limits::KINESIS);
+        let mut seen = Seen::default();
+        let mut now = Duration::ZERO;
+        let mut pages = pages.into_iter();
+        for _ in 0..1_000 {
+            match core.step(now) {
+                Step::WaitUntil(time) => now = time,
+                Step::Rest => break,
+                Step::Iterator(at) => core.iterator(now, shard.make_iterator(at)),
+                Step::Records { iterator, limit } => {
+                    let (limit, trimmed) = pages.next().unwrap_or((limit, 0));
+                    seen.add(core.answer(now, shard.read(&iterator, limit)))?;
+                    if seen.empty_at_tip {
+                        break;
+                    }
+                    // Before the first record was read, nothing is known to be missing.
+                    if !seen.records.is_empty() {
+                        shard.num_trimmed = (shard.num_trimmed + trimmed).min(num_records);
+                    }
+                }
+            }
+        }
+        let read: Vec<u64> = (1..=seen.records.len() as u64).collect();
+        prop_assert_eq!(&seen.records, &read, "a prefix, without a gap");
+        let all = seen.records.len() == num_records;
+        prop_assert!(all || seen.lost.is_some(), "{:?}", seen);
+        let is_tail_there = shard.num_trimmed < seen.records.len();
+        prop_assert!(!is_tail_there || seen.lost.is_none(), "{:?}", seen);
+    }
+}
+
+#[test]
+fn a_start_before_what_the_stream_holds_is_a_loss() {
+    let shard = FakeShard::of([10]);
+    assert_eq!(read(&shard, Start::Timestamp(ARRIVED_MS)).records, [10]);
+    let lost = read(&shard, Start::Timestamp(SERVER_MS - 2 * RETENTION_MS)).lost;
+    assert_eq!(lost, Some(Lost { after_seq: None, before_seq: Some(seq(10)) }));
 }
 
 #[test]
@@ -229,7 +286,7 @@ fn a_position_that_has_ended_is_not_read() {
 #[test]
 fn a_throttle_before_the_first_record_changes_nothing() {
     let shard = FakeShard::of([10, 20]);
-    let mut core = ShardCore::new(Start::Timestamp(15), RETENTION_MS, Limits::KINESIS);
+    let mut core = ShardCore::new(Start::Timestamp(ARRIVED_MS + 15), RETENTION_MS, Limits::KINESIS);
     let moods = [Mood::Throttle, Mood::Throttle, Mood::Truth, Mood::Throttle, Mood::Expire];
     let seen = read_all(&shard, &mut core, moods).unwrap();
     assert_eq!(seen.records, [20]);

@@ -345,11 +345,14 @@ async fn read_again(
     moods: Vec<Mood>,
 ) -> (millrace_common::Result<()>, Vec<String>, Vec<String>) {
     let mut shard = FakeShard::of(1..=30);
-    shard.records[9].data = aggregate(&[("a", "one"), ("b", "two")]).into();
+    // One in the middle, and one whose tail ends the range.
+    for at in [9, 29] {
+        shard.records[at].data = aggregate(&[("a", "one"), ("b", "two")]).into();
+    }
     let fake = Arc::new(Fake::with([("a", shard.clone())]));
     let mut scene = Scene::new(fake, BUDGET);
     scene.host.assign(vec![assign("r0", "a", 1)]).unwrap();
-    scene.receive(31).await;
+    scene.receive(32).await;
     let block = scene.blocks.remove(0);
     let id = BlockId::new(block.block_id.as_str());
     let before = texts(&scene.shared.store.get(&id).await.unwrap());

@@ -16,16 +16,19 @@ use crate::executor::receiver::kinesis::{
 /// The server's date of every answer.
 pub(crate) const SERVER_MS: i64 = 1_800_000_000_000;
 
+/// The moment that the arrivals of records count from: an hour before the answers.
+pub(crate) const ARRIVED_MS: i64 = SERVER_MS - 3_600_000;
+
 /// A sequence number by its value.
 pub(crate) fn seq(value: u64) -> SequenceNumber {
     value.to_string().parse().unwrap()
 }
 
-/// The record with this number; it arrived `value` milliseconds after some moment.
+/// The record with this number; it arrived `value` milliseconds after [`ARRIVED_MS`].
 pub(crate) fn record(value: u64) -> Record {
     Record {
         sequence_number: seq(value),
-        arrival_ms: i64::try_from(value).unwrap(),
+        arrival_ms: ARRIVED_MS + i64::try_from(value).unwrap(),
         partition_key: Some(format!("key-{}", value % 7)),
         data: Bytes::from(format!("record {value}")),
     }
