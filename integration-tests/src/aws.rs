@@ -181,6 +181,19 @@ impl Aws {
         made.unwrap_or_else(|error| panic!("create bucket {bucket}: {error:?}"));
     }
 
+    /// Makes a bucket in another region than the one that the tests work in.
+    ///
+    /// # Panics
+    /// When it can not be made.
+    pub async fn create_bucket_in(&self, bucket: &str, region: &str) {
+        let place = aws_sdk_s3::types::CreateBucketConfiguration::builder()
+            .location_constraint(region.into())
+            .build();
+        let create = self.endpoint.s3().create_bucket().bucket(bucket);
+        let made = create.create_bucket_configuration(place).send().await;
+        made.unwrap_or_else(|error| panic!("create bucket {bucket} in {region}: {error:?}"));
+    }
+
     /// As [`Endpoint::put_lines`].
     ///
     /// # Panics

@@ -32,7 +32,12 @@ pub struct Load {
 }
 
 impl Load {
-    fn start(endpoint: Endpoint) -> Self {
+    /// Lines go into the stream `lines` from now on.
+    ///
+    /// # Panics
+    /// When no thread can be started.
+    #[must_use]
+    pub fn start(endpoint: Endpoint) -> Self {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -42,7 +47,10 @@ impl Load {
     }
 
     /// Ends it; the number of lines that it has put.
-    async fn end(self) -> i64 {
+    ///
+    /// # Panics
+    /// When a line could not be put.
+    pub async fn end(self) -> i64 {
         self.stop.send(()).expect("the load runs until it is stopped");
         let ended = tokio::task::spawn_blocking(|| self.thread.join()).await;
         ended.expect("the wait is not cancelled").expect("the load does not panic")

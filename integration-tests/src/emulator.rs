@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
 use crate::aws::{Aws, Endpoint};
 use crate::command::binary;
 use crate::processes::{Process, port_of};
@@ -32,20 +30,4 @@ pub async fn start(directory: &Path) -> Aws {
         secret_access_key: "test".to_owned(),
     };
     Aws { endpoint, process }
-}
-
-/// Asks the control endpoint of an emulator for something, as docs/emulator.md describes it.
-///
-/// # Panics
-/// When it does not do it.
-pub async fn control(aws: &Aws, method: &str, path: &str, body: &str) {
-    let address = aws.endpoint.url.trim_start_matches("http://");
-    let mut stream = tokio::net::TcpStream::connect(address).await.expect("the emulator listens");
-    let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close");
-    let request = format!("{head}\r\ncontent-length: {length}\r\n\r\n{body}");
-    stream.write_all(request.as_bytes()).await.expect("the emulator reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("the emulator answers");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
 }

@@ -7,6 +7,7 @@
 //! come from the Python programs in `reference/`, and from the streams themselves as [`checker`]
 //! reads them.
 
+pub mod aggregate;
 pub mod application;
 pub mod aws;
 pub mod checker;
@@ -18,6 +19,7 @@ pub mod emulator;
 pub mod eventually;
 pub mod faults;
 pub mod gate;
+pub mod lines;
 pub mod ministack;
 pub mod objects;
 pub mod processes;

@@ -1,5 +1,7 @@
 //! Splits and merges of a stream's open shards, each waited for until Kinesis has carried it out.
 
+use aws_sdk_kinesis::types::ScalingType;
+
 use crate::aws::Aws;
 use crate::eventually::{PATIENCE, within};
 
@@ -62,6 +64,17 @@ pub async fn merge(aws: &Aws, stream: &str, index: usize) {
     let merge = merge.adjacent_shard_to_merge(&before[index + 1].id).send().await;
     merge.unwrap_or_else(|error| panic!("merge shards of {stream}: {error:?}"));
     num_open_shards_is(aws, stream, before.len() - 1).await;
+}
+
+/// Asks for so many open shards; Kinesis splits and merges until there are.
+///
+/// # Panics
+/// When Kinesis refuses.
+pub async fn scale(aws: &Aws, stream: &str, target: i32) {
+    let update = aws.endpoint.kinesis().update_shard_count().stream_name(stream);
+    let update = update.target_shard_count(target).scaling_type(ScalingType::UniformScaling);
+    let update = update.send().await;
+    update.unwrap_or_else(|error| panic!("scale {stream} to {target}: {error:?}"));
 }
 
 async fn num_open_shards_is(aws: &Aws, stream: &str, num: usize) {

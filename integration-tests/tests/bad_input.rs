@@ -9,7 +9,10 @@ use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
 use millrace_integration_tests::command::{Output, base_environment, binary, run};
 use millrace_integration_tests::emulator;
 use millrace_integration_tests::eventually::{PATIENCE, within};
-use millrace_proto::v1::{Application, ApplicationState};
+use millrace_integration_tests::faults::control::{Control, Rule};
+use millrace_integration_tests::lines;
+use millrace_proto::v1::{Application, ApplicationState, Failure};
+use serde_json::{Value, json};
 
 /// A refusal that needs no cluster to work it out.
 const AT_ONCE: Duration = Duration::from_secs(20);
@@ -149,10 +152,72 @@ async fn a_missing_bucket_ends_the_application_with_its_name() {
 }
 
 #[tokio::test]
+async fn a_bucket_of_another_region_is_named_with_its_region() {
+    let cluster = small_cluster().await;
+    cluster.aws.create_stream("lines", 1).await;
+    cluster.aws.create_bucket_in("far-away", "eu-west-1").await;
+    let file = File { path: "s3://far-away/out/", ..File::default() };
+    let failure = ends_with(&cluster, &file, "MR3004", "far-away").await;
+    let line = format!("{} {}", failure.message, failure.next_move);
+    assert!(line.contains("eu-west-1"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn what_s3_does_not_let_a_task_do_ends_the_application_with_the_policy_to_add() {
+    let cluster = small_cluster().await;
+    cluster.aws.create_stream("lines", 1).await;
+    cluster.aws.create_bucket("results").await;
+    cluster.aws.put_lines("lines", &["a b".to_owned()]).await;
+    let control = Control::of(&cluster.aws.endpoint);
+    let key = "arn:aws:kms:us-east-1:000000000000:key/k1";
+    let kms = format!(
+        "User: arn:aws:iam::000000000000:user/test is not authorized to perform: \
+         kms:GenerateDataKey on resource: {key} because no identity-based policy allows it"
+    );
+    let no_put = r#"{"Action":["s3:PutObject"],"Effect":"Allow","Resource":"arn:aws:s3:::results/word-count/*"}"#;
+    let no_key = format!(
+        r#"{{"Action":["kms:GenerateDataKey","kms:Decrypt"],"Effect":"Allow","Resource":"{key}"}}"#
+    );
+    for (name, message, statement) in
+        [("no-put", "Access Denied", no_put), ("no-key", kms.as_str(), no_key.as_str())]
+    {
+        let denied = refusal(403, "AccessDenied", message);
+        let rule = Rule::new(name, "s3", "CreateMultipartUpload", denied);
+        control.add(std::slice::from_ref(&rule)).await;
+        let failure =
+            ends_with(&cluster, &File { name, ..File::default() }, "MR3005", "results").await;
+        assert!(failure.next_move.contains(statement), "{failure:?}");
+        control.remove(&[rule]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_being_made_or_deleted_is_named_with_its_state() {
+    let cluster = small_cluster().await;
+    cluster.aws.create_bucket("results").await;
+    cluster.aws.create_stream("going", 1).await;
+    Control::of(&cluster.aws.endpoint).set_transition(Duration::from_secs(3600)).await;
+    let kinesis = cluster.aws.endpoint.kinesis();
+    kinesis.create_stream().stream_name("coming").shard_count(1).send().await.unwrap();
+    kinesis.delete_stream().stream_name("going").send().await.unwrap();
+    for (name, stream, state) in [("a", "coming", "CREATING"), ("b", "going", "DELETING")] {
+        let file = File { name, stream, ..File::default() };
+        let failure = ends_with(&cluster, &file, "MR3010", stream).await;
+        assert!(failure.message.contains(state), "{failure:?}");
+    }
+}
+
+/// The action of a rule that refuses a call.
+fn refusal(status: u16, code: &str, message: &str) -> Value {
+    json!({ "type": "fail", "status": status, "code": code, "message": message })
+}
+
+#[tokio::test]
 async fn what_kinesis_refuses_ends_the_application_with_the_action() {
     let cluster = small_cluster().await;
     cluster.aws.create_stream("lines", 1).await;
     cluster.aws.create_bucket("results").await;
+    let control = Control::of(&cluster.aws.endpoint);
     let signature = "Signature expired: 20200101T000000Z is now earlier than 20200101T001500Z";
     for (name, operation, error, message, code) in [
         ("no-right", "ListShards", "AccessDeniedException", "not authorized", "MR3005"),
@@ -160,13 +225,10 @@ async fn what_kinesis_refuses_ends_the_application_with_the_action() {
         ("old-token", "ListShards", "ExpiredTokenException", "the token is expired", "MR3006"),
         ("bad-clock", "ListShards", "InvalidSignatureException", signature, "MR3007"),
     ] {
-        let rule = serde_json::json!({
-            "id": name, "service": "kinesis", "operation": operation,
-            "action": { "type": "fail", "status": 400, "code": error, "message": message },
-        });
-        emulator::control(&cluster.aws, "POST", "/-/faults", &rule.to_string()).await;
+        let rule = Rule::new(name, "kinesis", operation, refusal(400, error, message));
+        control.add(std::slice::from_ref(&rule)).await;
         ends_with(&cluster, &File { name, ..File::default() }, code, operation).await;
-        emulator::control(&cluster.aws, "DELETE", &format!("/-/faults/{name}"), "").await;
+        control.remove(&[rule]).await;
     }
 }
 
@@ -238,27 +300,20 @@ async fn small_cluster() -> Cluster {
 }
 
 /// Submits, either is refused at once or ends as REJECTED or FAILED; either way with `code`, naming
-/// `thing`, with a next move, and without a process left.
-async fn ends_with(cluster: &Cluster, file: &File, code: &str, thing: &str) {
+/// `thing`, with a next move, and without a process left. What was said, if it was not refused.
+async fn ends_with(cluster: &Cluster, file: &File, code: &str, thing: &str) -> Failure {
     let path = cluster.write("bad.toml", &file.toml());
     let submitted = cluster.millrace(&["submit", &path]).await;
     if submitted.code != 0 {
         submitted.assert_refused(code, &[thing]);
-        return;
+        return Failure::default();
     }
-    let ended: Application = within(PATIENCE, "the application ends", async || {
-        let application = cluster.application(file.name).await?;
-        match application.state() {
-            ApplicationState::Rejected | ApplicationState::Failed => Ok(application),
-            other => Err(format!("{} {}", other.as_str_name(), application.reason)),
-        }
-    })
-    .await;
+    let ended: Application = lines::failed(cluster, file.name).await;
     let failure = ended.failure.clone().unwrap_or_else(|| panic!("no failure: {ended:?}"));
     assert_eq!(failure.code, code, "{ended:?}");
     assert!(failure.message.contains(thing), "{ended:?}");
     assert!(!failure.next_move.is_empty(), "{ended:?}");
-    cluster.wait_for_no_containers().await;
     let status = cluster.millrace(&["status", file.name]).await.success();
     assert!(status.stdout.contains(code) && status.stdout.contains(thing), "{status}");
+    failure
 }

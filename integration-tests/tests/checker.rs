@@ -6,8 +6,8 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_s3::primitives::ByteStream;
-use md5::{Digest as _, Md5};
 use millrace_common::table;
+use millrace_integration_tests::aggregate::{self, User};
 use millrace_integration_tests::application::File;
 use millrace_integration_tests::checker::{self, Invariant, Report, Subject, Watcher};
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
@@ -119,20 +119,9 @@ async fn put(cluster: &Cluster, numbers: std::ops::Range<u32>) {
 /// One KPL record of three user records, written from the format's description: two of the first
 /// shard, and one that its producer has to send again, since its hash key is another shard's.
 async fn put_aggregate(cluster: &Cluster) {
-    let users: [(&str, &[u8]); 3] =
-        [("0", b"first"), ("1", b"\xff\x00"), ("340282366920938463463374607431768211455", b"last")];
-    let field = |number: u8, bytes: &[u8]| {
-        let length = u8::try_from(bytes.len()).unwrap();
-        [&[number << 3 | 2, length], bytes].concat()
-    };
-    let mut message = field(1, b"key");
-    users.iter().for_each(|(hash_key, _)| message.extend(field(2, hash_key.as_bytes())));
-    for (index, (_, data)) in (0_u8..).zip(users) {
-        let record = [&[1 << 3, 0, 2 << 3, index], &field(3, data)[..]].concat();
-        message.extend(field(3, &record));
-    }
-    let sum = Md5::digest(&message);
-    let aggregate = [&[0xF3, 0x89, 0x9A, 0xC2], &message[..], sum.as_slice()].concat();
+    let user = |hash_key, data| User { key: "key", hash_key: Some(hash_key), data };
+    let aggregate =
+        aggregate::of(&[user(0, b"first"), user(1, b"\xff\x00"), user(u128::MAX, b"last")]);
     let put = cluster.aws.endpoint.kinesis().put_record().stream_name("lines");
     let put = put.partition_key("key").explicit_hash_key("0").data(Blob::new(aggregate));
     put.send().await.unwrap();

@@ -1,20 +1,22 @@
 //! Kinesis in its moods, under whole applications: streams made again, records of
-//! every size, more shards than a page lists, iterators that expire, equal shard ids in two streams.
+//! every size, more shards than a page lists, iterators that expire, equal shard ids in two streams,
+//! and where reading begins.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
-use aws_sdk_kinesis::primitives::Blob;
+use aws_sdk_kinesis::primitives::{Blob, DateTime, DateTimeFormat};
+use millrace_common::table::DEFAULT_TABLE;
 use millrace_integration_tests::application::File;
+use millrace_integration_tests::checker::head;
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
 use millrace_integration_tests::eventually::{PATIENCE, within};
-use millrace_integration_tests::{emulator, objects, truth};
-use millrace_proto::v1::{Application, ApplicationState};
-
-const PREFIX: &str = "records/";
-
-fn application() -> File {
-    File { name: "records", sql: truth::RECORDS, path: "s3://results/records/", ..File::default() }
-}
+use millrace_integration_tests::faults::control::Control;
+use millrace_integration_tests::lines::{
+    NAME, application, failed, numbered, objects, rows_are, written,
+};
+use millrace_integration_tests::{processes, reshard};
+use millrace_proto::v1::ContainerKind;
 
 async fn start(num_shards: u8) -> Cluster {
     let cluster = Cluster::start(&Judge::Emulator, &[NodeSize { cores: 3, memory: "3GiB" }]).await;
@@ -25,42 +27,10 @@ async fn start(num_shards: u8) -> Cluster {
     cluster
 }
 
-fn lines(what: &str, num: usize) -> Vec<String> {
-    (0..num).map(|i| format!("{what} {i:04}")).collect()
-}
-
-/// Waits for so many rows, or for the application's end.
-async fn rows_are(cluster: &Cluster, num_rows: usize) {
-    within(PATIENCE, &format!("{num_rows} rows"), async || {
-        let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
-        match truth::num_rows(&objects) {
-            found if found >= num_rows => Ok(()),
-            found => {
-                let state = cluster.application("records").await;
-                let state = state.map(|a| format!("{:?} {}", a.state(), a.reason));
-                Err(format!("{found} rows; {state:?}"))
-            }
-        }
-    })
-    .await;
-}
-
-/// Waits until the application has ended by itself, with a failure.
-async fn failed(cluster: &Cluster) -> Application {
-    within(PATIENCE, "the application fails", async || {
-        let application = cluster.application("records").await?;
-        match application.state() {
-            ApplicationState::Failed | ApplicationState::Rejected => Ok(application),
-            other => Err(format!("{} {}", other.as_str_name(), application.reason)),
-        }
-    })
-    .await
-}
-
 #[tokio::test]
 async fn a_stream_made_again_is_another_stream() {
     let cluster = start(1).await;
-    cluster.aws.put_lines("lines", &lines("old", 20)).await;
+    cluster.aws.put_lines("lines", &numbered("old", 20)).await;
     cluster.submit(&application()).await;
     rows_are(&cluster, 20).await;
 
@@ -74,24 +44,20 @@ async fn a_stream_made_again_is_another_stream() {
     })
     .await;
     cluster.aws.create_stream("lines", 1).await;
-    cluster.aws.put_lines("lines", &lines("new", 20)).await;
+    cluster.aws.put_lines("lines", &numbered("new", 20)).await;
     // By the reader that finds nothing, or by the listing that finds another: what comes first.
-    let failure = failed(&cluster).await.failure.expect("a failure");
+    let failure = failed(&cluster, NAME).await.failure.expect("a failure");
     assert!(["MR3002", "MR4009"].contains(&failure.code.as_str()), "{failure:?}");
-    cluster.wait_for_no_containers().await;
 
     // A start finds the other stream too, and reads nothing of it under old positions.
     cluster.submit(&application()).await;
-    let failure = failed(&cluster).await.failure.expect("a failure");
+    let failure = failed(&cluster, NAME).await.failure.expect("a failure");
     assert_eq!(failure.code, "MR4009", "{failure:?}");
-    cluster.wait_for_no_containers().await;
     let _ = cluster.millrace(&["reset", "records", "--to", "earliest", "--yes"]).await.success();
     cluster.submit(&application()).await;
     rows_are(&cluster, 40).await;
     cluster.stop("records", &["--drain"]).await;
-    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
-    let rows = objects.iter().flat_map(|object| &object.rows);
-    let seen: Vec<String> = rows.map(|row| row["data"].as_str().unwrap().to_owned()).collect();
+    let seen = written(&cluster).await;
     let distinct: BTreeSet<&String> = seen.iter().collect();
     assert_eq!((seen.len(), distinct.len()), (40, 40), "each record of both streams once");
 }
@@ -103,26 +69,38 @@ async fn records_of_every_size_pass() {
     let summary = kinesis.describe_stream_summary().stream_name("lines").send().await.unwrap();
     let arn = summary.stream_description_summary().unwrap().stream_arn().to_owned();
     raise_record_size(&cluster, &arn).await;
-    let sizes = [0, 1, (1 << 20) - 10, 1 << 20, (10 << 20) - 16];
-    for size in sizes {
-        within(PATIENCE, &format!("a record of {size} bytes is put"), async || {
-            let put = kinesis.put_record().stream_name("lines").partition_key("k");
-            let put = put.data(Blob::new(vec![b'x'; size])).send().await;
-            put.map(|_| ()).map_err(|error| format!("{error:?}"))
-        })
-        .await;
+    // The last one is empty: the position is behind it all the same.
+    let mut sizes = vec![0, 1, (1 << 20) - 10, 1 << 20, (10 << 20) - 16, 0];
+    for size in &sizes {
+        put_record_of(&cluster, *size).await;
     }
     let sql = "SELECT _shard_id AS shard, _sequence_number AS seq, \
                CAST(octet_length(line) AS string) AS data FROM logs";
-    cluster.submit(&File { sql, executor_memory: "1GiB", executors: 1, ..application() }).await;
+    let file = File { sql, executor_memory: "1GiB", executors: 1, ..application() };
+    cluster.submit(&file).await;
     rows_are(&cluster, sizes.len()).await;
     cluster.stop("records", &[]).await;
-    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
-    let rows = objects.iter().flat_map(|object| &object.rows);
+    put_record_of(&cluster, 2).await;
+    sizes.push(2);
+    cluster.submit(&file).await;
+    rows_are(&cluster, sizes.len()).await;
+    cluster.stop("records", &[]).await;
     let mut seen: Vec<usize> =
-        rows.map(|row| row["data"].as_str().unwrap().parse().unwrap()).collect();
+        written(&cluster).await.iter().map(|length| length.parse().unwrap()).collect();
     seen.sort_unstable();
+    sizes.sort_unstable();
     assert_eq!(seen, sizes);
+}
+
+/// Puts a record of so many bytes, once the shard takes it.
+async fn put_record_of(cluster: &Cluster, size: usize) {
+    let kinesis = cluster.aws.endpoint.kinesis();
+    within(PATIENCE, &format!("a record of {size} bytes is put"), async || {
+        let put = kinesis.put_record().stream_name("lines").partition_key("k");
+        let put = put.data(Blob::new(vec![b'x'; size])).send().await;
+        put.map(|_| ()).map_err(|error| format!("{error:?}"))
+    })
+    .await;
 }
 
 async fn raise_record_size(cluster: &Cluster, arn: &str) {
@@ -141,16 +119,13 @@ async fn more_shards_than_a_page_lists_are_all_read() {
     let create = kinesis.create_stream().stream_name("lines").shard_count(num_shards);
     create.send().await.expect("the stream is made");
     cluster.aws.stream_is_active("lines").await;
-    cluster.aws.put_lines("lines", &lines("line", 1_000)).await;
+    cluster.aws.put_lines("lines", &numbered("line", 1_000)).await;
     cluster.submit(&File { executor_memory: "1GiB", ..application() }).await;
     rows_are(&cluster, 1_000).await;
     let all = NUM_SHARDS as u64;
     cluster.wait_for_report("records", "all shards", |report| report.num_shards == all).await;
     cluster.stop("records", &[]).await;
-    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
-    let rows = objects.iter().flat_map(|object| &object.rows);
-    let seen: BTreeSet<&str> = rows.map(|row| row["data"].as_str().unwrap()).collect();
-    assert_eq!((truth::num_rows(&objects), seen.len()), (1_000, 1_000));
+    assert_eq!(written(&cluster).await, numbered("line", 1_000));
 }
 
 #[tokio::test]
@@ -163,22 +138,23 @@ async fn two_streams_with_equal_shard_ids_stay_apart_and_expired_iterators_lose_
                 format = \"text\"\n\n[query]";
     let text = File { sql, ..application() }.toml().replace("[query]", more);
     let path = cluster.write("two.toml", &text);
+    let control = Control::of(&cluster.aws.endpoint);
     for round in 0..3 {
-        cluster.aws.put_lines("lines", &lines(&format!("lines {round}"), 100)).await;
-        cluster.aws.put_lines("others", &lines(&format!("others {round}"), 100)).await;
+        cluster.aws.put_lines("lines", &numbered(&format!("lines {round}"), 100)).await;
+        cluster.aws.put_lines("others", &numbered(&format!("others {round}"), 100)).await;
         match round {
             0 => drop(cluster.millrace(&["submit", &path]).await.success()),
-            1 => emulator::control(&cluster.aws, "POST", "/-/kinesis/expire-iterators", "").await,
+            1 => control.expire_iterators().await,
             _ => {
                 // Idle first, so that it is an idle shard's iterator that expires.
                 rows_are(&cluster, 400).await;
-                emulator::control(&cluster.aws, "POST", "/-/kinesis/expire-iterators", "").await;
+                control.expire_iterators().await;
             }
         }
         rows_are(&cluster, (round + 1) * 200).await;
     }
     cluster.stop("records", &["--drain"]).await;
-    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
+    let objects = objects(&cluster).await;
     let mut seen = BTreeMap::<String, Vec<String>>::new();
     let mut shards = BTreeMap::<String, BTreeSet<String>>::new();
     for row in objects.iter().flat_map(|object| &object.rows) {
@@ -189,7 +165,7 @@ async fn two_streams_with_equal_shard_ids_stay_apart_and_expired_iterators_lose_
     assert_eq!(shards["logs"], shards["more"], "the ids of their shards are the same");
     for (source, stream) in [("logs", "lines"), ("more", "others")] {
         let mut expected: Vec<String> =
-            (0..3).flat_map(|round| lines(&format!("{stream} {round}"), 100)).collect();
+            (0..3).flat_map(|round| numbered(&format!("{stream} {round}"), 100)).collect();
         expected.sort();
         let mut found = seen.remove(source).unwrap();
         found.sort();
@@ -215,8 +191,8 @@ async fn sources_come_and_go_when_an_application_is_submitted_anew() {
     };
     const ONE: &str = "SELECT line AS data FROM logs";
     const BOTH: &str = "SELECT line AS data FROM logs UNION ALL SELECT line AS data FROM more";
-    cluster.aws.put_lines("lines", &lines("lines", 10)).await;
-    cluster.aws.put_lines("others", &lines("others", 10)).await;
+    cluster.aws.put_lines("lines", &numbered("lines", 10)).await;
+    cluster.aws.put_lines("others", &numbered("others", 10)).await;
     let path = file(&[source("logs", "lines")], ONE);
     let _ = cluster.millrace(&["submit", &path]).await.success();
     rows_are(&cluster, 10).await;
@@ -229,13 +205,12 @@ async fn sources_come_and_go_when_an_application_is_submitted_anew() {
     cluster.stop("records", &[]).await;
 
     // One goes, and the other reads on under its name: only when that is meant.
-    cluster.aws.put_lines("others", &lines("more of the others", 10)).await;
+    cluster.aws.put_lines("others", &numbered("more of the others", 10)).await;
     let path = file(&[source("more", "others")], "SELECT line AS data FROM more");
     let _ = cluster.millrace(&["submit", &path]).await.success();
-    let failure = failed(&cluster).await.failure.expect("a failure");
+    let failure = failed(&cluster, NAME).await.failure.expect("a failure");
     assert_eq!(failure.code, "MR4009", "{failure:?}");
     assert!(failure.next_move.contains("--drop-source logs"), "{failure:?}");
-    cluster.wait_for_no_containers().await;
     let _ = cluster.millrace(&["submit", &path, "--drop-source", "logs"]).await.success();
     rows_are(&cluster, 30).await;
     cluster.stop("records", &[]).await;
@@ -245,15 +220,63 @@ async fn sources_come_and_go_when_an_application_is_submitted_anew() {
     let _ = cluster.millrace(&["submit", &path, "--drop-source", "more"]).await.success();
     rows_are(&cluster, 40).await;
     cluster.stop("records", &["--drain"]).await;
-    let objects = objects::json_lines(&cluster.aws.endpoint, "results", PREFIX).await;
-    let mut seen: Vec<String> = objects
-        .iter()
-        .flat_map(|object| &object.rows)
-        .map(|row| row["data"].as_str().unwrap().to_owned())
-        .collect();
-    let mut expected = [lines("lines", 10), lines("lines", 10), lines("others", 10)].concat();
-    expected.extend(lines("more of the others", 10));
-    seen.sort();
+    let mut expected =
+        [numbered("lines", 10), numbered("lines", 10), numbered("others", 10)].concat();
+    expected.extend(numbered("more of the others", 10));
     expected.sort();
-    assert_eq!(seen, expected);
+    assert_eq!(written(&cluster).await, expected);
+}
+
+/// Waits until the application's first k0 has fixed where it begins.
+async fn is_begun(cluster: &Cluster) {
+    let dynamodb = cluster.aws.endpoint.dynamodb();
+    within(PATIENCE, "the start is fixed", async || {
+        match head::read(&dynamodb, DEFAULT_TABLE, NAME).await {
+            Ok(Some(head)) if !head.starts.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn latest_and_a_time_are_fixed_by_the_first_start_and_hold_for_the_shards_to_come() {
+    let cluster = start(2).await;
+    let control = Control::of(&cluster.aws.endpoint);
+    let put = async |what: &str| cluster.aws.put_lines("lines", &numbered(what, 20)).await;
+    put("ancient").await;
+    reshard::split(&cluster.aws, "lines", 0).await;
+    put("old").await;
+    control.advance_clock(Duration::from_secs(7200)).await;
+    let ahead = SystemTime::now() + Duration::from_secs(7200);
+
+    // What comes after the first k0 counts, although the driver dies before it has read any of it,
+    // and although some of it comes into a shard that is made later.
+    let latest = File { start: "latest", interval: "4s", ..application() };
+    cluster.submit(&latest).await;
+    is_begun(&cluster).await;
+    put("first").await;
+    let containers = cluster.containers(NAME).await;
+    let drivers = containers.into_iter().filter_map(|container| container.status);
+    for driver in drivers.filter(|status| status.kind() == ContainerKind::Driver) {
+        processes::kill_by_id(driver.pid);
+    }
+    reshard::split(&cluster.aws, "lines", 1).await;
+    put("second").await;
+    rows_are(&cluster, 40).await;
+    cluster.stop(NAME, &["--drain"]).await;
+    let mut expected = [numbered("first", 20), numbered("second", 20)].concat();
+    expected.sort();
+    assert_eq!(written(&cluster).await, expected);
+
+    // From an hour ago on, after a reset: the same records once more, and none before.
+    let start = DateTime::from(ahead - Duration::from_secs(3600));
+    let start = start.fmt(DateTimeFormat::DateTime).unwrap();
+    let _ = cluster.millrace(&["reset", NAME, "--to", &start, "--yes"]).await.success();
+    cluster.submit(&application()).await;
+    rows_are(&cluster, 80).await;
+    cluster.stop(NAME, &["--drain"]).await;
+    let mut twice = [expected.clone(), expected].concat();
+    twice.sort();
+    assert_eq!(written(&cluster).await, twice);
 }

@@ -3,6 +3,8 @@
 //! Promises: a rule that the emulator refuses fails the test at once. Owned by the stage.
 //! Never does: keep a rule in mind; the emulator's own list is the truth.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -135,6 +137,22 @@ impl Control {
         self.call("POST", "/-/kinesis/trim", &what).await;
     }
 
+    /// Lets time pass for Kinesis alone, at once.
+    ///
+    /// # Panics
+    /// When the emulator does not answer.
+    pub async fn advance_clock(&self, time: Duration) {
+        self.call("POST", "/-/kinesis/advance-clock", &span(time)).await;
+    }
+
+    /// How long streams are CREATING, UPDATING or DELETING from now on.
+    ///
+    /// # Panics
+    /// When the emulator does not answer.
+    pub async fn set_transition(&self, time: Duration) {
+        self.call("POST", "/-/kinesis/transition", &span(time)).await;
+    }
+
     async fn list(&self) -> Vec<Value> {
         let rules = self.call("GET", "/-/faults", &Value::Null).await;
         rules.as_array().cloned().unwrap_or_default()
@@ -164,6 +182,10 @@ impl Control {
         connection.read_to_string(&mut answer).await?;
         Ok(answer)
     }
+}
+
+fn span(time: Duration) -> Value {
+    json!({"ms": u64::try_from(time.as_millis()).unwrap_or(u64::MAX)})
 }
 
 #[cfg(test)]
