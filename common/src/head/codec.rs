@@ -145,6 +145,8 @@ fn compress(plain: &[u8]) -> Vec<u8> {
     let pack = || -> std::io::Result<Vec<u8>> {
         let mut encoder = zstd::stream::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
         encoder.include_checksum(true)?;
+        // Else zstd prepares for a stream of any length, which takes longer than all the rest.
+        encoder.set_pledged_src_size(Some(plain.len() as u64))?;
         std::io::Write::write_all(&mut encoder, plain)?;
         encoder.finish()
     };

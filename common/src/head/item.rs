@@ -241,16 +241,30 @@ pub fn unreadable(application: &ApplicationName, error: &CodecError) -> Error {
     Error::new(Code::HeadUnreadable, message, next)
 }
 
-/// How a packed body is to be stored.
-#[must_use]
-pub fn place_body(packed: &[u8]) -> StoredBody {
-    if packed.len() <= INLINE_LIMIT {
-        return StoredBody::Inline(packed.to_vec());
-    }
-    let count = packed.len().div_ceil(codec::CHUNK_BYTES);
-    StoredBody::Chunked {
-        count: u32::try_from(count).unwrap_or(u32::MAX),
-        hash: codec::hash_of(packed),
+/// From which size on a body is stored in chunks, and how large those are, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// The largest body that stays in the head's own item.
+    pub inline: usize,
+    /// The size of each chunk but the last.
+    pub chunk: usize,
+}
+
+impl Sizes {
+    /// Those that a table of DynamoDB takes.
+    pub const TABLE: Self = Self { inline: INLINE_LIMIT, chunk: codec::CHUNK_BYTES };
+
+    /// How a packed body is to be stored.
+    #[must_use]
+    pub fn place(self, packed: &[u8]) -> StoredBody {
+        if packed.len() <= self.inline {
+            return StoredBody::Inline(packed.to_vec());
+        }
+        let count = packed.len().div_ceil(self.chunk);
+        StoredBody::Chunked {
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+            hash: codec::hash_of(packed),
+        }
     }
 }
 

@@ -18,8 +18,8 @@ pub use self::codec::{
     encode_body, encode_starts, hash_of,
 };
 pub use self::item::{
-    ChunkName, HeadItem, Item, StoredBody, attribute, item_bytes, parse_chunk_data, parse_head,
-    place_body, unpack, unreadable, write_units,
+    ChunkName, HeadItem, Item, Sizes, StoredBody, attribute, item_bytes, parse_chunk_data,
+    parse_head, unpack, unreadable, write_units,
 };
 pub use self::orphan::{Fate, RunOrder, fate, run_of_key};
 pub use self::read::read;

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use millrace_common::clock::Clock as _;
-use millrace_common::head::{ChunkName, HeadItem, PendingUpload, StoredBody};
+use millrace_common::head::{ChunkName, HeadItem, PendingUpload};
 use millrace_worker::driver::commit::core::CompleteAnswer;
 use millrace_worker::driver::commit::{Completed, Seen, UploadStore};
 use millrace_worker::driver::head::{
@@ -32,30 +32,8 @@ async fn reach(world: &World) -> Result<(), StoreFailure> {
 }
 
 fn acquire(state: &mut State, write: &AcquireWrite) -> Result<HeadItem, WriteFailure> {
-    let item = match &state.head {
-        None if write.may_create => HeadItem {
-            epoch: write.epoch,
-            owner: write.owner.clone(),
-            cluster: write.cluster.clone(),
-            batch: 0,
-            commit_id: String::new(),
-            version: 0,
-            spec_hash: String::new(),
-            body: StoredBody::None,
-            starts: write.starts.clone(),
-            reset: None,
-            repair: None,
-        },
-        Some(item) if item.cluster == write.cluster && item.epoch < write.epoch => {
-            let mut item = item.clone();
-            item.epoch = write.epoch;
-            item.owner.clone_from(&write.owner);
-            if item.starts.is_empty() {
-                item.starts.clone_from(&write.starts);
-            }
-            item
-        }
-        other => return Err(WriteFailure::Refused(other.clone().map(Box::new))),
+    let Some(item) = write.applied_to(state.head.as_ref()) else {
+        return Err(WriteFailure::Refused(state.head.clone().map(Box::new)));
     };
     state.note(format!("acquire e{} b{}", item.epoch, item.batch));
     state.head = Some(item.clone());

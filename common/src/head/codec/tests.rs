@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::head::{Before, HeadItem, PendingPart, StoredBody, place_body, write_units};
+use crate::head::{Before, HeadItem, PendingPart, Sizes, StoredBody, write_units};
 
 fn shard_id() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -249,7 +249,7 @@ fn busy_head(shards: u64, files: u64) -> HeadItem {
         commit_id: "0d9f3f6e-6d8c-4dbb-8f0e-2b1b8f3c9a11".into(),
         version: HEAD_VERSION,
         spec_hash: format!("{:064x}", 7),
-        body: place_body(&encode_body(&body)),
+        body: Sizes::TABLE.place(&encode_body(&body)),
         starts: encode_starts(&BTreeMap::from([("logs".to_owned(), start)])),
         reset: None,
         repair: None,

@@ -6,19 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use millrace_common::clock::SharedClock;
 use millrace_common::error::{Code, Error};
 use tokio_util::sync::CancellationToken;
 
-use super::core::{
-    self, AcquireRefusal, CommitRefusal, Completer, DEGRADED_PAUSE, Repair, RepairRefusal,
-};
+use super::core::{self, AcquireRefusal, CommitRefusal, Completer, Repair, RepairRefusal};
 use super::errors;
 use super::heads::Heads;
-use super::outcome::{BatchCommit, CommitError, CommitOutcome, LaunchFacts, unless_cancelled};
-use super::pace::Pace;
+use super::outcome::{BatchCommit, CommitError, CommitOutcome, LaunchFacts};
+use super::pace::{Pace, unless_cancelled};
 use super::proof::{Acquired, Committed, Published};
 use super::publisher::Publisher;
 use super::status::{CommitStatus, Count};
@@ -26,7 +23,7 @@ use super::steps::{self, Edge, Step};
 use super::uploads::UploadStore;
 use crate::driver::head::{
     self, AcquireWrite, Before, Body, ChunkName, CommitWrite, Head, HeadItem, HeadStore,
-    RepairRequest, SourceStart, StoreFailure, StoredBody, WriteFailure,
+    RepairRequest, Sizes, SourceStart, StoredBody, WriteFailure,
 };
 
 /// Performs k0, k1, k5 and k6 for one driver.
@@ -46,20 +43,21 @@ impl Committer {
         launch: LaunchFacts,
         clock: SharedClock,
     ) -> Self {
-        Self::with_pace(store, uploads, launch, Pace::of_the_machine(clock))
+        Self::with_pace(store, uploads, launch, Pace::of_the_machine(clock), Sizes::TABLE)
     }
 
-    /// The same at another pace.
+    /// The same at another pace, with heads that go to chunks from another size on.
     pub(super) fn with_pace(
         store: Arc<dyn HeadStore>,
         uploads: Arc<dyn UploadStore>,
         launch: LaunchFacts,
         pace: Pace,
+        sizes: Sizes,
     ) -> Self {
         let status = CommitStatus::default();
         let publisher = Publisher::new(uploads, status.clone(), pace.clone());
         let application = launch.application.clone();
-        let heads = Heads { store, application, status, pace };
+        let heads = Heads { store, application, status, pace, sizes };
         Self { heads: Arc::new(heads), publisher: Arc::new(publisher), launch }
     }
 
@@ -357,14 +355,14 @@ impl Committer {
     /// Writes `head` as the batch after `before`'s.
     async fn write(&self, before: Published, head: Head) -> Result<Committed, CommitError> {
         let packed = head::encode_body(&Body::of(&head));
-        let body = head::place_body(&packed);
+        let body = self.heads.sizes.place(&packed);
         let num_chunks = match &body {
             StoredBody::Chunked { count, .. } => *count,
             StoredBody::None | StoredBody::Inline(_) => 0,
         };
         if num_chunks > 0 {
-            for (name, bytes) in Heads::chunks_of(head.batch, &head.commit_id, &packed) {
-                self.until_stored(|| self.heads.store.put_chunk(&name, bytes)).await?;
+            for (name, bytes) in self.heads.chunks_of(head.batch, &head.commit_id, &packed) {
+                self.heads.until_stored(|| self.heads.store.put_chunk(&name, bytes)).await?;
             }
         }
         let write = CommitWrite {
@@ -391,7 +389,7 @@ impl Committer {
 
     /// Sends k5 until it is known to be applied, or never to be.
     async fn until_decided(&self, write: &CommitWrite) -> Result<(), CommitError> {
-        let sent = self.until_stored(|| async {
+        let sent = self.heads.until_stored(|| async {
             match self.heads.store.commit(write).await {
                 Ok(()) => Ok(None),
                 Err(WriteFailure::Refused(found)) => Ok(Some(found)),
@@ -415,34 +413,6 @@ impl Committer {
                 self.launch.application, write.batch, write.epoch
             ))
             .into()),
-        }
-    }
-
-    /// Sends the same bytes until there is an answer, however long that takes.
-    async fn until_stored<T, F, Fut>(&self, mut call: F) -> Result<T, Error>
-    where
-        F: FnMut() -> Fut,
-        Fut: Future<Output = Result<T, StoreFailure>>,
-    {
-        let mut failures = 0;
-        loop {
-            let (pause, error): (Duration, Error) = match self.heads.in_time(call()).await {
-                Ok(value) => {
-                    self.status().goes_on(Heads::WHAT);
-                    return Ok(value);
-                }
-                Err(StoreFailure::Again(error)) => {
-                    (self.heads.pace.head_back_off(failures + 1), error)
-                }
-                Err(StoreFailure::Denied(error)) => (DEGRADED_PAUSE, error),
-                Err(StoreFailure::Broken(error)) => return Err(error),
-            };
-            failures += 1;
-            if failures == 1 {
-                self.status().add(Count::CommitsRepeated);
-            }
-            self.status().waits(Heads::WHAT, &error);
-            self.heads.pace.sleep(pause).await;
         }
     }
 

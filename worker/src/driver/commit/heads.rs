@@ -10,15 +10,16 @@ use std::time::Duration;
 use millrace_common::error::{Code, Error};
 use millrace_common::id::ApplicationName;
 
+use super::core::DEGRADED_PAUSE;
 use super::pace::Pace;
-use super::status::CommitStatus;
+use super::status::{CommitStatus, Count};
 use crate::driver::head::{
-    self, CHUNK_BYTES, ChunkName, CodecError, HEAD_VERSION, Head, HeadItem, HeadStore,
-    StoreFailure, StoredBody,
+    self, ChunkName, CodecError, HEAD_VERSION, Head, HeadItem, HeadStore, Sizes, StoreFailure,
+    StoredBody,
 };
 
 /// Longest wait for one answer of the head's table before the call is sent again.
-const HEAD_CALL_DEADLINE: Duration = Duration::from_secs(3);
+pub(super) const HEAD_CALL_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How long a starting driver asks a table that does not answer. After that it exits and says
 /// why: the master's back-off takes over.
@@ -33,6 +34,8 @@ pub(super) struct Heads {
     pub(super) application: ApplicationName,
     pub(super) status: CommitStatus,
     pub(super) pace: Pace,
+    /// From which size on a head goes to chunks.
+    pub(super) sizes: Sizes,
 }
 
 impl Heads {
@@ -64,6 +67,32 @@ impl Heads {
             failures += 1;
             self.status.waits(Self::WHAT, &error);
             self.pace.sleep(self.pace.head_back_off(failures)).await;
+        }
+    }
+
+    /// Sends the same bytes until there is an answer, however long that takes.
+    pub(super) async fn until_stored<T, F, Fut>(&self, mut call: F) -> Result<T, Error>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, StoreFailure>>,
+    {
+        let mut failures = 0;
+        loop {
+            let (pause, error): (Duration, Error) = match self.in_time(call()).await {
+                Ok(value) => {
+                    self.status.goes_on(Self::WHAT);
+                    return Ok(value);
+                }
+                Err(StoreFailure::Again(error)) => (self.pace.head_back_off(failures + 1), error),
+                Err(StoreFailure::Denied(error)) => (DEGRADED_PAUSE, error),
+                Err(StoreFailure::Broken(error)) => return Err(error),
+            };
+            failures += 1;
+            if failures == 1 {
+                self.status.add(Count::CommitsRepeated);
+            }
+            self.status.waits(Self::WHAT, &error);
+            self.pace.sleep(pause).await;
         }
     }
 
@@ -119,12 +148,13 @@ impl Heads {
 
     /// Stores a packed body that does not fit the head's own item.
     pub(super) fn chunks_of<'a>(
+        &self,
         batch: u64,
         commit_id: &str,
         packed: &'a [u8],
     ) -> impl Iterator<Item = (ChunkName, &'a [u8])> {
         let commit_id = commit_id.to_owned();
-        (0u32..).zip(packed.chunks(CHUNK_BYTES)).map(move |(index, bytes)| {
+        (0u32..).zip(packed.chunks(self.sizes.chunk)).map(move |(index, bytes)| {
             (ChunkName { batch, commit_id: commit_id.clone(), index }, bytes)
         })
     }

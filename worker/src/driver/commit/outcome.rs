@@ -11,7 +11,6 @@ use millrace_common::id::ApplicationName;
 use millrace_common::position::ShardKey;
 
 use crate::driver::head::{Gaps, PendingUpload, Positions};
-use tokio_util::sync::CancellationToken;
 
 /// What a driver knows of itself when it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,17 +124,5 @@ impl CommitError {
             ),
             Self::Failed(error) => error,
         }
-    }
-}
-
-/// What `step` gives, unless the driver is told to end first.
-pub(super) async fn unless_cancelled<T>(
-    cancel: &CancellationToken,
-    step: impl Future<Output = T>,
-) -> Result<T, CommitError> {
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => Err(CommitError::Cancelled),
-        result = step => Ok(result),
     }
 }

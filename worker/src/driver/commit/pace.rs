@@ -11,7 +11,10 @@ use futures::future::BoxFuture;
 use millrace_common::clock::SharedClock;
 use millrace_common::random;
 use millrace_common::retry::Backoff;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use super::outcome::CommitError;
 
 type Sleep = Arc<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>;
 type Uuids = Arc<dyn Fn() -> Uuid + Send + Sync>;
@@ -86,6 +89,18 @@ impl Pace {
             result = call => Some(result),
             () = self.sleep(deadline) => None,
         }
+    }
+}
+
+/// What `step` gives, unless the driver is told to end first.
+pub(super) async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    step: impl Future<Output = T>,
+) -> Result<T, CommitError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(CommitError::Cancelled),
+        result = step => Ok(result),
     }
 }
 

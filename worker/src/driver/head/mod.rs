@@ -10,8 +10,9 @@ mod store;
 
 pub use millrace_common::head::{
     Before, Body, CHUNK_BYTES, ChunkName, CodecError, Gaps, HEAD_VERSION, Head, HeadItem,
-    PendingPart, PendingUpload, Positions, RepairChoice, RepairRequest, ResetRequest, SourceStart,
-    StartFrom, StoredBody, decode_body, encode_body, encode_starts, place_body, unpack, unreadable,
+    PendingPart, PendingUpload, Positions, RepairChoice, RepairRequest, ResetRequest, Sizes,
+    SourceStart, StartFrom, StoredBody, decode_body, encode_body, encode_starts, hash_of, unpack,
+    unreadable,
 };
 
 pub use self::dynamodb::DynamoHeadStore;

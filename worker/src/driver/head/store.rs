@@ -24,6 +24,39 @@ pub struct AcquireWrite {
     pub starts: Vec<u8>,
 }
 
+impl AcquireWrite {
+    /// The item as it is once this write is applied to `found`; none when its condition refuses
+    /// that. What a store without conditions of its own has to do.
+    #[must_use]
+    pub fn applied_to(&self, found: Option<&HeadItem>) -> Option<HeadItem> {
+        match found {
+            None if self.may_create => Some(HeadItem {
+                epoch: self.epoch,
+                owner: self.owner.clone(),
+                cluster: self.cluster.clone(),
+                batch: 0,
+                commit_id: String::new(),
+                version: 0,
+                spec_hash: String::new(),
+                body: StoredBody::None,
+                starts: self.starts.clone(),
+                reset: None,
+                repair: None,
+            }),
+            Some(old) if old.cluster == self.cluster && old.epoch < self.epoch => {
+                let starts = if old.starts.is_empty() { &self.starts } else { &old.starts };
+                Some(HeadItem {
+                    epoch: self.epoch,
+                    owner: self.owner.clone(),
+                    starts: starts.clone(),
+                    ..old.clone()
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// k5: the one conditional write that makes a batch true.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitWrite {

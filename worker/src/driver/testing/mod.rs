@@ -22,7 +22,7 @@ use super::commit::core::CompleteAnswer;
 use super::commit::{Completed, Seen, UploadStore};
 use super::head::{
     AcquireWrite, ChunkName, CommitWrite, HeadItem, HeadStore, PendingUpload, StoreFailure,
-    StoredBody, WriteFailure,
+    WriteFailure,
 };
 use super::receivers::core::Stream;
 use super::receivers::discovery::{Description, Filter, Shards, Streams};
@@ -216,29 +216,8 @@ impl HeadStore for Fake {
 
     async fn acquire(&self, write: &AcquireWrite) -> Result<HeadItem, WriteFailure> {
         let mut state = self.lock();
-        let item = match state.head.take() {
-            None if write.may_create => HeadItem {
-                epoch: write.epoch,
-                owner: write.owner.clone(),
-                cluster: write.cluster.clone(),
-                batch: 0,
-                commit_id: String::new(),
-                version: 0,
-                spec_hash: String::new(),
-                body: StoredBody::None,
-                starts: write.starts.clone(),
-                reset: None,
-                repair: None,
-            },
-            Some(mut item) if item.cluster == write.cluster && item.epoch < write.epoch => {
-                item.epoch = write.epoch;
-                item.owner = write.owner.clone();
-                item
-            }
-            other => {
-                state.head = other.clone();
-                return Err(WriteFailure::Refused(other.map(Box::new)));
-            }
+        let Some(item) = write.applied_to(state.head.as_ref()) else {
+            return Err(WriteFailure::Refused(state.head.clone().map(Box::new)));
         };
         state.head = Some(item.clone());
         Ok(item)

@@ -1,7 +1,7 @@
 //! A head store in memory, and the same as a liar: answers get lost, writes come late or twice.
 //!
 //! Promises: a condition is judged when the write is applied, whenever that is; every applied write
-//! is kept in order. Never does: know what is right; see the world for that.
+//! is kept in order. Never does: know what is right.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -12,8 +12,7 @@ use millrace_common::error::{Code, Error};
 
 use super::time;
 use crate::driver::head::{
-    AcquireWrite, ChunkName, CommitWrite, HEAD_VERSION, HeadItem, HeadStore, StoreFailure,
-    StoredBody, WriteFailure,
+    AcquireWrite, ChunkName, CommitWrite, HeadItem, HeadStore, StoreFailure, WriteFailure,
 };
 
 /// What the table does with one write.
@@ -21,8 +20,6 @@ use crate::driver::head::{
 pub(super) enum Whim {
     /// Applies it and says so.
     Honest,
-    /// Does not apply it, and does not answer.
-    LoseRequest,
     /// Applies it and does not answer.
     LoseAnswer,
     /// Does not answer, and applies it this much later.
@@ -59,50 +56,46 @@ impl Conditions {
     pub(super) const ALL: Self = Self { epoch: true, batch: true };
 }
 
+/// k0 on this item: the item after it, or the one that refuses it.
+pub(super) fn acquired(
+    found: Option<&HeadItem>,
+    write: &AcquireWrite,
+) -> Result<HeadItem, Option<Box<HeadItem>>> {
+    write.applied_to(found).ok_or_else(|| found.cloned().map(Box::new))
+}
+
+/// k5 on this item: the item after it, or the one that refuses it.
+pub(super) fn committed(
+    found: Option<&HeadItem>,
+    write: &CommitWrite,
+    check: Conditions,
+) -> Result<HeadItem, Option<Box<HeadItem>>> {
+    let fits = |old: &&HeadItem| {
+        (!check.epoch || old.epoch == write.epoch) && (!check.batch || old.batch + 1 == write.batch)
+    };
+    match found.filter(fits) {
+        Some(old) => Ok(write.applied_to(old)),
+        None => Err(found.cloned().map(Box::new)),
+    }
+}
+
 impl Table {
-    fn acquire(&mut self, write: &AcquireWrite) -> Result<HeadItem, WriteFailure> {
-        let item = match &self.item {
-            None if write.may_create => HeadItem {
-                epoch: write.epoch,
-                owner: write.owner.clone(),
-                cluster: write.cluster.clone(),
-                batch: 0,
-                commit_id: String::new(),
-                version: 0,
-                spec_hash: String::new(),
-                body: StoredBody::None,
-                starts: write.starts.clone(),
-                reset: None,
-                repair: None,
-            },
-            Some(old) if old.cluster == write.cluster && old.epoch < write.epoch => {
-                let mut item = old.clone();
-                item.epoch = write.epoch;
-                item.owner = write.owner.clone();
-                if item.starts.is_empty() {
-                    item.starts = write.starts.clone();
-                }
-                item
-            }
-            refused => return Err(WriteFailure::Refused(refused.clone().map(Box::new))),
-        };
+    fn write(
+        &mut self,
+        written: Result<HeadItem, Option<Box<HeadItem>>>,
+    ) -> Result<HeadItem, WriteFailure> {
+        let item = written.map_err(WriteFailure::Refused)?;
         self.item = Some(item.clone());
         self.history.push(item.clone());
         Ok(item)
     }
 
-    fn commit(&mut self, write: &CommitWrite, check: Conditions) -> Result<(), WriteFailure> {
-        let fits = |old: &&HeadItem| {
-            (!check.epoch || old.epoch == write.epoch)
-                && (!check.batch || old.batch + 1 == write.batch)
-        };
-        let Some(old) = self.item.as_ref().filter(fits) else {
-            return Err(WriteFailure::Refused(self.item.clone().map(Box::new)));
-        };
-        let item = HeadItem { version: HEAD_VERSION, ..write.applied_to(old) };
-        self.item = Some(item.clone());
-        self.history.push(item);
-        Ok(())
+    fn acquire(&mut self, write: &AcquireWrite) -> Result<HeadItem, WriteFailure> {
+        self.write(acquired(self.item.as_ref(), write))
+    }
+
+    fn commit(&mut self, write: &CommitWrite) -> Result<(), WriteFailure> {
+        self.write(committed(self.item.as_ref(), write, Conditions::ALL)).map(drop)
     }
 }
 
@@ -138,16 +131,6 @@ impl FakeHeads {
         self.table.lock().unwrap().item.clone()
     }
 
-    /// k5 with fewer conditions than it must have.
-    pub(super) async fn commit_checking(
-        &self,
-        write: &CommitWrite,
-        check: Conditions,
-    ) -> Result<(), WriteFailure> {
-        let write = write.clone();
-        self.write("commit", move |table| table.commit(&write, check)).await
-    }
-
     async fn write<T: Send + 'static>(
         &self,
         call: &'static str,
@@ -159,7 +142,6 @@ impl FakeHeads {
         let now = || apply(&mut self.table.lock().unwrap());
         let applied = match whim {
             Whim::Honest => now(),
-            Whim::LoseRequest => Err(no_answer().into()),
             Whim::LoseAnswer => {
                 let _unheard = now();
                 Err(no_answer().into())
@@ -224,7 +206,8 @@ impl HeadStore for FakeHeads {
     }
 
     async fn commit(&self, write: &CommitWrite) -> Result<(), WriteFailure> {
-        self.commit_checking(write, Conditions::ALL).await
+        let write = write.clone();
+        self.write("commit", move |table| table.commit(&write)).await
     }
 
     async fn put_chunk(&self, name: &ChunkName, bytes: &[u8]) -> Result<(), StoreFailure> {

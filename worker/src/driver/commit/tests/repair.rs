@@ -10,7 +10,7 @@ use prost::Message;
 use super::super::Committed;
 use super::heads::FakeHeads;
 use super::s3::Sight;
-use super::single::{Stage, at, batch, code_of, commit, shard};
+use super::stage::{Stage, at, batch, code_of, commit, shard};
 use super::time;
 use crate::driver::head::{PendingUpload, RepairChoice};
 

@@ -1,134 +1,24 @@
-//! One step at a time: each answer that a step can meet, and what becomes of it.
+//! k0 and k5, one step at a time: each answer of the table, and what becomes of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use millrace_common::error::Code;
-use millrace_common::position::{Position, ShardKey};
+use millrace_common::position::Position;
 use millrace_proto::v1;
 use prost::Message;
-use tokio_util::sync::CancellationToken;
 
-use super::super::core::{CompleteAnswer, UPLOAD_GUARD};
+use super::super::core::UPLOAD_GUARD;
 use super::super::status::Count;
-use super::super::{
-    BatchCommit, CommitError, CommitOutcome, Committed, Committer, LaunchFacts, Published,
-    RecordCounts,
-};
+use super::super::{BatchCommit, CommitError, CommitOutcome, RecordCounts};
 use super::heads::{FakeHeads, Whim};
-use super::s3::{self, FakeS3, Sight};
+use super::s3::Sight;
+use super::stage::{Stage, at, batch, code_of, commit, shard};
 use super::time;
-use super::world::virtual_pace;
 use crate::driver::head::{
-    ChunkName, HEAD_VERSION, Head, PendingUpload, Positions, ResetRequest, SourceStart, StartFrom,
-    StoredBody,
+    ChunkName, HEAD_VERSION, Head, Positions, ResetRequest, SourceStart, StartFrom, StoredBody,
 };
-
-/// Everything one driver stands on.
-pub(super) struct Stage {
-    pub(super) heads: FakeHeads,
-    pub(super) s3: FakeS3,
-    pub(super) cancel: CancellationToken,
-}
-
-impl Stage {
-    pub(super) fn new(heads: FakeHeads) -> Self {
-        Self::with_s3(heads, [], Sight::All)
-    }
-
-    /// A bucket that answers like this, one Complete after the other, then honestly.
-    pub(super) fn with_s3<const N: usize>(
-        heads: FakeHeads,
-        answers: [s3::Whim; N],
-        sight: Sight,
-    ) -> Self {
-        let next = AtomicUsize::new(0);
-        let whims = move || {
-            let whim = answers.get(next.fetch_add(1, Ordering::Relaxed)).copied();
-            (Duration::ZERO, whim.unwrap_or(s3::Whim::Honest))
-        };
-        let s3 = FakeS3::new(heads.table.clone(), Arc::new(whims), sight, false);
-        Self { heads, s3, cancel: CancellationToken::new() }
-    }
-
-    pub(super) fn committer(&self, epoch: u64, change: impl FnOnce(&mut LaunchFacts)) -> Committer {
-        let mut launch = LaunchFacts {
-            application: "word-count".parse().unwrap(),
-            cluster: "local".into(),
-            epoch,
-            owner: format!("process {epoch}"),
-            head_expected: false,
-        };
-        change(&mut launch);
-        let (heads, s3) = (Arc::new(self.heads.clone()), Arc::new(self.s3.clone()));
-        Committer::with_pace(heads, s3, launch, virtual_pace())
-    }
-
-    /// k0 and k1.
-    pub(super) async fn start(&self, epoch: u64) -> (Committer, Published) {
-        let committer = self.committer(epoch, |_| {});
-        let acquired = committer.acquire(BTreeMap::new(), &self.cancel).await.unwrap();
-        let published = committer.recover(acquired, &self.cancel).await.unwrap();
-        (committer, published)
-    }
-
-    pub(super) fn upload(&self, name: &str) -> PendingUpload {
-        self.s3.upload(format!("out/{name}.json"), name.to_owned(), vec![(0, 1)])
-    }
-
-    pub(super) fn visible(&self) -> Vec<String> {
-        self.s3.bucket.lock().unwrap().objects.keys().cloned().collect()
-    }
-
-    pub(super) fn batch(&self) -> u64 {
-        self.heads.item().map_or(0, |item| item.batch)
-    }
-}
-
-pub(super) fn shard(source: &str) -> ShardKey {
-    ShardKey {
-        source: source.into(),
-        stream_arn: "arn".into(),
-        stream_created_ms: 1,
-        shard_id: "shardId-000000000000".into(),
-    }
-}
-
-pub(super) fn at(number: u64) -> Position {
-    let sequence_number = Some(number.to_string().parse().unwrap());
-    Position { sequence_number, ..Position::default() }
-}
-
-pub(super) fn batch(number: u64, uploads: Vec<PendingUpload>) -> BatchCommit {
-    BatchCommit {
-        positions: Positions::from([(shard("logs"), at(number))]),
-        gaps: BTreeMap::new(),
-        uploads,
-        state_ptr: None,
-        spec_hash: "spec".into(),
-        dropped_sources: BTreeSet::new(),
-        records: RecordCounts { planned: 3, read: 3 },
-        run_age: Duration::from_secs(1),
-    }
-}
-
-pub(super) async fn commit(
-    stage: &Stage,
-    committer: &Committer,
-    published: Published,
-    batch: BatchCommit,
-) -> Result<Committed, CommitError> {
-    match committer.commit(published, batch, &stage.cancel).await? {
-        CommitOutcome::Committed(committed) => Ok(committed),
-        CommitOutcome::RunTooOld(_) => panic!("the run is young"),
-    }
-}
-
-pub(super) fn code_of<T: std::fmt::Debug>(result: Result<T, CommitError>) -> Code {
-    result.unwrap_err().explain(&"word-count".parse().unwrap()).code()
-}
 
 #[test]
 fn a_batch_is_invisible_until_it_is_committed_and_published() {
@@ -290,166 +180,6 @@ fn an_old_run_is_run_again_and_its_proof_given_back() {
         let outcome = committer.commit(published, old, &stage.cancel).await.unwrap();
         let CommitOutcome::RunTooOld(published) = outcome else { panic!("{outcome:?}") };
         assert!(commit(&stage, &committer, published, batch(7, Vec::new())).await.is_ok());
-    });
-}
-
-#[test]
-fn what_one_driver_committed_the_next_completes() {
-    time::run(async {
-        let stage = Stage::new(FakeHeads::honest());
-        let (committer, published) = stage.start(1).await;
-        let uploads = vec![stage.upload("a"), stage.upload("b")];
-        let _crashed = commit(&stage, &committer, published, batch(7, uploads)).await.unwrap();
-        assert_eq!(stage.visible(), Vec::<String>::new());
-        stage.start(2).await;
-        assert_eq!(stage.visible(), ["out/a.json", "out/b.json"]);
-        // Once more: they are complete, and the bucket no longer knows the uploads.
-        stage.start(3).await;
-        assert_eq!(stage.visible(), ["out/a.json", "out/b.json"]);
-    });
-}
-
-#[test]
-fn a_zombie_that_meets_completed_uploads_is_fenced_and_reports_no_loss() {
-    time::run(async {
-        for sight in [Sight::All, Sight::Nothing] {
-            let stage = Stage::with_s3(FakeHeads::honest(), [], sight);
-            let (zombie, published) = stage.start(1).await;
-            let uploads = vec![stage.upload("a")];
-            let committed = commit(&stage, &zombie, published, batch(7, uploads)).await.unwrap();
-            stage.start(2).await;
-            let ended = zombie.publish(committed, &stage.cancel).await.map(|_| ());
-            match sight {
-                Sight::Nothing => {
-                    assert!(matches!(ended, Err(CommitError::Fenced { .. })), "{ended:?}")
-                }
-                Sight::All | Sight::ObjectsOnly => assert!(ended.is_ok(), "{ended:?}"),
-            }
-        }
-    });
-}
-
-/// Publishes upload "a" with these answers, after `spoil` has been at the bucket.
-async fn publish_with<const N: usize>(
-    answers: [s3::Whim; N],
-    sight: Sight,
-    spoil: impl FnOnce(&Stage),
-) -> (Stage, Result<u64, CommitError>) {
-    let stage = Stage::with_s3(FakeHeads::honest(), answers, sight);
-    let (committer, published) = stage.start(1).await;
-    let uploads = vec![stage.upload("a")];
-    let committed = commit(&stage, &committer, published, batch(7, uploads)).await.unwrap();
-    spoil(&stage);
-    let ended = committer.publish(committed, &stage.cancel).await;
-    let unverified = committer.status().get(Count::CompletedUnverified);
-    assert!(ended.is_err() || committer.status().degraded().borrow().is_none());
-    (stage, ended.map(|_| unverified))
-}
-
-#[test]
-fn answers_that_leave_a_complete_open_are_asked_again() {
-    time::run(async {
-        let refuse = s3::Whim::Refuse;
-        let answers = [
-            refuse(CompleteAnswer::Open),
-            refuse(CompleteAnswer::NotNow),
-            refuse(CompleteAnswer::Denied),
-            refuse(CompleteAnswer::Open),
-        ];
-        let before = time::now();
-        let (stage, ended) = publish_with(answers, Sight::All, |_| {}).await;
-        assert_eq!(ended.unwrap(), 0);
-        assert_eq!(stage.visible(), ["out/a.json"]);
-        assert!(time::now() - before >= Duration::from_secs(60), "403 is asked again each minute");
-    });
-}
-
-#[test]
-fn no_such_upload_after_an_unheard_success_is_done() {
-    time::run(async {
-        for (sight, unverified) in [(Sight::All, 0), (Sight::ObjectsOnly, 0), (Sight::Nothing, 1)] {
-            let (stage, ended) = publish_with([s3::Whim::LoseAnswer], sight, |_| {}).await;
-            assert_eq!(ended.unwrap(), unverified, "{sight:?}");
-            assert_eq!(stage.visible(), ["out/a.json"]);
-        }
-    });
-}
-
-#[test]
-fn no_such_upload_to_the_first_complete_is_a_loss() {
-    time::run(async {
-        for sight in [Sight::All, Sight::ObjectsOnly, Sight::Nothing] {
-            let (_, ended) = publish_with([], sight, |stage| stage.s3.abort("a")).await;
-            assert_eq!(code_of(ended), Code::UploadLost, "{sight:?}");
-        }
-    });
-}
-
-#[test]
-fn an_upload_that_is_gone_is_a_loss_once_no_complete_can_be_on_its_way() {
-    time::run(async {
-        let before = time::now();
-        let open = [s3::Whim::Refuse(CompleteAnswer::Open)];
-        let (_, ended) = publish_with(open, Sight::All, |stage| stage.s3.abort("a")).await;
-        assert_eq!(code_of(ended), Code::UploadLost);
-        assert!(time::now() - before >= Duration::from_secs(300));
-    });
-}
-
-#[test]
-fn an_object_without_our_token_is_not_ours() {
-    time::run(async {
-        let open = [s3::Whim::LoseAnswer];
-        let (_, ended) = publish_with(open, Sight::All, |stage| {
-            let mut bucket = stage.s3.bucket.lock().unwrap();
-            bucket.uploads.get_mut("a").unwrap().token = "another".into();
-        })
-        .await;
-        assert_eq!(code_of(ended), Code::UploadLost);
-    });
-}
-
-#[test]
-fn one_lost_upload_does_not_keep_the_others_from_being_completed() {
-    time::run(async {
-        let stage = Stage::new(FakeHeads::honest());
-        let (committer, published) = stage.start(1).await;
-        let uploads = vec![stage.upload("a"), stage.upload("b"), stage.upload("c")];
-        let committed = commit(&stage, &committer, published, batch(7, uploads)).await.unwrap();
-        stage.s3.abort("b");
-        let ended = committer.publish(committed, &stage.cancel).await;
-        assert_eq!(code_of(ended), Code::UploadLost);
-        assert_eq!(stage.visible(), ["out/a.json", "out/c.json"]);
-    });
-}
-
-#[test]
-fn a_visible_neighbour_tells_a_missing_object_from_a_missing_right() {
-    time::run(async {
-        let stage = Stage::with_s3(FakeHeads::honest(), [], Sight::ObjectsOnly);
-        let (committer, published) = stage.start(1).await;
-        let uploads = vec![stage.upload("a"), stage.upload("b")];
-        let _crashed = commit(&stage, &committer, published, batch(7, uploads)).await.unwrap();
-        stage.s3.abort("a");
-        let next = stage.committer(2, |_| {});
-        let acquired = next.acquire(BTreeMap::new(), &stage.cancel).await.unwrap();
-        assert_eq!(code_of(next.recover(acquired, &stage.cancel).await), Code::UploadLost);
-        assert_eq!(next.status().get(Count::CompletedUnverified), 0);
-    });
-}
-
-#[test]
-fn uploads_older_than_the_guard_are_not_taken_on_trust() {
-    time::run(async {
-        let stage = Stage::with_s3(FakeHeads::honest(), [], Sight::Nothing);
-        let (committer, published) = stage.start(1).await;
-        let uploads = vec![stage.upload("a")];
-        let _crashed = commit(&stage, &committer, published, batch(7, uploads)).await.unwrap();
-        stage.s3.abort("a");
-        time::sleep(UPLOAD_GUARD).await;
-        let next = stage.committer(2, |_| {});
-        let acquired = next.acquire(BTreeMap::new(), &stage.cancel).await.unwrap();
-        assert_eq!(code_of(next.recover(acquired, &stage.cancel).await), Code::UploadLost);
     });
 }
 

@@ -6,10 +6,14 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
+
+use futures::future::BoxFuture;
+use millrace_common::clock::Clock;
+
+use super::super::pace::Pace;
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -66,48 +70,13 @@ impl Future for Sleep {
     }
 }
 
-/// A task's handle: lets it be crashed, or waited for.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Handle {
-    is_aborted: Arc<AtomicBool>,
-    is_done: Arc<AtomicBool>,
-}
-
-impl Handle {
-    /// The task is not run any further: it stops where it waits.
-    pub(super) fn abort(&self) {
-        self.is_aborted.store(true, Ordering::Relaxed);
-    }
-
-    /// True when the task came to its end in time.
-    pub(super) async fn ends_within(&self, patience: Duration) -> bool {
-        let until = now() + patience;
-        while now() < until && !self.is_done.load(Ordering::Relaxed) {
-            sleep(Duration::from_millis(100)).await;
-        }
-        self.is_done.load(Ordering::Relaxed)
-    }
-}
-
 /// Runs a task beside all others.
-pub(super) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Handle {
-    let handle = Handle::default();
-    let (is_aborted, is_done) = (handle.is_aborted.clone(), handle.is_done.clone());
-    let mut task: Task = Box::pin(task);
-    let crashable = std::future::poll_fn(move |context| {
-        if is_aborted.load(Ordering::Relaxed) {
-            return Poll::Ready(());
-        }
-        let polled = task.as_mut().poll(context);
-        is_done.store(polled.is_ready(), Ordering::Relaxed);
-        polled
-    });
+pub(super) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     with(|scheduler| {
         scheduler.next_id += 1;
         let id = scheduler.next_id;
-        scheduler.spawned.push((id, Box::pin(crashable)));
+        scheduler.spawned.push((id, Box::pin(task)));
     });
-    handle
 }
 
 struct Alarm {
@@ -163,4 +132,27 @@ pub(super) fn run<T>(main: impl Future<Output = T>) -> T {
     };
     CURRENT.set(outer);
     result
+}
+
+/// When every test begins, Unix time in milliseconds.
+const START_MS: i64 = 1_767_225_600_000;
+
+/// The clock of virtual time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct VirtualClock;
+
+impl Clock for VirtualClock {
+    fn now_ms(&self) -> i64 {
+        START_MS + i64::try_from(now().as_millis()).unwrap()
+    }
+
+    fn monotonic(&self) -> Duration {
+        now()
+    }
+}
+
+/// A pace in virtual time whose ids are random.
+pub(super) fn virtual_pace() -> Pace {
+    let pause = |pause| Box::pin(sleep(pause)) as BoxFuture<'static, ()>;
+    Pace::simulated(Arc::new(VirtualClock), Arc::new(pause), Arc::new(uuid::Uuid::new_v4))
 }
