@@ -129,7 +129,7 @@ async fn greet(address: &str) -> Result<Leader> {
     let greet = async {
         let channel = rpc::connect(&address)
             .await
-            .map_err(|error| unreachable(&address, &deepest_cause(&error)))?;
+            .map_err(|error| unreachable(&address, &error.to_string()))?;
         let mut inner = ClientServiceClient::new(channel)
             .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(rpc::MESSAGE_BYTES_MAX);

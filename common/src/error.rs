@@ -178,19 +178,32 @@ impl Error {
         self.leader.as_deref()
     }
 
+    /// The message and each cause once. A cause that is such an error too tells its code, and not
+    /// its next move: the outer one holds.
+    fn with_causes(&self) -> String {
+        let mut text = self.message.clone();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            match cause.downcast_ref::<Self>() {
+                Some(inner) => {
+                    text.push_str(inner.code.as_str());
+                    text.push_str(": ");
+                    text.push_str(&inner.message);
+                }
+                None => text.push_str(&cause.to_string()),
+            }
+            source = cause.source();
+        }
+        text
+    }
+
     /// The error as it crosses a process border.
     #[must_use]
     pub fn to_failure(&self) -> v1::Failure {
-        let mut message = self.message.clone();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
         v1::Failure {
             code: self.code.as_str().to_owned(),
-            message,
+            message: self.with_causes(),
             next_move: self.next_move.clone(),
             leader: self.leader.clone().unwrap_or_default(),
         }
@@ -248,12 +261,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.code.as_str(), self.message)?;
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
+        write!(f, "{}: {}", self.code.as_str(), self.with_causes())?;
         if !self.next_move.is_empty() {
             write!(f, " (next: {})", self.next_move)?;
         }
@@ -300,6 +308,15 @@ mod tests {
         assert_eq!((back.code(), back.leader()), (Code::NotLeader, Some("10.0.0.6:7070")));
         let back = Error::from_status("the master", &Error::not_leader(None).to_status());
         assert_eq!(back.leader(), None);
+    }
+
+    #[test]
+    fn a_cause_is_told_once_and_the_next_move_is_the_outer_one() {
+        let inner = Error::new(Code::Forbidden, "denied", "allow it")
+            .caused_by(std::io::Error::other("403"));
+        let outer = Error::new(Code::BatchDeadline, "batch 7 is late", "see why").caused_by(inner);
+        let text = outer.to_string();
+        assert_eq!(text, "MR4008: batch 7 is late: MR3005: denied: 403 (next: see why)");
     }
 
     #[test]

@@ -82,19 +82,38 @@ pub fn connect_lazy(address: &str) -> Result<Channel, Error> {
     })
 }
 
+/// Why there is no connection. Not an [`Error`] of its own: the caller knows whom it wanted to
+/// reach and what to do next, and says so.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address is none.
+    #[error(transparent)]
+    Address(#[from] Error),
+    /// Nobody answers there, or nobody who speaks gRPC.
+    #[error("{}", deepest(.0))]
+    Transport(tonic::transport::Error),
+}
+
+/// The innermost cause: the transport's own words around it only say that there was an error.
+fn deepest(error: &tonic::transport::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
 /// A channel that is connected.
 ///
 /// # Errors
-/// As [`endpoint`], and [`Code::Internal`] when nobody can be reached there; the caller knows whom
-/// it wanted to reach, and says so.
-pub async fn connect(address: &str) -> Result<Channel, Error> {
+/// As [`endpoint`], and when nobody can be reached there.
+pub async fn connect(address: &str) -> Result<Channel, ConnectError> {
     let endpoint = endpoint(address)?;
-    let connected = match network::simulated() {
+    match network::simulated() {
         Some(network) => endpoint.connect_with_connector(connector(network)).await,
         None => endpoint.connect().await,
-    };
-    connected
-        .map_err(|error| Error::internal(format!("{address} can not be reached")).caused_by(error))
+    }
+    .map_err(ConnectError::Transport)
 }
 
 fn connector(
@@ -132,6 +151,20 @@ mod tests {
         let error = bind(&address.to_string()).await.err().unwrap();
         assert_eq!(error.code(), Code::PortInUse);
         assert!(error.message().contains(&address.port().to_string()));
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_tells_its_cause_once_and_blames_nobody() {
+        let (incoming, address) = bind("127.0.0.1:0").await.unwrap();
+        drop(incoming);
+        let error = connect(&address.to_string()).await.err().unwrap();
+        let outer = Error::new(Code::MasterUnreachable, "the master is away", "start it")
+            .caused_by(error)
+            .to_string();
+        assert_eq!(
+            outer,
+            "MR2001: the master is away: Connection refused (os error 111) (next: start it)"
+        );
     }
 
     #[test]

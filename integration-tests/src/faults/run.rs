@@ -28,9 +28,8 @@ const CALM: Duration = Duration::from_secs(3);
 /// How long a recovery is waited for beyond its bound, to say how late it was.
 const BEYOND: Duration = Duration::from_secs(60);
 
-/// What a process says when it meets a defect of its own. Not the bare code: the cause of a broken
-/// connection is told with it too.
-const DEFECTS: [&str; 3] = ["panicked at", "error=MR9001", "defect: "];
+/// What a process says when it meets a defect of its own.
+const DEFECTS: [&str; 3] = ["panicked at", "MR9001", "defect: "];
 
 /// How a row ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -216,11 +216,12 @@ pub enum CompleteAnswer {
     Done,
     /// 5xx, SlowDown, no answer, or a 200 that carries an error: it may have been applied.
     Open,
-    /// Throttled or in conflict: it was not applied.
+    /// Throttled, in conflict, or signed by a skewed clock, which the SDK corrects for the next call
+    /// by the date of the refusal: it was not applied.
     NotNow,
     /// NoSuchUpload.
     NoSuchUpload,
-    /// Denied, wrong credentials, no bucket, another region, skewed clock.
+    /// Denied, wrong credentials, no bucket, another region.
     Denied,
     /// The parts are not what S3 holds: no repetition will be answered otherwise.
     Refused,

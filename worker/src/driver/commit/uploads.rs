@@ -151,12 +151,11 @@ fn sort_answer(code: &str, kind: Kind) -> CompleteAnswer {
         Kind::Throttled | Kind::Timeout | Kind::Unreachable | Kind::ServerFault => {
             CompleteAnswer::Open
         }
-        // Complete carries no condition, so this is S3's own conflict with another call.
-        Kind::Conditional => CompleteAnswer::NotNow,
+        // Complete carries no condition, so that a conflict is S3's own, with another call.
+        Kind::Conditional | Kind::ClockSkew => CompleteAnswer::NotNow,
         Kind::Missing
         | Kind::Forbidden
         | Kind::Credentials
-        | Kind::ClockSkew
         | Kind::Region
         | Kind::ExpiredIterator
         | Kind::Other => CompleteAnswer::Denied,
@@ -176,6 +175,10 @@ mod tests {
         assert_eq!(sort_answer("SlowDown", Kind::Throttled), CompleteAnswer::Open);
         assert_eq!(sort_answer("", Kind::Timeout), CompleteAnswer::Open);
         assert_eq!(sort_answer("AccessDenied", Kind::Forbidden), CompleteAnswer::Denied);
+        assert_eq!(
+            sort_answer("RequestTimeTooSkewed", Kind::ClockSkew),
+            CompleteAnswer::NotNow
+        );
         assert_eq!(
             sort_answer("ConditionalRequestConflict", Kind::Conditional),
             CompleteAnswer::NotNow

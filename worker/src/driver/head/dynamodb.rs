@@ -73,14 +73,15 @@ impl DynamoHeadStore {
     {
         let explained = aws::explain("dynamodb", action, &self.resource(), error);
         match aws::kind(error) {
-            Kind::Throttled | Kind::Timeout | Kind::Unreachable | Kind::ServerFault => {
-                StoreFailure::Again(explained)
+            // The SDK learns a skew from the date of the refusal and signs the next call right.
+            Kind::Throttled
+            | Kind::Timeout
+            | Kind::Unreachable
+            | Kind::ServerFault
+            | Kind::ClockSkew => StoreFailure::Again(explained),
+            Kind::Missing | Kind::Forbidden | Kind::Credentials | Kind::Region => {
+                StoreFailure::Denied(explained)
             }
-            Kind::Missing
-            | Kind::Forbidden
-            | Kind::Credentials
-            | Kind::ClockSkew
-            | Kind::Region => StoreFailure::Denied(explained),
             Kind::Conditional | Kind::ExpiredIterator | Kind::Other => {
                 match aws::error_code(error) {
                     // Another write to the item was under way.

@@ -101,7 +101,8 @@ impl CommitWrite {
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreFailure {
-    /// No answer, throttled, or a fault of the service: ask again. A write may have been applied.
+    /// No answer, throttled, a fault of the service, or a skewed clock: ask again. A write may have
+    /// been applied.
     #[error(transparent)]
     Again(Error),
     /// Denied, or the table is gone: somebody has to do something first.

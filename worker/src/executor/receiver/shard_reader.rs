@@ -33,6 +33,9 @@ const STALE_TURN: Duration = Duration::from_millis(20);
 const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// Trouble that passes is told after this long, and all trouble again and again.
 const TELL_TROUBLE_EVERY: Duration = Duration::from_secs(5);
+/// How long a block is open at most. While a commit waits there are no cuts: a shard with few
+/// records would look silent to the driver, which assigns it elsewhere after 30 s.
+pub const BLOCK_OPEN_MAX: Duration = Duration::from_secs(10);
 /// Commands to a reader that may wait; a receiver sends few and waits for the answers of cuts.
 pub const COMMANDS_MAX: usize = 16;
 
@@ -78,6 +81,8 @@ pub struct ShardReader {
     /// Room of the open block, and of an answer that is being added to it.
     room: Option<Reservation>,
     open_bytes: OpenBytes,
+    /// When the open block got its first record.
+    open_since: Option<Duration>,
     /// The last record that was added to a block, or what the reading started after.
     added: Option<SequenceNumber>,
     keep: Keep,
@@ -115,6 +120,7 @@ impl ShardReader {
             builder: BlockBuilder::new(context),
             room: None,
             open_bytes: shared.store.open_bytes(),
+            open_since: None,
             keep: Keep { may_spill: rules.may_spill, is_evictable: true },
             failing_since: None,
             told_trouble: None,
@@ -262,6 +268,8 @@ impl ShardReader {
         self.settle();
         if let Some(end) = end {
             self.close(Some(end));
+        } else if self.open_since.is_some_and(|at| self.begun.elapsed() - at >= BLOCK_OPEN_MAX) {
+            self.close(None);
         }
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         match (empty, millis_behind_latest) {
@@ -324,7 +332,9 @@ impl ShardReader {
             open.shrink_to(in_use);
         }
         if self.builder.is_empty() {
-            self.room = None;
+            (self.room, self.open_since) = (None, None);
+        } else {
+            self.open_since.get_or_insert(self.begun.elapsed());
         }
     }
 
@@ -347,6 +357,7 @@ impl ShardReader {
             self.shared.store.insert_empty(built.block, self.keep);
         }
         self.open_bytes.set(0);
+        self.open_since = None;
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         let is_valid = book.closed(self.reading, &self.assignment.shard, descriptor);
         drop(book);

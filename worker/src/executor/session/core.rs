@@ -18,11 +18,14 @@ pub const START_GRACE: Duration = Duration::from_secs(30);
 /// Between two tries: soon, because a batch may be waiting.
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(1) };
 
+/// What a connection met.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// How a connection ended.
 #[derive(Debug)]
 pub enum Loss {
-    /// It broke, or never came about.
-    Broken(Error),
+    /// It broke, or never came about: why. No defect, since drivers end.
+    Broken(Cause),
     /// The driver will not have this executor.
     Refused(Error),
 }
@@ -62,9 +65,9 @@ impl SessionCore {
 
     /// The connection is lost. `random` is a number in `0.0..1.0`.
     pub fn lost(&mut self, now: Duration, loss: Loss, random: f64) -> Next {
-        let error = match loss {
+        let cause = match loss {
             Loss::Refused(error) => return Next::GiveUp(error),
-            Loss::Broken(error) => error,
+            Loss::Broken(cause) => cause,
         };
         let since = *self.alone_since.get_or_insert(now);
         let grace = if self.is_new { self.grace.max(START_GRACE) } else { self.grace };
@@ -75,7 +78,7 @@ impl SessionCore {
                     format!("the driver could not be reached for {grace:?}"),
                     "nothing: a new attempt of the driver starts executors of its own",
                 )
-                .caused_by(error),
+                .caused_by(cause),
             );
         }
         self.num_failures = self.num_failures.saturating_add(1);
@@ -88,7 +91,7 @@ mod tests {
     use super::*;
 
     fn broken() -> Loss {
-        Loss::Broken(Error::internal("broken"))
+        Loss::Broken("broken".into())
     }
 
     fn at(seconds: u64) -> Duration {

@@ -94,7 +94,7 @@ impl Session {
         let (wire, outgoing) = mpsc::channel(WIRE_MAX);
         let register = executor_message::Body::Register((self.register)());
         if wire.try_send(ExecutorMessage { body: Some(register) }).is_err() {
-            return Some(Loss::Broken(Error::internal("a new queue is full")));
+            return Some(Loss::Broken("a new queue is full".into()));
         }
         let inbound = match self.open(ReceiverStream::new(outgoing)).await {
             Ok(inbound) => inbound,
@@ -108,9 +108,7 @@ impl Session {
                 biased;
                 end = &mut hearing => break match end {
                     Ok(loss) => loss,
-                    Err(error) => Some(Loss::Broken(
-                        Error::internal("the listening task failed").caused_by(error),
-                    )),
+                    Err(error) => Some(Loss::Broken(error.into())),
                 },
                 Some(interval) = registered.recv() => {
                     core.registered();
@@ -135,9 +133,7 @@ impl Session {
                 },
                 end = &mut hearing => break match end {
                     Ok(loss) => loss,
-                    Err(error) => Some(Loss::Broken(
-                        Error::internal("the listening task failed").caused_by(error),
-                    )),
+                    Err(error) => Some(Loss::Broken(error.into())),
                 },
             }
         };
@@ -152,7 +148,7 @@ impl Session {
         let peer = format!("the driver at {}", self.driver);
         let connect = async {
             let channel = rpc::connect(&self.driver).await.map_err(|error| {
-                Loss::Broken(Error::internal(format!("{peer} can not be reached")).caused_by(error))
+                Loss::Broken(format!("{peer} can not be reached: {error}").into())
             })?;
             let mut client = DriverServiceClient::new(channel)
                 .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
@@ -162,9 +158,9 @@ impl Session {
         };
         match tokio::time::timeout(OPEN_DEADLINE, connect).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Loss::Broken(Error::internal(format!(
-                "{peer} did not open the session in {OPEN_DEADLINE:?}"
-            )))),
+            Err(_) => Err(Loss::Broken(
+                format!("{peer} did not open the session in {OPEN_DEADLINE:?}").into(),
+            )),
         }
     }
 }
@@ -179,7 +175,7 @@ async fn hear(
         let command = match inbound.message().await {
             Ok(Some(command)) => command,
             Ok(None) => {
-                return Some(Loss::Broken(Error::internal("the driver closed the session")));
+                return Some(Loss::Broken("the driver closed the session".into()));
             }
             Err(status) => return Some(loss_of("the driver", &status)),
         };
@@ -232,7 +228,7 @@ fn loss_of(peer: &str, status: &tonic::Status) -> Loss {
         | Code::ResourceExhausted
         | Code::OutOfRange
         | Code::Internal
-        | Code::Unavailable => Loss::Broken(error),
+        | Code::Unavailable => Loss::Broken(error.into()),
     }
 }
 

@@ -180,10 +180,10 @@ fn kind_of(name: &str, kind: Kind) -> FailureKind {
             Kind::Throttled => FailureKind::Throttled,
             Kind::ExpiredIterator => FailureKind::ExpiredIterator,
             Kind::Missing => FailureKind::Missing,
-            Kind::Forbidden | Kind::Credentials | Kind::ClockSkew | Kind::Region => {
-                FailureKind::Forbidden
-            }
-            Kind::Conditional
+            Kind::Forbidden | Kind::Credentials | Kind::Region => FailureKind::Forbidden,
+            // The SDK signs the next call by the date of the refusal.
+            Kind::ClockSkew
+            | Kind::Conditional
             | Kind::Timeout
             | Kind::Unreachable
             | Kind::ServerFault

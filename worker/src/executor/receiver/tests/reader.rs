@@ -25,6 +25,7 @@ use crate::executor::receiver::kinesis::{
 use crate::executor::receiver::kpl::tests::aggregate;
 use crate::executor::receiver::pace::Paces;
 use crate::executor::receiver::reread::reread;
+use crate::executor::receiver::shard_reader::BLOCK_OPEN_MAX;
 use crate::executor::receiver::shared::{BlockNames, Outbox, Shared, SourceRules};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -177,6 +178,24 @@ async fn an_idle_shard_is_reported_empty_with_the_servers_date() {
             };
             assert_eq!((empty.generation, empty.millis_behind_latest), (3, 0));
             assert_eq!(empty.server_ms, crate::executor::receiver::kinesis::tests::fake::SERVER_MS);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_block_is_announced_without_a_cut_before_the_shard_looks_silent() {
+    LocalSet::new()
+        .run_until(async {
+            let fake = Fake::with([("a", FakeShard::of(1..=5))]);
+            let mut scene = Scene::new(Arc::new(fake), BUDGET);
+            scene.host.assign(vec![assign("r0", "a", 1)]).unwrap();
+            let begun = Instant::now();
+            while scene.blocks.is_empty() {
+                assert_eq!(scene.announcement().await.cut_id, 0);
+            }
+            let open = begun.elapsed();
+            assert!(open >= BLOCK_OPEN_MAX && open < BLOCK_OPEN_MAX * 2, "{open:?}");
+            assert_eq!(scene.payloads("a").await, expected(1..=5));
         })
         .await;
 }
