@@ -71,6 +71,7 @@ pub struct Cluster {
     directory: TempDir,
     master_environment: Vec<(String, String)>,
     worker_sizes: Vec<NodeSize>,
+    detours: BTreeMap<usize, String>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -123,6 +124,7 @@ impl Cluster {
             directory,
             master_environment: environment,
             worker_sizes: Vec::new(),
+            detours: BTreeMap::new(),
             _turn: turn,
         };
         for node in nodes {
@@ -139,6 +141,11 @@ impl Cluster {
         self.worker_sizes.push(size);
     }
 
+    /// Has the worker of this index, started later, look for the master at `address`.
+    pub fn reach_master_at(&mut self, index: usize, address: String) {
+        self.detours.insert(index, address);
+    }
+
     /// Starts the worker of this index again, under its old name, after it was ended.
     pub fn restart_worker(&mut self, index: usize, extra: &[(&str, &str)]) {
         self.workers[index] = self.spawn_worker(index, self.worker_sizes[index], extra);
@@ -150,7 +157,7 @@ impl Cluster {
         let arguments: Vec<String> = [
             "node",
             "--master",
-            &self.masters(),
+            &self.detours.get(&index).cloned().unwrap_or_else(|| self.masters()),
             "--node-id",
             &name,
             "--host",

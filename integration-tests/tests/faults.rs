@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use millrace_integration_tests::application::File;
 use millrace_integration_tests::eventually::{PATIENCE, within};
+use millrace_integration_tests::faults::fault::{Fault, Victim, Weather};
 use millrace_integration_tests::faults::inject::inject;
-use millrace_integration_tests::faults::rows::{Fault, Victim, Weather, row};
+use millrace_integration_tests::faults::rows::row;
 use millrace_integration_tests::faults::run::{self, Verdict};
 use millrace_integration_tests::faults::scene::Scene;
 use millrace_integration_tests::faults::stage::{BUCKET, Stage};

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use millrace_common::clock::SystemClock;
+use millrace_common::resources::ByteSize;
 use millrace_proto::v1::{self, ApplicationState, ContainerKind};
 
 use super::inject::Injected;
@@ -16,6 +17,9 @@ use crate::processes;
 
 /// A batch's time differs from ours by more than this when its driver's clock is off.
 const CLOCK_OFF_MS: u64 = 3_600_000;
+
+/// A lag that only back-pressure explains.
+const SLOWER: Duration = Duration::from_secs(5);
 
 /// How long after the recovery evidence may take to show.
 const TO_SHOW: Duration = Duration::from_secs(15);
@@ -58,6 +62,12 @@ async fn look(
             let again = batches.iter().any(|batch| batch.num_runs > 1);
             demand(again, || format!("{} batches of one run", batches.len()))
         }
+        Evidence::NoRunAgain => {
+            let batches = batches(scene).await?;
+            let again = batches.iter().filter(|batch| batch.num_runs > 1).count();
+            demand(again == 0, || format!("{again} batches were run again"))
+        }
+        Evidence::OnlyDrained => only_drained(scene).await,
         Evidence::Replaced => {
             let live = scene.live().await;
             let struck = live.iter().any(|one| injected.victims.iter().any(|v| v.id == one.id));
@@ -66,6 +76,12 @@ async fn look(
         }
         Evidence::ShardsMoved => shards_moved(scene).await,
         Evidence::NodeLost => masters_log(scene, before, "node lost"),
+        Evidence::NodeLostOnce => node_lost_once(scene, before),
+        Evidence::Slower => {
+            let lag = scene.load.flow.lock().worst_since(injected.began);
+            demand(lag > SLOWER, || format!("{lag:?} behind at most"))
+        }
+        Evidence::MemoryBounded => memory_bounded(scene, injected),
         Evidence::MasterLog(text) => masters_log(scene, before, text),
         Evidence::ClockOff => {
             let now = SystemClock::shared().now_ms();
@@ -90,12 +106,7 @@ async fn look(
             let said = logs.values().any(|log| log.contains(text));
             demand(said, || format!("{text:?} is in none of {:?}", logs.keys()))
         }
-        Evidence::Struck(rule) => {
-            let text = format!("{rule} ");
-            let found = injected.notes.iter().filter_map(|note| note.split(&text).nth(1)).next();
-            let num = found.and_then(|rest| rest.split(',').next()?.trim().parse::<u64>().ok());
-            demand(num.is_some_and(|num| num > 0), || format!("{:?}", injected.notes))
-        }
+        Evidence::Struck(rule) => struck(injected, rule),
         Evidence::Degraded => demand(injected.degraded, || "no report said so".to_owned()),
         Evidence::ZombieGone => {
             let alive = injected.victims.iter().any(|v| processes::resident_bytes(v.pid).is_ok());
@@ -108,6 +119,33 @@ async fn look(
         }
         Evidence::FailedNamingShard(code) => failed_naming_shard(scene, code).await,
     }
+}
+
+async fn only_drained(scene: &Scene<'_>) -> Result<(), String> {
+    let attempts = scene.stage.cluster.application(scene.file.name).await?.attempts;
+    let ended = attempts.iter().filter(|attempt| attempt.ended_ms > 0);
+    let other: Vec<_> = ended.filter(|one| !one.end_reason.contains("drain")).collect();
+    demand(other.is_empty(), || format!("{other:?}"))
+}
+
+fn memory_bounded(scene: &Scene<'_>, injected: &Injected) -> Result<(), String> {
+    let allowed: ByteSize = scene.file.executor_memory.parse().map_err(|e| format!("{e}"))?;
+    let held = injected.resident_bytes_max;
+    demand(held > 0 && held <= allowed.as_u64(), || format!("{held} bytes of {allowed}"))
+}
+
+fn struck(injected: &Injected, rule: &str) -> Result<(), String> {
+    let text = format!("{rule} ");
+    let found = injected.notes.iter().filter_map(|note| note.split(&text).nth(1)).next();
+    let num = found.and_then(|rest| rest.split(',').next()?.trim().parse::<u64>().ok());
+    demand(num.is_some_and(|num| num > 0), || format!("{:?}", injected.notes))
+}
+
+fn node_lost_once(scene: &Scene<'_>, before: &Before) -> Result<(), String> {
+    let log = scene.stage.cluster.master.log();
+    let since = log.get(before.master_log_bytes..).unwrap_or_default();
+    let num = since.matches("node lost").count();
+    demand(num == 1, || format!("nodes were lost {num} times"))
 }
 
 fn masters_log(scene: &Scene<'_>, before: &Before, text: &str) -> Result<(), String> {

@@ -5,6 +5,7 @@
 //! Never does: put a record again whose put was not answered; the stream itself is the truth.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ impl Drop for Ends {
 pub struct Load {
     /// What they found.
     pub flow: SharedFlow,
+    /// Bytes that are added to each record.
+    padding: Arc<AtomicUsize>,
     producer: Option<Ends>,
     _reader: Option<Ends>,
 }
@@ -58,10 +61,12 @@ impl Load {
     #[must_use]
     pub fn start(aws: &Endpoint, stream: &str, bucket: &str, prefix: &str) -> Self {
         let flow = SharedFlow::default();
-        let producer = produce(aws.clone(), stream.to_owned(), flow.clone());
+        let padding = Arc::<AtomicUsize>::default();
+        let producer = produce(aws.clone(), stream.to_owned(), flow.clone(), Arc::clone(&padding));
         let reader = read(aws.clone(), bucket.to_owned(), prefix.to_owned(), flow.clone());
         Self {
             flow,
+            padding,
             producer: Some(Ends(tokio::spawn(producer))),
             _reader: Some(Ends(tokio::spawn(reader))),
         }
@@ -70,7 +75,12 @@ impl Load {
     /// No load: the test puts what it wants to be counted.
     #[must_use]
     pub fn none() -> Self {
-        Self { flow: SharedFlow::default(), producer: None, _reader: None }
+        Self { flow: SharedFlow::default(), padding: Arc::default(), producer: None, _reader: None }
+    }
+
+    /// Makes every record from now on longer by `num_bytes`.
+    pub fn widen(&self, num_bytes: usize) {
+        self.padding.store(num_bytes, Ordering::Relaxed);
     }
 
     /// Ends the producer. A put that is on its way may still be applied, as after any crash.
@@ -79,18 +89,19 @@ impl Load {
     }
 }
 
-async fn produce(aws: Endpoint, stream: String, flow: SharedFlow) {
+async fn produce(aws: Endpoint, stream: String, flow: SharedFlow, padding: Arc<AtomicUsize>) {
     let kinesis = aws.kinesis();
     let mut ticks = tokio::time::interval(PUT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for number in 0_usize.. {
         ticks.tick().await;
         let at = Instant::now();
+        let padding = "x".repeat(padding.load(Ordering::Relaxed));
         let entries = (0..RECORDS_PER_PUT).map(|index| {
             // Consecutive keys hash to all shards.
             let key = (number * RECORDS_PER_PUT + index).to_string();
             PutRecordsRequestEntry::builder()
-                .data(Blob::new(format!("record {key} of {stream} \u{fc}")))
+                .data(Blob::new(format!("record {key} of {stream} \u{fc}{padding}")))
                 .partition_key(key)
                 .build()
                 .expect("key and data are set")

@@ -1,10 +1,11 @@
-//! A TCP proxy that can refuse, delay, cut and narrow what goes through it: partitions and bad
-//! networks without touching the machine's.
+//! A TCP proxy that can refuse, delay, cut, swallow and narrow what goes through it: partitions and
+//! bad networks without touching the machine's.
 //!
 //! Promises: bytes that go through are never changed; a change of the mode reaches open connections
 //! too. Owned by the stage; dropping it closes the port. Never does: look into the bytes.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::Rng as _;
@@ -13,6 +14,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 /// Bytes that are carried at once: small, so that a narrow line is narrow from the first second.
 const PIECE: usize = 8 * 1024;
@@ -31,7 +33,9 @@ pub enum Mode {
         /// This many of a thousand pieces cut their connection.
         cuts_per_mille: u32,
     },
-    /// At most this many bytes a second, for each connection and direction.
+    /// What the client sends is swallowed; what it is sent arrives.
+    Deaf,
+    /// At most this many bytes a second in each direction, over all connections.
     Narrow {
         /// Bytes a second.
         bytes_per_second: u32,
@@ -69,6 +73,12 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
     /// Changes the network.
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
@@ -81,7 +91,32 @@ impl Drop for Proxy {
     }
 }
 
+/// One direction of the line, shared by all connections: until when it is busy.
+#[derive(Debug, Default)]
+struct Lane(Mutex<Option<Instant>>);
+
+impl Lane {
+    /// Waits until bytes that take `time` have passed behind all that came before.
+    async fn pass(&self, time: Duration) {
+        let free = {
+            let mut busy_until = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let free = busy_until.unwrap_or_else(Instant::now).max(Instant::now()) + time;
+            *busy_until = Some(free);
+            free
+        };
+        tokio::time::sleep_until(free).await;
+    }
+}
+
+/// The two directions of the line.
+#[derive(Debug, Default)]
+struct Lanes {
+    up: Lane,
+    down: Lane,
+}
+
 async fn listen(listener: TcpListener, target: String, modes: watch::Receiver<Mode>) {
+    let lanes = Arc::new(Lanes::default());
     // Ends its connections with itself.
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
@@ -89,12 +124,17 @@ async fn listen(listener: TcpListener, target: String, modes: watch::Receiver<Mo
         if *modes.borrow() == Mode::Refuse {
             continue;
         }
-        connections.spawn(carry(client, target.clone(), modes.clone()));
+        connections.spawn(carry(client, target.clone(), modes.clone(), Arc::clone(&lanes)));
     }
 }
 
 /// Carries one connection until either side ends it, or the mode does.
-async fn carry(client: TcpStream, target: String, mut modes: watch::Receiver<Mode>) {
+async fn carry(
+    client: TcpStream,
+    target: String,
+    mut modes: watch::Receiver<Mode>,
+    lanes: Arc<Lanes>,
+) {
     let Ok(server) = TcpStream::connect(&target).await else { return };
     // Whoever wants delay sets it; the proxy's own buffers must add none.
     let nodelay = client.set_nodelay(true).and_then(|()| server.set_nodelay(true));
@@ -105,19 +145,25 @@ async fn carry(client: TcpStream, target: String, mut modes: watch::Receiver<Mod
         (client.into_split(), server.into_split());
     let (up, down) = (modes.clone(), modes.clone());
     tokio::select! {
-        () = pump(from_client, to_server, up) => {}
-        () = pump(from_server, to_client, down) => {}
+        () = pump((from_client, to_server), up, &lanes.up, true) => {}
+        () = pump((from_server, to_client), down, &lanes.down, false) => {}
         _ = modes.wait_for(|mode| *mode == Mode::Refuse) => {}
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, modes: watch::Receiver<Mode>) {
+async fn pump(
+    (mut from, mut to): (OwnedReadHalf, OwnedWriteHalf),
+    modes: watch::Receiver<Mode>,
+    lane: &Lane,
+    is_up: bool,
+) {
     let mut piece = vec![0; PIECE];
     loop {
         let Ok(num @ 1..) = from.read(&mut piece).await else { return };
         let mode = *modes.borrow();
         match mode {
-            Mode::Open => {}
+            Mode::Deaf if is_up => continue,
+            Mode::Open | Mode::Deaf => {}
             Mode::Refuse => return,
             Mode::Bad { delay, cuts_per_mille } => {
                 let (late, cut) = {
@@ -131,7 +177,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, modes: watch::Rec
             }
             Mode::Narrow { bytes_per_second } => {
                 let time = num as f64 / f64::from(bytes_per_second);
-                tokio::time::sleep(Duration::from_secs_f64(time)).await;
+                lane.pass(Duration::from_secs_f64(time)).await;
             }
         }
         if to.write_all(&piece[..num]).await.is_err() {
@@ -142,8 +188,6 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, modes: watch::Rec
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     /// A server that sends back what it gets.
@@ -190,7 +234,30 @@ mod tests {
         let (text, began) = (vec![7; 1_000], Instant::now());
         assert_eq!(said(&mut stream, &text).await.unwrap(), text);
         assert!(began.elapsed() >= Duration::from_millis(200), "both ways: {:?}", began.elapsed());
+        // A second connection does not make it wider.
+        let (mut other, began) = (TcpStream::connect(proxy.address).await.unwrap(), Instant::now());
+        let both = tokio::join!(said(&mut stream, &text), said(&mut other, &text));
+        assert!(both.0.unwrap() == text && both.1.unwrap() == text);
+        assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
         proxy.set(Mode::Bad { delay: Duration::ZERO, cuts_per_mille: 1_000 });
         assert!(said(&mut stream, &text).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_deaf_line_carries_answers_only() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::start(&listener.local_addr().unwrap().to_string());
+        let mut client = TcpStream::connect(proxy.address).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        proxy.set(Mode::Deaf);
+        client.write_all(b"lost").await.unwrap();
+        server.write_all(b"heard").await.unwrap();
+        let mut heard = [0; 5];
+        client.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"heard");
+        proxy.set(Mode::Open);
+        client.write_all(b"again").await.unwrap();
+        server.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"again", "what was sent before is gone");
     }
 }

@@ -5,129 +5,8 @@
 
 use std::time::Duration;
 
+use super::fault::{Fault, Line, Victim, Weather};
 use super::proxy::Mode;
-
-/// Whom a fault strikes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Victim {
-    /// One executor.
-    Executor,
-    /// Every executor, so that every copy of every block is gone.
-    AllExecutors,
-    /// The driver.
-    Driver,
-    /// A worker that has an executor and not the driver.
-    Worker,
-    /// The worker under the driver.
-    DriversWorker,
-}
-
-/// A line that a proxy stands in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Line {
-    /// From the driver to DynamoDB.
-    DriverToDynamo,
-    /// From the master to DynamoDB.
-    MasterToDynamo,
-    /// From driver and executors to Kinesis and S3.
-    ApplicationToAws,
-}
-
-/// What is done to AWS for a while.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weather {
-    /// S3 answers SlowDown to half of the uploads' calls.
-    S3SlowDown,
-    /// One Complete is applied, its answer is lost, and the next says NoSuchUpload.
-    CompletedAndUnknown,
-    /// One Complete answers 200 with an error as its body.
-    ErrorInside200,
-    /// DynamoDB throttles every call about the application's head.
-    DynamoThrottled,
-    /// Half of the reads are throttled, some come back empty, and every iterator expires.
-    KinesisMoods,
-    /// The answer to one commit is lost.
-    CommitAnswerLost,
-    /// One commit is delivered twice, and one 30 s late.
-    CommitLateAndTwice,
-    /// Every call of the application is refused for expired credentials.
-    CredentialsExpired,
-}
-
-impl Weather {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::S3SlowDown,
-        Self::CompletedAndUnknown,
-        Self::ErrorInside200,
-        Self::DynamoThrottled,
-        Self::KinesisMoods,
-        Self::CommitAnswerLost,
-        Self::CommitLateAndTwice,
-        Self::CredentialsExpired,
-    ];
-}
-
-/// One fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// SIGKILL. With `in_upload`, while a task uploads.
-    Kill {
-        /// Whom.
-        victim: Victim,
-        /// Waits for an upload first.
-        in_upload: bool,
-    },
-    /// SIGSTOP, and SIGCONT after `seconds`.
-    Freeze {
-        /// Whom.
-        victim: Victim,
-        /// For how long.
-        seconds: u64,
-        /// Waits for an upload first.
-        in_upload: bool,
-    },
-    /// The driver aborts before a step of the commit and, recovered, after it.
-    Abort {
-        /// `k0` to `k8`.
-        step: &'static str,
-    },
-    /// The master is killed and started again after `seconds`.
-    MasterDown {
-        /// For how long.
-        seconds: u64,
-    },
-    /// AWS misbehaves for `seconds`.
-    Weather {
-        /// How.
-        weather: Weather,
-        /// For how long.
-        seconds: u64,
-    },
-    /// Shards split and merge three times; the driver is killed meanwhile.
-    Reshard,
-    /// The application is stopped, and records that it has not read are trimmed.
-    Trim,
-    /// A line is bad for `seconds`.
-    Network {
-        /// Which.
-        line: Line,
-        /// How bad.
-        mode: Mode,
-        /// For how long.
-        seconds: u64,
-    },
-    /// No packet passes between driver and executors for `seconds`.
-    Partition {
-        /// For how long.
-        seconds: u64,
-    },
-    /// The clocks of the containers on the driver's node are set by libfaketime: ahead, back, and
-    /// too fast.
-    Clock,
-    /// A row whose injection does not exist yet.
-    None,
-}
 
 /// What must be seen beside the recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,8 +15,18 @@ pub enum Evidence {
     Attempts(usize),
     /// No attempt was lost.
     NoNewAttempt,
+    /// A node was lost, once.
+    NodeLostOnce,
+    /// The lag rose above five seconds.
+    Slower,
+    /// No executor held more than its memory.
+    MemoryBounded,
     /// A batch needed more than one run.
     RunAgain,
+    /// No batch needed more than one run.
+    NoRunAgain,
+    /// Every attempt that ended did so because its node was drained.
+    OnlyDrained,
     /// The victims' containers have ended and as many run as before.
     Replaced,
     /// Every open shard is read by a live executor.
@@ -199,6 +88,8 @@ pub enum Needs {
     Nothing,
     /// libfaketime.
     Faketime,
+    /// A second master that stands by: a cluster of its own.
+    Standby,
     /// A feature that is not built.
     Feature(&'static str),
     /// Root, to filter packets.
@@ -304,7 +195,14 @@ pub const ROWS: &[Row] = &[
         &[Evidence::CommittedMeanwhile, Evidence::SameContainers, Evidence::NoNewAttempt],
         at_once(0),
     ),
-    absent(5, "leading master killed, standby there", Needs::Feature("a standby master")),
+    Row {
+        number: 5,
+        name: "leading master killed, standby there",
+        fault: Fault::LeaderKilled,
+        seen: &[Evidence::SameContainers, Evidence::NoNewAttempt],
+        bound: at_once(0),
+        needs: Needs::Standby,
+    },
     abort(6, "driver aborts at k0", "k0"),
     abort(7, "driver aborts at k1", "k1"),
     abort(8, "driver aborts at k2", "k2"),
@@ -370,7 +268,13 @@ pub const ROWS: &[Row] = &[
         &[Evidence::MasterLog("stepping down"), Evidence::NoNewAttempt],
         at_once(6),
     ),
-    absent(22, "one-way drop between two nodes", Needs::Injection("one-way drop by iptables")),
+    plain(
+        22,
+        "one-way drop from a worker to the master, 12 s",
+        Fault::OneWay { seconds: 12 },
+        &[Evidence::NodeLostOnce, Evidence::Replaced, Evidence::NoNewAttempt],
+        at_once(10),
+    ),
     plain(
         23,
         "up to 200 ms delay and 5 % resets to Kinesis and S3, 20 s",
@@ -382,7 +286,13 @@ pub const ROWS: &[Row] = &[
         &[Evidence::NoNewAttempt],
         after(10),
     ),
-    absent(24, "1 Mbit/s", Needs::Injection("a load that fills the line")),
+    plain(
+        24,
+        "1 Mbit/s under three times the load, 20 s",
+        Fault::Narrow { seconds: 20 },
+        &[Evidence::Slower, Evidence::MemoryBounded, Evidence::NoNewAttempt],
+        None,
+    ),
     weather(
         25,
         "S3 SlowDown on half the calls for 60 s",
@@ -471,8 +381,20 @@ pub const ROWS: &[Row] = &[
         &[Evidence::Struck("expired-GetRecords"), Evidence::Degraded],
         after(60),
     ),
-    absent(38, "drain under load, 120 s notice", Needs::Feature("drain of a node")),
-    absent(39, "rolling restart of every process", Needs::Feature("drain of a node")),
+    plain(
+        38,
+        "drain under load, 120 s notice",
+        Fault::Drain { seconds: 110 },
+        &[Evidence::NoRunAgain, Evidence::OnlyDrained],
+        at_once(110),
+    ),
+    plain(
+        39,
+        "rolling restart of every process",
+        Fault::Roll,
+        &[Evidence::NoRunAgain, Evidence::OnlyDrained],
+        None,
+    ),
 ];
 
 #[cfg(test)]

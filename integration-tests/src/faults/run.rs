@@ -14,8 +14,9 @@ use tokio::sync::Mutex;
 use tokio::task::{LocalSet, spawn_local};
 
 use super::evidence;
+use super::fault::Fault;
 use super::inject::{Injected, inject};
-use super::rows::{Bound, Fault, From, Needs, Row};
+use super::rows::{Bound, From, Needs, Row, row};
 use super::scene::Scene;
 use super::stage::Stage;
 use crate::checker::{Invariant, Report, Subject};
@@ -150,7 +151,11 @@ pub async fn run(place: &Arc<Mutex<Option<Stage>>>, row: &'static Row, logs: &Pa
     let task_place = Arc::clone(place);
     let ran = guarded(async move {
         let mut stage = task_place.lock().await;
-        if stage.is_none() {
+        if row.needs == Needs::Standby {
+            // The one that runs ends first: one cluster at a time.
+            *stage = None;
+            *stage = Some(Stage::start_with_standby().await);
+        } else if stage.is_none() {
             *stage = Some(Stage::start().await);
         }
         let stage = stage.as_mut().expect("it was just started");
@@ -190,7 +195,7 @@ fn cannot_run(row: &Row) -> Option<Outcome> {
         Needs::Faketime if !Stage::has_faketime() => {
             (Verdict::Skipped, "needs libfaketime (package faketime)".to_owned())
         }
-        Needs::Nothing | Needs::Root | Needs::Faketime => return None,
+        Needs::Nothing | Needs::Root | Needs::Faketime | Needs::Standby => return None,
     };
     Some(Outcome::not_run(row, verdict, note))
 }
@@ -229,7 +234,8 @@ fn panic_text(error: tokio::task::JoinError) -> String {
 /// Stops what the row left and heals the stage; a stage that can not be healed is taken down.
 async fn heal(place: &Arc<Mutex<Option<Stage>>>, outcome: &Outcome) -> Result<(), String> {
     let mut stage = place.lock().await;
-    if outcome.verdict == Verdict::Broken {
+    let is_shared = row(outcome.row).is_none_or(|row| row.needs != Needs::Standby);
+    if outcome.verdict == Verdict::Broken || !is_shared {
         *stage = None;
         return Ok(());
     }

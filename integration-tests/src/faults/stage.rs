@@ -8,8 +8,8 @@
 use std::path::{Path, PathBuf};
 
 use super::control::Control;
+use super::fault::Line;
 use super::proxy::{Mode, Proxy};
-use super::rows::Line;
 use crate::cluster::{Cluster, Judge, NodeSize};
 use crate::processes;
 
@@ -22,6 +22,13 @@ const MASTER: [(&str, &str); 4] = [
     ("MILLRACE_MASTER_SUSPECT_AFTER", "1500ms"),
     ("MILLRACE_MASTER_LOST_AFTER", "3s"),
     ("MILLRACE_MASTER_ADOPT_TIMEOUT", "4s"),
+];
+
+/// Leadership in the test profile: a standby takes over within the bound of 6 s.
+const LEADERSHIP: [(&str, &str); 3] = [
+    ("MILLRACE_MASTER_LEADER_RENEW_INTERVAL", "500ms"),
+    ("MILLRACE_MASTER_LEADER_STEP_DOWN_AFTER", "2s"),
+    ("MILLRACE_MASTER_LEADER_TAKE_OVER_AFTER", "3s"),
 ];
 
 /// By which the SDK finds DynamoDB alone.
@@ -47,6 +54,8 @@ pub struct Stage {
     frozen: Vec<u32>,
     blocked: Vec<Vec<String>>,
     lines: [(Line, Proxy); 3],
+    /// Each worker's way to the master; empty where a standby is.
+    detours: Vec<Proxy>,
 }
 
 impl Drop for Stage {
@@ -70,8 +79,36 @@ impl Stage {
     /// # Panics
     /// When it does not come up.
     pub async fn start_with(extra: &[(&str, &str)]) -> Self {
+        let mut stage = Self::make(extra).await;
+        for index in 0..NODES.len() {
+            let detour = Proxy::start(&stage.cluster.address.to_string());
+            stage.cluster.reach_master_at(index, detour.address());
+            stage.detours.push(detour);
+        }
+        stage.add_workers().await;
+        stage
+    }
+
+    /// Starts a cluster with two masters, of which one stands by.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_with_standby() -> Self {
+        // Workers learn of all masters when they start.
+        let mut stage = Self::make(&LEADERSHIP).await;
+        stage.cluster.add_standby(&[]).await;
+        stage.add_workers().await;
+        stage
+    }
+
+    async fn add_workers(&mut self) {
+        NODES.iter().for_each(|node| self.cluster.add_worker(*node, &[]));
+        self.cluster.wait_for_nodes(NODES.len()).await;
+    }
+
+    async fn make(extra: &[(&str, &str)]) -> Self {
         let mut lines = None;
-        let cluster = Cluster::start_behind(&Judge::Emulator, &NODES, |endpoint| {
+        let cluster = Cluster::start_behind(&Judge::Emulator, &[], |endpoint| {
             let target = endpoint.url.trim_start_matches("http://");
             let all = [Line::DriverToDynamo, Line::MasterToDynamo, Line::ApplicationToAws];
             let all = lines.insert(all.map(|line| (line, Proxy::start(target))));
@@ -87,7 +124,15 @@ impl Stage {
         let control = Control::of(&cluster.aws.endpoint);
         let failpoints = cluster.path().join("failpoints");
         std::fs::create_dir(&failpoints).expect("the test's directory can be written to");
-        Self { cluster, control, failpoints, frozen: Vec::new(), blocked: Vec::new(), lines }
+        Self {
+            cluster,
+            control,
+            failpoints,
+            frozen: Vec::new(),
+            blocked: Vec::new(),
+            lines,
+            detours: Vec::new(),
+        }
     }
 
     fn line(&self, wanted: Line) -> &Proxy {
@@ -98,6 +143,14 @@ impl Stage {
     /// Changes how a line is.
     pub fn set(&self, line: Line, mode: Mode) {
         self.line(line).set(mode);
+    }
+
+    /// Changes how the way of a worker to the master is.
+    ///
+    /// # Panics
+    /// On a stage with a standby, where workers know all masters themselves.
+    pub fn set_detour(&self, worker: usize, mode: Mode) {
+        self.detours[worker].set(mode);
     }
 
     /// Drops every packet to and from a port of this machine, until [`Stage::heal`].
@@ -207,7 +260,8 @@ impl Stage {
             let _ = std::fs::remove_file(entry.path());
         }
         self.unblock();
-        self.lines.iter().for_each(|(_, proxy)| proxy.set(Mode::Open));
+        let proxies = self.lines.iter().map(|(_, proxy)| proxy).chain(&self.detours);
+        proxies.for_each(|proxy| proxy.set(Mode::Open));
         for pid in std::mem::take(&mut self.frozen) {
             processes::thaw_by_id(pid);
         }

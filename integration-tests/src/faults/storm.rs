@@ -16,8 +16,8 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::Mutex;
 
 use super::control::Rule;
+use super::fault::{Victim, Weather};
 use super::inject;
-use super::rows::{Victim, Weather};
 use super::run::{Judgement, Outcome, Verdict, copy_logs, guarded, stopped_and_judged};
 use super::scene::{EVERY_RECORD_SHUFFLED, Scene};
 use super::stage::Stage;

@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use turmoil::Sim;
 
 use crate::network::{SimulatedClock, Turmoil};
-use crate::node::{self, MASTER, Machines, Order};
+use crate::node::{self, MASTERS, Machines, Order, PAUSE};
 use crate::world::World;
 
 /// One step of the simulation.
@@ -73,8 +73,10 @@ impl Cluster {
         let world = World::new(seed, num_shards);
         let machines = Machines::default();
         let store = Arc::new(MemoryStore::default());
-        let of_master = store.clone();
-        sim.host("master", move || master(of_master.clone()));
+        for address in MASTERS {
+            let store = store.clone();
+            sim.host(name_of(address), move || master(address, store.clone()));
+        }
         for name in NODES {
             let machines = machines.clone();
             sim.host(name, move || node::node(name.to_owned(), machines.clone()));
@@ -144,16 +146,22 @@ impl Cluster {
         self.sim.host(format!("client-{}", self.num_clients), move || {
             let (call, answer) = (call.clone(), answer.clone());
             async move {
+                let mut masters = node::masters();
                 loop {
                     let asking = async {
-                        let channel = rpc::connect(MASTER).await.ok()?;
-                        call(ClientServiceClient::new(channel)).await.ok()
+                        let channel = rpc::connect(masters.current()).await.map_err(|_| None)?;
+                        let answer = call(ClientServiceClient::new(channel)).await;
+                        answer.map_err(|status| node::leader_in(&status))
                     };
-                    if let Ok(Some(found)) = timeout(Duration::from_secs(5), asking).await {
-                        *answer.borrow_mut() = Some(found);
-                        return Ok(());
-                    }
-                    sleep(Duration::from_millis(300)).await;
+                    let leader = match timeout(Duration::from_secs(5), asking).await {
+                        Ok(Ok(found)) => {
+                            *answer.borrow_mut() = Some(found);
+                            return Ok(());
+                        }
+                        Ok(Err(leader)) => leader,
+                        Err(_) => None,
+                    };
+                    sleep(masters.failed(leader.as_deref(), PAUSE, random::unit())).await;
                 }
             }
         });
@@ -194,10 +202,17 @@ impl Cluster {
     }
 }
 
-async fn master(store: Arc<MemoryStore>) -> turmoil::Result {
+/// The host of an address.
+pub(crate) fn name_of(address: &'static str) -> &'static str {
+    address.split_once(':').map_or(address, |(host, _)| host)
+}
+
+async fn master(address: &'static str, store: Arc<MemoryStore>) -> turmoil::Result {
+    // A port of its own: a master on the port of another would take itself for its next start.
+    let listen = address.replace(name_of(address), "0.0.0.0");
     let flags = [
-        ("listen", "0.0.0.0:7070"),
-        ("advertise", MASTER),
+        ("listen", listen.as_str()),
+        ("advertise", address),
         ("heartbeat_interval", "500ms"),
         ("suspect_after", "1500ms"),
         ("lost_after", "3s"),

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use millrace_common::application::ApplicationSpec;
 use millrace_common::clock::Clock as _;
+use millrace_common::error::Error;
+use millrace_common::masters::Masters;
 use millrace_common::resources::{ByteSize, Resources};
+use millrace_common::retry::Backoff;
 use millrace_common::{random, rpc};
 use millrace_proto::v1::node_service_client::NodeServiceClient;
 use millrace_proto::v1::{
@@ -29,8 +32,11 @@ use tonic::service::RoutesBuilder;
 use crate::network::SimulatedClock;
 use crate::world::World;
 
-/// Where the master listens.
-pub(crate) const MASTER: &str = "master:7070";
+/// Where the masters listen: one leads, the other stands by.
+pub(crate) const MASTERS: [&str; 2] = ["master:7070", "standby:7071"];
+/// Between two rounds in which no master was reached.
+pub(crate) const PAUSE: Backoff =
+    Backoff { base: Duration::from_millis(100), max: Duration::from_millis(500) };
 /// Cores that a node offers.
 const CORES: u32 = 4;
 /// Ends of containers that a node has not heard of: more than it can hold.
@@ -105,27 +111,43 @@ pub(crate) async fn node(name: String, machines: Machines) -> turmoil::Result {
         instance: random::uuid().to_string(),
         name,
         machines,
+        masters: masters(),
+        leader: None,
         term: 0,
         containers: BTreeMap::new(),
     };
     loop {
         // Whatever ends a session, the next one says everything again.
         let _ended = node.session(&mut ended).await;
-        sleep(Duration::from_millis(200)).await;
+        let leader = node.leader.take();
+        sleep(node.masters.failed(leader.as_deref(), PAUSE, random::unit())).await;
     }
+}
+
+/// All masters.
+pub(crate) fn masters() -> Masters {
+    Masters::parse(&MASTERS.join(",")).expect("they are addresses")
+}
+
+/// The leader that a refusal names.
+pub(crate) fn leader_in(status: &tonic::Status) -> Option<String> {
+    Error::from_status("a master", status).leader().map(str::to_owned)
 }
 
 struct Node {
     name: String,
     instance: String,
     machines: Machines,
+    masters: Masters,
+    /// The leader that a master named when it refused.
+    leader: Option<String>,
     term: u64,
     containers: BTreeMap<String, ContainerStatus>,
 }
 
 impl Node {
     async fn session(&mut self, ended: &mut mpsc::Receiver<(String, i32)>) -> Option<()> {
-        let channel = rpc::connect(MASTER).await.ok()?;
+        let channel = rpc::connect(self.masters.current()).await.ok()?;
         let (out, messages) = mpsc::channel(64);
         while let Ok((id, code)) = ended.try_recv() {
             self.exited(&id, code);
@@ -143,13 +165,17 @@ impl Node {
         self.say(&out, node_message::Body::Register(register)).await?;
         let mut client = NodeServiceClient::new(channel);
         let opening = client.session(ReceiverStream::new(messages));
-        let mut commands = timeout(Duration::from_secs(5), opening).await.ok()?.ok()?.into_inner();
+        let opened = timeout(Duration::from_secs(5), opening).await.ok()?;
+        let mut commands = self.heard(opened)?.into_inner();
         let mut heartbeat = interval(HEARTBEAT);
         let mut sequence = 0;
         loop {
             tokio::select! {
                 biased;
-                command = commands.message() => self.obey(&out, command.ok()??).await?,
+                command = commands.message() => {
+                    let command = self.heard(command)??;
+                    self.obey(&out, command).await?;
+                }
                 Some((id, code)) = ended.recv() => {
                     self.exited(&id, code);
                     self.report(&out, &id).await?;
@@ -161,6 +187,11 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// What a master answered; a refusal may name another one.
+    fn heard<T>(&mut self, answer: Result<T, tonic::Status>) -> Option<T> {
+        answer.inspect_err(|status| self.leader = leader_in(status)).ok()
     }
 
     async fn say(
@@ -206,6 +237,7 @@ impl Node {
                     // Each container is a host of its own.
                     context.host.clone_from(&id);
                     context.node_id.clone_from(&self.name);
+                    context.master_address = self.masters.list_after(&context.master_address);
                     self.containers.insert(id.clone(), started(&context));
                     self.machines.order(Order::Start(Box::new(context)));
                 }
@@ -223,7 +255,11 @@ impl Node {
                 self.containers.remove(&forget.container_id);
                 Some(())
             }
-            node_command::Body::Registered(_) | node_command::Body::ReadLog(_) => Some(()),
+            node_command::Body::Registered(_) => {
+                self.masters.succeeded();
+                Some(())
+            }
+            node_command::Body::ReadLog(_) => Some(()),
         }
     }
 }

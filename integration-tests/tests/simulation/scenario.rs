@@ -8,7 +8,8 @@ use std::time::Duration;
 use millrace_master::store::memory::Fault;
 use millrace_proto::v1::ApplicationState;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, name_of};
+use crate::node::MASTERS;
 use crate::world::Row;
 
 /// How long trouble is made, and how long the cluster may take to heal afterwards.
@@ -178,10 +179,11 @@ impl Play {
                 }
             }
             4 => {
-                if !self.down.iter().any(|(_, host)| host == "master") {
-                    self.cluster.world.note("master is killed");
-                    self.cluster.sim.crash("master");
-                    self.down.push((back, "master".to_owned()));
+                let master = name_of(MASTERS[which % MASTERS.len()]);
+                if !self.down.iter().any(|(_, host)| host == master) {
+                    self.cluster.world.note(format!("{master} is killed"));
+                    self.cluster.sim.crash(master);
+                    self.down.push((back, master.to_owned()));
                 }
             }
             5..=6 => self.part(which, back),
@@ -204,7 +206,7 @@ impl Play {
     /// Cuts two hosts off from each other.
     fn part(&mut self, which: usize, until: Duration) {
         let mut hosts = self.cluster.containers();
-        hosts.push("master".to_owned());
+        hosts.extend(MASTERS.map(|address| name_of(address).to_owned()));
         hosts.extend(self.cluster.nodes().iter().map(|node| (*node).to_owned()));
         let one = hosts[which % hosts.len()].clone();
         let other = hosts[which / 7 % hosts.len()].clone();

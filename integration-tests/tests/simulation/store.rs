@@ -17,20 +17,6 @@ fn again() -> StoreFailure {
     StoreFailure::Again(no_answer())
 }
 
-/// Waits as the fate wants; false when the call does not reach the store.
-async fn reach(world: &World) -> Result<(), StoreFailure> {
-    match world.fate() {
-        Fate::Answered(after) | Fate::Twice(after, _) => {
-            sleep(after).await;
-            Ok(())
-        }
-        Fate::Failed(after) | Fate::AnswerLost(after) | Fate::Late(after, _) => {
-            sleep(after).await;
-            Err(again())
-        }
-    }
-}
-
 fn acquire(state: &mut State, write: &AcquireWrite) -> Result<HeadItem, WriteFailure> {
     let Some(item) = write.applied_to(state.head.as_ref()) else {
         return Err(WriteFailure::Refused(state.head.clone().map(Box::new)));
@@ -43,7 +29,7 @@ fn acquire(state: &mut State, write: &AcquireWrite) -> Result<HeadItem, WriteFai
 #[async_trait]
 impl HeadStore for World {
     async fn read(&self) -> Result<Option<HeadItem>, StoreFailure> {
-        reach(self).await?;
+        self.reach().await.map_err(StoreFailure::Again)?;
         Ok(self.lock().head.clone())
     }
 
@@ -102,24 +88,24 @@ impl HeadStore for World {
     }
 
     async fn put_chunk(&self, name: &ChunkName, bytes: &[u8]) -> Result<(), StoreFailure> {
-        reach(self).await?;
+        self.reach().await.map_err(StoreFailure::Again)?;
         self.lock().chunks.insert(key(name), bytes.to_vec());
         Ok(())
     }
 
     async fn read_chunk(&self, name: &ChunkName) -> Result<Option<Vec<u8>>, StoreFailure> {
-        reach(self).await?;
+        self.reach().await.map_err(StoreFailure::Again)?;
         Ok(self.lock().chunks.get(&key(name)).cloned())
     }
 
     async fn delete_chunk(&self, name: &ChunkName) -> Result<(), StoreFailure> {
-        reach(self).await?;
+        self.reach().await.map_err(StoreFailure::Again)?;
         self.lock().chunks.remove(&key(name));
         Ok(())
     }
 
     async fn list_chunks(&self) -> Result<Vec<ChunkName>, StoreFailure> {
-        reach(self).await?;
+        self.reach().await.map_err(StoreFailure::Again)?;
         let name = |(batch, commit_id, index): &(u64, String, u32)| ChunkName {
             batch: *batch,
             commit_id: commit_id.clone(),
@@ -174,7 +160,7 @@ impl UploadStore for World {
     }
 
     async fn look(&self, _: &str, _: &str, key: &str) -> Seen {
-        if reach(self).await.is_err() {
+        if self.reach().await.is_err() {
             return Seen::Unknown(no_answer());
         }
         match self.lock().uploads.get(key) {

@@ -15,10 +15,9 @@ use millrace_worker::driver::start::check::Buckets;
 use millrace_worker::executor::receiver::kinesis::{
     Answer, CallFailure, ChildShard, FailureKind, IteratorAt, Kinesis, Record, ShardRef,
 };
-use tokio::time::sleep;
 
 use crate::network::{EPOCH_MS, SimulatedClock};
-use crate::world::{Fate, STREAM, Shard, World, no_answer};
+use crate::world::{STREAM, Shard, World, no_answer};
 
 impl std::fmt::Debug for World {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -35,20 +34,6 @@ fn stream() -> Stream {
     }
 }
 
-/// A read either succeeds after a while or has no answer.
-async fn reach(world: &World) -> Result<(), Error> {
-    match world.fate() {
-        Fate::Answered(after) | Fate::Twice(after, _) => {
-            sleep(after).await;
-            Ok(())
-        }
-        Fate::Failed(after) | Fate::AnswerLost(after) | Fate::Late(after, _) => {
-            sleep(after).await;
-            Err(no_answer())
-        }
-    }
-}
-
 /// A Date has whole seconds.
 fn server_ms() -> i64 {
     SimulatedClock.now_ms() / 1_000 * 1_000
@@ -57,13 +42,13 @@ fn server_ms() -> i64 {
 #[async_trait]
 impl Streams for World {
     async fn describe(&self, _: &str) -> Result<Description, Error> {
-        reach(self).await?;
+        self.reach().await?;
         let retention = Duration::from_secs(86_400);
         Ok(Description { stream: stream(), active: true, status: "ACTIVE".into(), retention })
     }
 
     async fn list(&self, _: &Stream, _: Filter) -> Result<Shards, Error> {
-        reach(self).await?;
+        self.reach().await?;
         let listed = |(id, shard): (&String, &Shard)| ListedShard {
             shard_id: id.clone(),
             parents: shard.parents.clone(),
@@ -78,7 +63,7 @@ impl Streams for World {
 #[async_trait]
 impl Buckets for World {
     async fn check(&self, _: &S3Location) -> Result<(), Error> {
-        reach(self).await
+        self.reach().await
     }
 }
 
@@ -98,7 +83,7 @@ impl Kinesis for World {
         shard: &ShardRef,
         at: IteratorAt,
     ) -> Result<String, CallFailure> {
-        reach(self).await.map_err(|_| failure(FailureKind::Unavailable))?;
+        self.reach().await.map_err(|_| failure(FailureKind::Unavailable))?;
         let state = self.lock();
         let found = state.shards.get(&*shard.shard_id).ok_or(failure(FailureKind::Missing))?;
         let index = match at {
@@ -118,7 +103,7 @@ impl Kinesis for World {
         iterator_text: &str,
         limit: u32,
     ) -> Result<Answer, CallFailure> {
-        reach(self).await.map_err(|_| failure(FailureKind::Unavailable))?;
+        self.reach().await.map_err(|_| failure(FailureKind::Unavailable))?;
         let (throttled, expired, empty, most) = {
             let mut state = self.lock();
             let percent = state.trouble_percent / 3;

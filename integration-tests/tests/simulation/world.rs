@@ -13,6 +13,7 @@ use millrace_worker::driver::head::CommitWrite;
 use millrace_worker::executor::block_store::BlockStore;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::time::sleep;
 
 use crate::network::EPOCH_MS;
 
@@ -119,6 +120,20 @@ impl World {
     /// What becomes of the next call.
     pub(crate) fn fate(&self) -> Fate {
         self.lock().fate()
+    }
+
+    /// A read: it has an answer after a while, or none.
+    pub(crate) async fn reach(&self) -> Result<(), Error> {
+        match self.fate() {
+            Fate::Answered(after) | Fate::Twice(after, _) => {
+                sleep(after).await;
+                Ok(())
+            }
+            Fate::Failed(after) | Fate::AnswerLost(after) | Fate::Late(after, _) => {
+                sleep(after).await;
+                Err(no_answer())
+            }
+        }
     }
 
     /// Writes down what happened.

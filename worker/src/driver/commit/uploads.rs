@@ -175,10 +175,7 @@ mod tests {
         assert_eq!(sort_answer("SlowDown", Kind::Throttled), CompleteAnswer::Open);
         assert_eq!(sort_answer("", Kind::Timeout), CompleteAnswer::Open);
         assert_eq!(sort_answer("AccessDenied", Kind::Forbidden), CompleteAnswer::Denied);
-        assert_eq!(
-            sort_answer("RequestTimeTooSkewed", Kind::ClockSkew),
-            CompleteAnswer::NotNow
-        );
+        assert_eq!(sort_answer("RequestTimeTooSkewed", Kind::ClockSkew), CompleteAnswer::NotNow);
         assert_eq!(
             sort_answer("ConditionalRequestConflict", Kind::Conditional),
             CompleteAnswer::NotNow
