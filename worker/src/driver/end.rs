@@ -57,14 +57,37 @@ impl End {
     }
 }
 
-/// True for errors of the surroundings, which say nothing about the specification.
+/// True for errors that another attempt may not meet. What denies the first start is the
+/// specification's or its owner's; an application that `has_run` had these rights, and gets them
+/// back with new credentials, a clock that is set, or a stream that has settled.
 #[must_use]
-pub fn is_passing(error: &Error) -> bool {
-    matches!(error.code(), Code::AwsUnreachable | Code::Throttled | Code::AwsOther)
+pub fn is_passing(error: &Error, has_run: bool) -> bool {
+    match error.code() {
+        Code::AwsUnreachable | Code::Throttled | Code::AwsOther => true,
+        Code::Forbidden | Code::Credentials | Code::ClockSkew | Code::StreamNotActive => has_run,
+        _ => false,
+    }
 }
 
 /// True for errors of the specification that only the head or the stream could show.
 #[must_use]
 pub fn is_refusal(error: &Error) -> bool {
     matches!(error.code(), Code::InvalidValue | Code::SourceChanged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_ends_a_first_start_and_no_restart() {
+        for code in [Code::Forbidden, Code::Credentials, Code::ClockSkew, Code::StreamNotActive] {
+            let error = Error::new(code, "denied", "wait");
+            assert!(is_passing(&error, true) && !is_passing(&error, false), "{code:?}");
+        }
+        let error = Error::new(Code::StreamMissing, "gone", "make it again");
+        assert!(!is_passing(&error, true), "a stream that is gone does not come back by itself");
+        let error = Error::new(Code::AwsUnreachable, "away", "wait");
+        assert!(is_passing(&error, false));
+    }
 }

@@ -15,6 +15,7 @@ pub mod receivers;
 pub mod report;
 pub mod runner;
 pub mod session;
+pub mod stall;
 pub mod start;
 #[cfg(test)]
 mod testing;

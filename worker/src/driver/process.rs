@@ -172,7 +172,9 @@ impl Driver {
     async fn start_and_work(&mut self) -> End {
         let (checked, runner) = match self.check().await {
             Ok(checked) => checked,
-            Err(error) if is_passing(&error) => return End::Failed(error, true),
+            Err(error) if is_passing(&error, self.launch.head_expected) => {
+                return End::Failed(error, true);
+            }
             Err(error) => return End::Rejected(error),
         };
         let committer = self.committer();
@@ -468,7 +470,10 @@ impl Driver {
         if matches!(error, CommitError::Cancelled) {
             return End::Killed;
         }
-        let retryable = error.is_retryable();
+        let retryable = match &error {
+            CommitError::Failed(error) => is_passing(error, self.launch.head_expected),
+            fenced => fenced.is_retryable(),
+        };
         End::Failed(error.explain(&self.spec.name), retryable)
     }
 }

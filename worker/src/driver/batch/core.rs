@@ -140,6 +140,8 @@ pub struct Core {
     other_failures: u32,
     num_runs: u32,
     input_failed: bool,
+    /// What was asked for has taken too long: a run that fails from now on is the last.
+    patience_over: bool,
 }
 
 impl Core {
@@ -157,6 +159,7 @@ impl Core {
             other_failures: 0,
             num_runs: 0,
             input_failed: false,
+            patience_over: false,
         }
     }
 
@@ -243,12 +246,12 @@ impl Core {
             Event::DrainDeadline if self.wish == Wish::Drain => self.wish = Wish::DrainDeadline,
             Event::DrainDeadline => {}
             Event::PatienceOver => {
-                let asked = matches!(self.wish, Wish::Stop | Wish::DrainDeadline);
-                if asked && matches!(self.phase, Phase::Gathering | Phase::Resting(_)) {
-                    self.phase = Phase::Idle;
-                }
+                self.patience_over |= matches!(self.wish, Wish::Stop | Wish::DrainDeadline);
             }
             Event::InputFailed => effects.extend(self.input_failed()),
+        }
+        if self.patience_over && matches!(self.phase, Phase::Gathering | Phase::Resting(_)) {
+            self.phase = Phase::Idle;
         }
         effects.extend(self.end_if_done());
         effects

@@ -213,6 +213,18 @@ fn a_stop_does_not_wait_for_ever_for_executors_that_do_not_come() {
     assert_eq!(on(&mut core, Event::PatienceOver, 41), [Effect::End(Ended::Stopped)]);
 }
 
+#[test]
+fn a_stop_does_not_wait_for_ever_for_a_run_that_fails_again_and_again() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 10);
+    on(&mut core, some(1), 10);
+    on(&mut core, Event::Gathered(executors()), 10);
+    on(&mut core, Event::Stop, 11);
+    assert_eq!(on(&mut core, Event::PatienceOver, 41), [], "a run that may succeed goes on");
+    let ended = on(&mut core, Event::RunFailed(Blame::Surroundings), 70);
+    assert_eq!(ended, [Effect::End(Ended::Stopped)]);
+}
+
 fn events() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => Just(Event::Tick),

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use super::core::{Answer, Core, ExecutorView, Limits, Registration, SessionId};
 use super::outbox::{Outbox, Outgoing};
 use crate::driver::session::MasterHandle;
+use crate::driver::stall::Stall;
 
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -69,6 +70,7 @@ pub struct Setup {
 pub struct Executors {
     core: Core,
     setup: Setup,
+    stall: Stall,
     /// Senders of registrations that wait for their grant.
     waiting: BTreeMap<SessionId, mpsc::Sender<Outgoing>>,
 }
@@ -78,7 +80,7 @@ impl Executors {
     #[must_use]
     pub fn new(setup: Setup) -> Self {
         let core = Core::new(&setup.application, setup.attempt, setup.limits);
-        Self { core, setup, waiting: BTreeMap::new() }
+        Self { core, setup, stall: Stall::new(TICK), waiting: BTreeMap::new() }
     }
 
     fn now(&self) -> Duration {
@@ -129,7 +131,12 @@ impl Executors {
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
-        let (lost, refused) = self.core.tick(self.now());
+        let now = self.now();
+        if let Some(pause) = self.stall.tick(now) {
+            tracing::warn!(?pause, "this driver stood still: executors are given the time again");
+            self.core.stood_still(pause);
+        }
+        let (lost, refused) = self.core.tick(now);
         for container in lost {
             tracing::warn!(executor = %container, "executor is silent: given up");
             self.lose(&container, ctx);

@@ -208,6 +208,17 @@ impl Core {
         self.live.remove(container).is_some()
     }
 
+    /// This process stood still for so long: what was sent to it meanwhile is not heard yet.
+    pub fn stood_still(&mut self, pause: Duration) {
+        for live in self.live.values_mut() {
+            live.heard_at += pause;
+            live.broken_at += pause;
+        }
+        for waiting in self.waiting.values_mut() {
+            waiting.since += pause;
+        }
+    }
+
     /// Gives up those who are silent too long, and the registrations that waited too long.
     pub fn tick(&mut self, now: Duration) -> (Vec<ContainerId>, Vec<SessionId>) {
         let since = |at: Duration| now.saturating_sub(at);

@@ -71,6 +71,16 @@ fn a_silent_executor_is_lost_and_never_taken_back() {
 }
 
 #[test]
+fn a_driver_that_stood_still_gives_its_executors_the_time_again() {
+    let mut core = core();
+    core.granted(&e1());
+    core.register(message("app-a2-e1"), 1, Duration::ZERO);
+    core.stood_still(MS * 7_000);
+    assert_eq!(core.tick(MS * 11_999).0, []);
+    assert_eq!(core.tick(MS * 12_000).0, [e1()], "it was silent for five seconds beside that");
+}
+
+#[test]
 fn a_broken_session_may_be_opened_again_in_time() {
     let mut core = core();
     core.granted(&e1());

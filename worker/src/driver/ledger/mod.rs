@@ -359,6 +359,11 @@ impl Ledger {
         all.filter(move |held| held.holders().contains(executor)).map(|held| &held.block.id)
     }
 
+    /// Silence of the last `pause` is not held against any reader.
+    pub fn stood_still(&mut self, pause: Duration) {
+        self.tracks.values_mut().for_each(|track| track.heard_at += pause);
+    }
+
     /// Assigned shards of which nothing was heard for as long as `limit`, with their readers.
     #[must_use]
     pub fn silent(&self, now: Duration, limit: Duration) -> Vec<(ShardKey, ContainerId)> {

@@ -19,6 +19,7 @@ use super::discovery::{Filter, Shards, Streams};
 use crate::driver::executors::actor::{BlockMissing, ExecutorEvent, FromExecutor, Report};
 use crate::driver::executors::core::Registration;
 use crate::driver::executors::outbox::Outbox;
+use crate::driver::stall::Stall;
 
 /// How often time is looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -58,13 +59,20 @@ pub struct Receivers {
     /// Who waits for the blocks of which batch.
     gathering: Option<(u64, oneshot::Sender<Vec<PlannedBlock>>)>,
     listing: BTreeMap<String, SpawnHandle>,
+    stall: Stall,
 }
 
 impl Receivers {
     /// Nothing is read yet.
     #[must_use]
     pub fn new(setup: Setup) -> Self {
-        Self { setup, preparing: None, gathering: None, listing: BTreeMap::new() }
+        Self {
+            setup,
+            preparing: None,
+            gathering: None,
+            listing: BTreeMap::new(),
+            stall: Stall::new(TICK),
+        }
     }
 
     fn now(&self) -> Duration {
@@ -187,6 +195,9 @@ impl Receivers {
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let now = self.now();
+        if let Some(pause) = self.stall.tick(now) {
+            self.setup.core.stood_still(pause);
+        }
         let effects = self.setup.core.tick(now);
         self.perform(effects, ctx);
     }

@@ -371,6 +371,11 @@ impl Core {
         }
     }
 
+    /// This process stood still for so long, and heard of no shard.
+    pub fn stood_still(&mut self, pause: Duration) {
+        self.ledger.stood_still(pause);
+    }
+
     /// Time has passed.
     pub fn tick(&mut self, now: Duration) -> Vec<Effect> {
         while self

@@ -111,6 +111,10 @@ impl Core {
         done: v1::RereadDone,
         now: Duration,
     ) -> Vec<Effect> {
+        // What it holds is gone with it: its report may come after its end.
+        if !self.executors.contains_key(from) {
+            return Vec::new();
+        }
         let id = BlockId::new(done.block_id);
         let Some(error) = done.failure.map(Error::from_failure) else {
             return self.reread_found(from, &id, now);

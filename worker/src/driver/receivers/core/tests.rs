@@ -227,6 +227,24 @@ fn a_lost_planned_block_is_read_again_elsewhere() {
 }
 
 #[test]
+fn a_block_that_was_read_again_by_an_executor_that_is_gone_is_read_once_more() {
+    let mut core = one_shard_on_one_executor();
+    announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")]);
+    core.plan(1, NOW);
+    join(&mut core, 2);
+    core.lost(&e(1), NOW);
+    core.lost(&e(2), NOW);
+    // Its report was on the way when it was given up.
+    let done = v1::RereadDone { block_id: "b1".into(), failure: None };
+    assert!(core.reread_done(&e(2), done, NOW).is_empty());
+    assert!(core.blocks(1).is_none(), "nobody holds it");
+    let effects = join(&mut core, 3);
+    let is_asked =
+        |effect: &Effect| matches!(effect, Effect::Send(to, Body::Reread(_)) if *to == e(3));
+    assert!(effects.iter().any(is_asked), "{effects:?}");
+}
+
+#[test]
 fn a_block_that_can_not_be_had_again_fails_the_application() {
     let mut core = one_shard_on_one_executor();
     announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")]);
