@@ -16,12 +16,17 @@ pub struct OpenShard {
     pub end: u128,
 }
 
-/// The open shards, in the order of their ranges.
+/// The open shards, in the order of their ranges. The stream goes by its ARN, where drivers name
+/// it: so faults that strike their calls spare these.
 ///
 /// # Panics
 /// When they can not be listed.
 pub async fn open_shards(aws: &Aws, stream: &str) -> Vec<OpenShard> {
-    let listed = aws.endpoint.kinesis().list_shards().stream_name(stream).send().await;
+    let kinesis = aws.endpoint.kinesis();
+    let described = kinesis.describe_stream_summary().stream_name(stream).send().await;
+    let described = described.unwrap_or_else(|error| panic!("describe {stream}: {error:?}"));
+    let arn = described.stream_description_summary().map(|summary| summary.stream_arn());
+    let listed = kinesis.list_shards().set_stream_arn(arn.map(str::to_owned)).send().await;
     let listed = listed.unwrap_or_else(|error| panic!("list shards of {stream}: {error:?}"));
     let open = listed.shards().iter().filter(|shard| {
         let range = shard.sequence_number_range();

@@ -8,7 +8,7 @@ use millrace_common::aws::{AwsSettings, Clients};
 use millrace_common::clock::SystemClock;
 use millrace_common::config::{self, DUMP_FLAG};
 use millrace_common::error::Error;
-use millrace_common::{shutdown, telemetry};
+use millrace_common::{actors, shutdown, telemetry};
 use millrace_master::config::MasterConfig;
 use millrace_master::store::DynamoStore;
 
@@ -49,8 +49,7 @@ fn run(config: MasterConfig) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|error| Error::internal("no runtime can be made").caused_by(error))?;
-    let system = actix::System::with_tokio_rt(|| runtime);
-    system.block_on(async {
+    actors::block_on(runtime, async {
         let shutdown = shutdown::on_signal()
             .map_err(|error| Error::internal("signals can not be heard").caused_by(error))?;
         let settings =

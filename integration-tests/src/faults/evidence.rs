@@ -124,7 +124,7 @@ async fn look(
 async fn only_drained(scene: &Scene<'_>) -> Result<(), String> {
     let attempts = scene.stage.cluster.application(scene.file.name).await?.attempts;
     let ended = attempts.iter().filter(|attempt| attempt.ended_ms > 0);
-    let other: Vec<_> = ended.filter(|one| !one.end_reason.contains("drain")).collect();
+    let other: Vec<_> = ended.filter(|one| !one.end_reason.contains("was to be emptied")).collect();
     demand(other.is_empty(), || format!("{other:?}"))
 }
 

@@ -14,6 +14,8 @@ const KEPT_MAX: usize = 100;
 pub(crate) struct Failures {
     /// Monotonic milliseconds, below 0 for those before this master's clock began.
     times: VecDeque<i64>,
+    /// Ends that were no failures of the application, since its last commit.
+    num_passing: u32,
 }
 
 /// What follows from a failure.
@@ -23,6 +25,8 @@ pub(crate) enum Verdict {
     RetryAfter(Duration, u32),
     /// It failed this often: no more.
     Exhausted(u32),
+    /// Its surroundings failed: start the driver again after this delay, however often that was.
+    WaitFor(Duration),
 }
 
 impl Failures {
@@ -31,7 +35,7 @@ impl Failures {
     pub(crate) fn restore(now: Moment, recorded: &[i64]) -> Self {
         let monotonic = millis(now.monotonic);
         let time = |wall: &i64| monotonic - (now.wall_ms - wall).max(0);
-        Self { times: recorded.iter().map(time).collect() }
+        Self { times: recorded.iter().map(time).collect(), num_passing: 0 }
     }
 
     /// The failures by Unix time in milliseconds, for the record.
@@ -56,6 +60,14 @@ impl Failures {
         Verdict::RetryAfter(self.backoff(timing), count)
     }
 
+    /// A driver ended in order since AWS did not answer it, or denied what it had granted before.
+    /// That is no fault of the application and passes: it is waited for without an end, and counts
+    /// for nothing else. Not in the record: a new master begins with the shortest pause.
+    pub(crate) fn record_passing(&mut self, timing: &Timing) -> Verdict {
+        self.num_passing = self.num_passing.saturating_add(1);
+        Verdict::WaitFor(timing.attempt_backoff.delay(self.num_passing, 0.0))
+    }
+
     /// Monotonic time before which the driver is not started again.
     pub(crate) fn retry_at(&self, timing: &Timing) -> Duration {
         let Some(last) = self.times.back() else { return Duration::ZERO };
@@ -72,6 +84,7 @@ impl Failures {
     pub(crate) fn forgive(&mut self) -> bool {
         let had_any = !self.times.is_empty();
         self.times.clear();
+        self.num_passing = 0;
         had_any
     }
 }

@@ -282,8 +282,12 @@ impl Application {
         let Some(driver) = self.driver.take() else { return };
         actions.extend(driver.session.map(Action::Close));
         self.target = None;
+        let has_moved = driver.is_leaving || ended.exit.code == Some(HANDED_OVER.into());
         let why = match &driver.failure {
             Some(failure) => format!("{}: {}", failure.code, failure.message),
+            None if has_moved => {
+                format!("{} was to be emptied: the next attempt goes on", driver.node)
+            }
             None => describe(&ended.exit),
         };
         self.close_attempt(now, &why);
@@ -302,14 +306,21 @@ impl Application {
             self.conclude(ApplicationState::Stopped, "stopped on request".to_owned(), None);
             return;
         }
-        let has_moved = driver.is_leaving || ended.exit.code == Some(HANDED_OVER.into());
         if !ended.was_started || ended.was_evicted || has_moved {
             // Not the driver's failure: it goes elsewhere.
             return self.requeue(now, format!("waits for another place: {why}"));
         }
-        let verdict = self.failures.record(now, &self.timing);
+        let is_passing = driver.failure.is_some() && self.record.is_head_expected;
+        let verdict = match is_passing {
+            true => self.failures.record_passing(&self.timing),
+            false => self.failures.record(now, &self.timing),
+        };
         self.record.failures_ms = self.failures.recorded(now);
         match verdict {
+            Verdict::WaitFor(delay) => {
+                self.retry_at = now.monotonic + delay;
+                self.requeue(now, format!("{why}; tried again in {delay:?}, until it passes"));
+            }
             Verdict::RetryAfter(delay, count) => {
                 self.retry_at = now.monotonic + delay;
                 let limit = self.timing.attempt_failures_max;

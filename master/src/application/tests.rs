@@ -88,6 +88,21 @@ fn failures_outside_the_window_are_forgotten() {
     }
 }
 
+#[test]
+fn what_passes_by_itself_is_waited_for_without_an_end() {
+    let mut failures = Failures::default();
+    let longest = (0..50).map(|_| failures.record_passing(&TIMING)).max_by_key(|verdict| {
+        let Verdict::WaitFor(delay) = verdict else { panic!("{verdict:?}") };
+        *delay
+    });
+    let Some(Verdict::WaitFor(longest)) = longest else { panic!("nothing") };
+    assert!(longest > Duration::from_secs(8) && longest <= Duration::from_secs(600), "{longest:?}");
+    // A crash after an outage is the first.
+    assert_eq!(failures.record(at(1), &TIMING), Verdict::RetryAfter(Duration::from_secs(1), 1));
+    assert!(failures.forgive());
+    assert_eq!(failures.record_passing(&TIMING), Verdict::WaitFor(Duration::from_secs(1)));
+}
+
 proptest! {
     #[test]
     fn the_fifth_failure_in_the_window_is_the_last(
@@ -102,6 +117,7 @@ proptest! {
             let recent = times.iter().filter(|time| now - **time <= 600).count();
             let verdict = failures.record(at(now), &TIMING);
             match verdict {
+                Verdict::WaitFor(_) => prop_assert!(false, "the driver's own failure"),
                 Verdict::Exhausted(count) => prop_assert!(recent >= 5 && count as usize == recent),
                 Verdict::RetryAfter(delay, count) => {
                     prop_assert_eq!(count as usize, recent);

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use millrace_common::application::ApplicationSpec;
 use millrace_common::error::Error;
-use millrace_common::shutdown;
+use millrace_common::{actors, shutdown};
 use millrace_proto::v1;
 
 use world::{Times, World};
@@ -40,14 +40,12 @@ const RUNTIME_THREADS: usize = 2;
 /// Runs the driver that this launch context describes, to its end.
 #[must_use]
 pub fn main(launch: v1::LaunchContext) -> ExitCode {
-    let system = actix::System::with_tokio_rt(|| {
-        tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RUNTIME_THREADS)
-            .enable_all()
-            .build()
-            .expect("a runtime of two threads can be made")
-    });
-    match system.block_on(run(launch)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build()
+        .expect("a runtime of two threads can be made");
+    match actors::block_on(runtime, run(launch)) {
         Ok(end) => ExitCode::from(end.exit_code()),
         Err(error) => {
             tracing::error!(%error, "the driver can not start");

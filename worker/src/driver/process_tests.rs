@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use millrace_common::actors;
 use millrace_common::application::parse_toml;
 
 use super::*;
@@ -28,10 +29,9 @@ format = "json"
 
 /// A test runs in an actix system on a runtime of two threads, as the driver does.
 fn in_system(test: impl Future<Output = ()>) {
-    let system = actix::System::with_tokio_rt(|| {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-    });
-    system.block_on(async {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+    actors::block_on(runtime, async {
         let limit = Duration::from_secs(60);
         tokio::time::timeout(limit, test).await.expect("the test takes too long");
     });

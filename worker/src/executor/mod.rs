@@ -17,8 +17,7 @@ pub mod world;
 
 use std::process::ExitCode;
 
-use actix::System;
-use millrace_common::Error;
+use millrace_common::{Error, actors};
 use millrace_proto::v1::LaunchContext;
 
 /// Threads of the I/O runtime. Receivers mostly wait; decoding answers is what they do.
@@ -45,6 +44,5 @@ fn run(launch: LaunchContext) -> Result<(), Error> {
         .build()
         .map_err(|error| Error::internal("no I/O runtime can be started").caused_by(error))?;
     // The actors live on this thread; everything they wait for runs on the I/O runtime.
-    let system = System::with_tokio_rt(move || io);
-    system.block_on(process::run(launch))
+    actors::block_on(io, process::run(launch))
 }

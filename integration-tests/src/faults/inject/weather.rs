@@ -63,7 +63,9 @@ pub fn rules(weather: Weather, application: &str, seed: u64) -> Vec<Rule> {
             }));
             rules.extend(["GetRecords", "GetShardIterator", "ListShards"].map(|call| {
                 let action = fail(400, "ExpiredTokenException");
-                Rule::new(&format!("expired-{call}"), "kinesis", call, action)
+                let rule = Rule::new(&format!("expired-{call}"), "kinesis", call, action);
+                // The harness lists shards by the stream's ARN.
+                if call == "ListShards" { rule.containing("StreamName") } else { rule }
             }));
             rules
         }
