@@ -161,6 +161,7 @@ impl Node {
             version: "simulated".to_owned(),
             pid: 1,
             unhealthy: String::new(),
+            recovering: false,
         };
         self.say(&out, node_message::Body::Register(register)).await?;
         let mut client = NodeServiceClient::new(channel);

@@ -128,7 +128,7 @@ impl Cluster {
         let id = NodeId::new(message.node_id);
         let mut outcome = Registered { is_new: true, ..Registered::default() };
         let before = self.nodes.get(&id).and_then(|known| known.trouble.as_ref());
-        let trouble = trouble_after(before, &message.unhealthy, now);
+        let trouble = trouble_after(before, &message.unhealthy, message.recovering, now);
         if let Some(known) = self.nodes.get(&id) {
             let is_same = known.instance == message.instance_id;
             if !is_same && known.session.is_some() && known.state == NodeState::Alive {

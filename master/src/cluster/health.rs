@@ -4,6 +4,7 @@
 //! a node says it again when it registers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use millrace_common::id::NodeId;
 use millrace_proto::v1::NodeState;
@@ -12,6 +13,9 @@ use super::core::{Cluster, NodeEntry};
 use crate::control::SessionId;
 use crate::moment::Moment;
 
+/// How long a node has to be unhealthy before anything leaves it. Disks that fail together, as those
+/// of several workers on one, are noticed one after another: none of them is a place to go.
+const LEAVE_AFTER: Duration = Duration::from_secs(2);
 /// Unhealthy nodes that a reason names before the rest is only counted.
 const NAMED_MAX: usize = 3;
 
@@ -22,6 +26,10 @@ pub(crate) struct Trouble {
     pub reason: String,
     /// Unix time at which it was first heard of.
     pub since_ms: i64,
+    /// Monotonic time at which it was last heard to fail anew.
+    failing_since: Duration,
+    /// True while it shows that it is well again: nothing has to leave it any more.
+    pub is_recovering: bool,
     /// What the move off it waits for, in one line; empty when it does not wait.
     pub waits: String,
 }
@@ -30,6 +38,7 @@ pub(crate) struct Trouble {
 pub(super) fn trouble_after(
     before: Option<&Trouble>,
     reason: &str,
+    is_recovering: bool,
     now: Moment,
 ) -> Option<Trouble> {
     if reason.is_empty() {
@@ -39,7 +48,11 @@ pub(super) fn trouble_after(
     if before.is_none() {
         trouble.since_ms = now.wall_ms;
     }
+    if before.is_none_or(|before| before.is_recovering) {
+        trouble.failing_since = now.monotonic;
+    }
     reason.clone_into(&mut trouble.reason);
+    trouble.is_recovering = is_recovering;
     Some(trouble)
 }
 
@@ -50,19 +63,26 @@ impl Cluster {
         now: Moment,
         session: SessionId,
         reason: &str,
+        is_recovering: bool,
     ) -> Option<&NodeEntry> {
         let node = self.by_session_mut(session)?;
         let before = node.trouble.take();
-        node.trouble = trouble_after(before.as_ref(), reason, now);
+        node.trouble = trouble_after(before.as_ref(), reason, is_recovering, now);
         (before.is_some() != node.trouble.is_some()).then_some(node)
     }
 
     /// Nodes that containers are to leave, as far as there is room for them elsewhere: those that are
-    /// drained, and those that are unhealthy and here.
-    pub(crate) fn leaving(&self) -> BTreeSet<NodeId> {
+    /// drained, and those that are here and have been unhealthy for [`LEAVE_AFTER`], and do not
+    /// recover.
+    pub(crate) fn leaving(&self, now: Moment) -> BTreeSet<NodeId> {
+        let is_failing = |trouble: &Trouble| {
+            !trouble.is_recovering && now.since(trouble.failing_since) >= LEAVE_AFTER
+        };
+        let failing = self
+            .nodes()
+            .filter(|node| node.is_unhealthy() && node.trouble.as_ref().is_some_and(is_failing));
         let mut leaving = self.drains.nodes();
-        let unhealthy = self.nodes().filter(|node| node.is_unhealthy());
-        leaving.extend(unhealthy.map(|node| node.id.clone()));
+        leaving.extend(failing.map(|node| node.id.clone()));
         leaving
     }
 

@@ -65,10 +65,12 @@ impl Core {
         applications.sort_by_key(|application| application.sequence());
         let tenants: Vec<Tenant> =
             applications.into_iter().filter_map(|application| self.tenant(application)).collect();
-        let leaving = self.cluster.leaving();
+        let leaving = self.cluster.leaving(now);
         let overdue = self.cluster.drains.overdue(now);
         let rooms = self.cluster.rooms(now).into_iter();
-        let others = rooms.filter(|room| !leaving.contains(&room.node)).collect();
+        let is_well = |id: &NodeId| self.cluster.node(id).is_none_or(|node| !node.is_unhealthy());
+        let others = rooms.filter(|room| !leaving.contains(&room.node) && is_well(&room.node));
+        let others = others.collect();
         let plan = drain(&leaving, &overdue, others, &tenants);
         self.cluster.explain_leaving(plan.waits);
         for step in plan.steps {

@@ -114,7 +114,7 @@ impl Core {
                 self.step(now);
             }
             Some(node_message::Body::Heartbeat(heartbeat)) => {
-                let is_news = self.health(now, session, &heartbeat.unhealthy);
+                let is_news = self.health(now, session, &heartbeat);
                 if is_news || has_returned {
                     self.step(now);
                 }
@@ -130,8 +130,10 @@ impl Core {
     }
 
     /// A node says how it is; true when that is news.
-    fn health(&mut self, now: Moment, session: SessionId, reason: &str) -> bool {
-        let Some(node) = self.cluster.health(now, session, reason) else { return false };
+    fn health(&mut self, now: Moment, session: SessionId, heartbeat: &v1::NodeHeartbeat) -> bool {
+        let (reason, is_recovering) = (&heartbeat.unhealthy, heartbeat.recovering);
+        let changed = self.cluster.health(now, session, reason, is_recovering);
+        let Some(node) = changed else { return false };
         match &node.trouble {
             Some(trouble) => {
                 tracing::warn!(node = %node.id, reason = trouble.reason, "node is unhealthy");

@@ -1,5 +1,7 @@
 //! Giving out places: the time of adoption, rounds of the scheduler, grants, and why who waits.
 
+use std::collections::BTreeSet;
+
 use millrace_common::id::{ApplicationName, ContainerId, NodeId};
 use millrace_proto::v1::{self, ContainerState, driver_command, node_command};
 
@@ -25,7 +27,8 @@ impl Core {
             }
             self.end_adoption(now);
         }
-        let claims = self.claims(now);
+        let leaving = self.cluster.leaving(now);
+        let claims = self.claims(now, &leaving);
         if claims.is_empty() {
             return;
         }
@@ -39,18 +42,14 @@ impl Core {
                 Some(unhealthy) => format!("{reason}; {unhealthy}"),
                 None => reason.clone(),
             });
-            self.explain(&claim.application, reason.as_ref());
+            self.explain(&claim.application, reason.as_ref(), &leaving);
         }
     }
 
-    fn claims(&self, now: Moment) -> Vec<Claim> {
-        let leaving = self.cluster.leaving();
+    fn claims(&self, now: Moment, leaving: &BTreeSet<NodeId>) -> Vec<Claim> {
         let mut applications: Vec<&Application> = self.applications.values().collect();
         applications.sort_by_key(|application| application.sequence());
-        applications
-            .into_iter()
-            .filter_map(|application| application.claim(now, &leaving))
-            .collect()
+        applications.into_iter().filter_map(|application| application.claim(now, leaving)).collect()
     }
 
     fn explain_adoption(&mut self) {
@@ -90,14 +89,18 @@ impl Core {
         }
     }
 
-    fn explain(&mut self, name: &ApplicationName, waiting: Option<&String>) {
-        let leaving = self.cluster.leaving();
+    fn explain(
+        &mut self,
+        name: &ApplicationName,
+        waiting: Option<&String>,
+        leaving: &BTreeSet<NodeId>,
+    ) {
         let Some(application) = self.applications.get_mut(name) else { return };
         let session = application.driver.as_ref().and_then(|driver| driver.session);
         match (waiting, session) {
             (Some(reason), None) if application.driver.is_none() => application.set_reason(reason),
             (Some(reason), Some(session)) => {
-                let missing = application.num_missing(&leaving);
+                let missing = application.num_missing(leaving);
                 let unmet = Some((missing, reason.clone()));
                 if application.told_unmet != unmet {
                     application.told_unmet = unmet;

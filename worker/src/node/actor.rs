@@ -202,6 +202,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             unhealthy: self.disk.trouble().unwrap_or_default().to_owned(),
+            recovering: self.disk.is_recovering(),
         };
         self.unsent.clear();
         let first = self.message(node_message::Body::Register(register));
@@ -250,7 +251,8 @@ impl Node {
         let memory_used_bytes = self.core.pids().map(resources::resident_bytes).sum();
         let sequence = self.num_heartbeats;
         let unhealthy = self.disk.trouble().unwrap_or_default().to_owned();
-        let heartbeat = NodeHeartbeat { sequence, memory_used_bytes, unhealthy };
+        let recovering = self.disk.is_recovering();
+        let heartbeat = NodeHeartbeat { sequence, memory_used_bytes, unhealthy, recovering };
         self.send(node_message::Body::Heartbeat(heartbeat));
     }
 

@@ -44,6 +44,7 @@ pub(super) struct FakeNode {
     last_heard: Duration,
     /// Why it is unhealthy; empty when it is well.
     unhealthy: String,
+    is_recovering: bool,
 }
 
 #[derive(Debug)]
@@ -138,6 +139,7 @@ impl World {
             session: None,
             last_heard: self.now,
             unhealthy: String::new(),
+            is_recovering: false,
         };
         self.nodes.insert(name.to_owned(), node);
         self.connect(name).unwrap();
@@ -163,6 +165,7 @@ impl World {
             version: "test".to_owned(),
             pid: 1,
             unhealthy: node.unhealthy.clone(),
+            recovering: node.is_recovering,
         };
         // The node is at the new end before the master answers.
         let before = self.nodes.get_mut(name).unwrap().session.replace(session);
@@ -250,14 +253,25 @@ impl World {
 
     /// The disk of the node fails, or is well again for an empty reason; it says so at once.
     pub(super) fn set_health(&mut self, name: &str, unhealthy: &str) {
-        unhealthy.clone_into(&mut self.nodes.get_mut(name).unwrap().unhealthy);
+        let node = self.nodes.get_mut(name).unwrap();
+        unhealthy.clone_into(&mut node.unhealthy);
+        node.is_recovering = false;
+        self.beat(name);
+        self.settle();
+    }
+
+    /// The disk of an unhealthy node is well again, but not for long.
+    pub(super) fn recovers(&mut self, name: &str) {
+        let node = self.nodes.get_mut(name).unwrap();
+        node.is_recovering = !node.unhealthy.is_empty();
         self.beat(name);
         self.settle();
     }
 
     fn beat(&mut self, name: &str) {
-        let unhealthy = self.nodes[name].unhealthy.clone();
-        let beat = v1::NodeHeartbeat { unhealthy, ..Default::default() };
+        let node = &self.nodes[name];
+        let (unhealthy, recovering) = (node.unhealthy.clone(), node.is_recovering);
+        let beat = v1::NodeHeartbeat { unhealthy, recovering, ..Default::default() };
         self.say(name, node_message::Body::Heartbeat(beat));
     }
 

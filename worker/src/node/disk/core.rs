@@ -73,7 +73,13 @@ impl Judge {
         self.trouble.as_deref()
     }
 
-    /// A look was had. True when the disk is fit now and was not, or the other way round.
+    /// True while the disk was fit at every look since it failed, and not for long enough.
+    pub(in crate::node) fn is_recovering(&self) -> bool {
+        self.good_since.is_some()
+    }
+
+    /// A look was had. True when the disk is fit now and was not, or the other way round, or begins
+    /// or ceases to recover.
     pub(in crate::node) fn look(&mut self, now: Duration, look: &Look) -> bool {
         let is_first = !std::mem::replace(&mut self.has_looked, true);
         match self.fault_of(look) {
@@ -110,10 +116,10 @@ impl Judge {
 
     fn bad(&mut self, now: Duration, fault: String, is_plain: bool) -> bool {
         let text = format!("{}: {fault}", Code::NodeUnhealthy.as_str());
-        self.good_since = None;
+        let was_recovering = self.good_since.take().is_some();
         if let Some(trouble) = &mut self.trouble {
             *trouble = text;
-            return false;
+            return was_recovering;
         }
         self.num_bad += 1;
         if self.num_bad < BAD_LOOKS && !is_plain {
@@ -131,9 +137,18 @@ impl Judge {
         if self.trouble.is_none() {
             return false;
         }
+        let is_new = self.good_since.is_none();
         let since = *self.good_since.get_or_insert(now);
-        if now.saturating_sub(since) < self.proof() {
-            return false;
+        let proof = self.proof();
+        if now.saturating_sub(since) < proof {
+            self.trouble = Some(format!(
+                "{}: the disk of {} has failed and is well again; the node is used when that was so \
+                 for {} s",
+                Code::NodeUnhealthy.as_str(),
+                self.terms.directory,
+                proof.as_secs()
+            ));
+            return is_new;
         }
         self.trouble = None;
         self.good_since = None;
@@ -205,10 +220,12 @@ mod tests {
         judge.look(at(0), &failed());
         judge.look(at(10), &Look::Free(MIN_FREE));
         assert!(!judge.look(at(100), &Look::Free(MIN_FREE)), "no room to spare");
-        assert!(!judge.look(at(110), &Look::Free(2 * MIN_FREE)));
+        assert!(!judge.is_recovering());
+        assert!(judge.look(at(110), &Look::Free(2 * MIN_FREE)), "it begins to recover");
+        assert!(judge.is_recovering() && judge.trouble().unwrap().contains("for 30 s"));
         assert!(!judge.look(at(139), &Look::Free(2 * MIN_FREE)));
         assert!(judge.look(at(140), &Look::Free(2 * MIN_FREE)));
-        assert_eq!(judge.trouble(), None);
+        assert_eq!((judge.trouble(), judge.is_recovering()), (None, false));
         judge.look(at(150), &Look::Late(at(10)));
         judge.look(at(160), &Look::Free(u64::MAX));
         assert!(!judge.look(at(219), &Look::Free(u64::MAX)), "a relapse takes twice as long");
@@ -237,16 +254,18 @@ mod tests {
             let (mut now, mut good_since, mut before) = (at(0), None, None);
             for (index, (pause, look)) in looks.iter().enumerate() {
                 now += at(*pause);
-                let was_well = judge.trouble().is_none();
+                let was = (judge.trouble().is_none(), judge.is_recovering());
                 let is_good = matches!(look, Look::Free(free) if *free >= MIN_FREE);
                 good_since = if is_good { good_since.or(Some(now)) } else { None };
                 let changed = judge.look(now, look);
-                prop_assert_eq!(changed, was_well != judge.trouble().is_none());
-                if changed && was_well {
+                let is = (judge.trouble().is_none(), judge.is_recovering());
+                prop_assert_eq!(changed, was != is);
+                prop_assert!(is != (true, true), "who is well has nothing to recover from");
+                if was.0 && !is.0 {
                     let is_plain = index == 0 || matches!(look, Look::Late(_));
                     let before_was_bad = matches!(before, Some(false));
                     prop_assert!(!is_good && (is_plain || before_was_bad));
-                } else if changed {
+                } else if !was.0 && is.0 {
                     prop_assert!(good_since.is_some_and(|since| now - since >= RECOVER));
                 }
                 before = Some(is_good);

@@ -78,6 +78,11 @@ impl Disk {
         self.judge.trouble()
     }
 
+    /// True while a disk that failed shows that it is well again.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.judge.is_recovering()
+    }
+
     /// The first look, so that a node with a bad disk says so when it registers.
     pub(super) async fn first(&mut self) {
         if tokio::time::timeout(FIRST_DEADLINE, self.look()).await.is_err() {
@@ -85,8 +90,8 @@ impl Disk {
         }
     }
 
-    /// Waits until the disk is fit for work and was not, or the other way round. Nothing is lost
-    /// when this is dropped before.
+    /// Waits until the disk is fit for work and was not, or the other way round, or begins or ceases
+    /// to recover. Nothing is lost when this is dropped before.
     pub(super) async fn changed(&mut self) {
         while !self.look().await {}
     }
@@ -180,6 +185,8 @@ mod tests {
         let trouble = disk.trouble().unwrap();
         assert!(trouble.contains("can not be written to"), "{trouble}");
         fs::create_dir(&directory).unwrap();
+        tokio::time::timeout(PATIENCE, disk.changed()).await.unwrap();
+        assert!(disk.is_recovering());
         tokio::time::timeout(PATIENCE, disk.changed()).await.unwrap();
         assert_eq!(disk.trouble(), None);
     }
