@@ -107,6 +107,9 @@ async fn look(
             demand(said, || format!("{text:?} is in none of {:?}", logs.keys()))
         }
         Evidence::Struck(rule) => struck(injected, rule),
+        Evidence::SpillRefused => {
+            demand(injected.num_spills_refused > 0, || "no executor says so".to_owned())
+        }
         Evidence::Degraded => demand(injected.degraded, || "no report said so".to_owned()),
         Evidence::ZombieGone => {
             let alive = injected.victims.iter().any(|v| processes::resident_bytes(v.pid).is_ok());

@@ -65,6 +65,15 @@ impl Weather {
     ];
 }
 
+/// How a disk fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFault {
+    /// It has no byte left.
+    Full,
+    /// It takes no writes, those to open files included.
+    ReadOnly,
+}
+
 /// One fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -141,6 +150,8 @@ pub enum Fault {
     /// The clocks of the containers on the driver's node are set by libfaketime: ahead, back, and
     /// too fast.
     Clock,
+    /// The disk of a node with an executor fails, then that of every node.
+    Disk(DiskFault),
     /// A row whose injection does not exist yet.
     None,
 }

@@ -7,6 +7,7 @@
 //! passes in silence.
 
 pub mod control;
+pub mod disk;
 pub mod evidence;
 pub mod fault;
 pub mod flow;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::fault::{Fault, Line, Victim, Weather};
+use super::fault::{DiskFault, Fault, Line, Victim, Weather};
 use super::proxy::Mode;
 
 /// What must be seen beside the recovery.
@@ -45,6 +45,8 @@ pub enum Evidence {
     ClockOff,
     /// The fault rule of this name struck.
     Struck(&'static str),
+    /// An executor said that its disk refused a block, and kept it in memory.
+    SpillRefused,
     /// The application was shown as degraded meanwhile.
     Degraded,
     /// The frozen driver is gone: fenced by itself, or ended by its node.
@@ -94,6 +96,8 @@ pub enum Needs {
     Feature(&'static str),
     /// Root, to filter packets.
     Root,
+    /// Root, to mount disks.
+    Mounts,
     /// An injection that does not exist yet.
     Injection(&'static str),
 }
@@ -145,6 +149,17 @@ const fn absent(number: u32, name: &'static str, needs: Needs) -> Row {
 
 const fn abort(number: u32, name: &'static str, step: &'static str) -> Row {
     plain(number, name, Fault::Abort { step }, ABORTED, at_once(8))
+}
+
+const fn disk(number: u32, name: &'static str, fault: DiskFault) -> Row {
+    let seen = &[
+        Evidence::MasterLog("node is unhealthy"),
+        Evidence::Replaced,
+        Evidence::SpillRefused,
+        Evidence::NoNewAttempt,
+    ];
+    let (fault, bound) = (Fault::Disk(fault), after(10));
+    Row { number, name, fault, seen, bound, needs: Needs::Mounts }
 }
 
 const fn weather(
@@ -362,8 +377,8 @@ pub const ROWS: &[Row] = &[
         &[Evidence::ReadAgain, Evidence::RunAgain, Evidence::Replaced, Evidence::NoNewAttempt],
         at_once(10),
     ),
-    absent(33, "disk full", Needs::Injection("a small tmpfs")),
-    absent(34, "disk read-only", Needs::Injection("a loop mount")),
+    disk(33, "disk full", DiskFault::Full),
+    disk(34, "disk read-only", DiskFault::ReadOnly),
     absent(35, "a container eats memory", Needs::Feature("memory enforcement")),
     Row {
         number: 36,

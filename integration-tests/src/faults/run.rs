@@ -13,9 +13,10 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::task::{LocalSet, spawn_local};
 
+use super::disk::Disk;
 use super::evidence;
 use super::fault::Fault;
-use super::inject::{Injected, inject};
+use super::inject::{EXECUTOR_MEMORY, Injected, inject};
 use super::rows::{Bound, From, Needs, Row, row};
 use super::scene::Scene;
 use super::stage::Stage;
@@ -164,7 +165,14 @@ pub async fn run(place: &Arc<Mutex<Option<Stage>>>, row: &'static Row, logs: &Pa
             let nodes = 1..=stage.cluster.workers.len();
             nodes.for_each(|number| stage.set_clock(&format!("node-{number}"), "+0"));
         }
+        let disks = matches!(row.fault, Fault::Disk(_));
+        if let Fault::Disk(fault) = row.fault {
+            stage.put_on_disks(fault).await;
+        }
         let mut scene = Scene::open(stage, &format!("row-{}", row.number), |file| {
+            if disks {
+                file.executor_memory = EXECUTOR_MEMORY;
+            }
             if clock {
                 file.env.extend(Stage::clock_environment());
             }
@@ -186,6 +194,7 @@ pub async fn run(place: &Arc<Mutex<Option<Stage>>>, row: &'static Row, logs: &Pa
 
 fn cannot_run(row: &Row) -> Option<Outcome> {
     let (verdict, note) = match row.needs {
+        Needs::Mounts => (Verdict::Skipped, format!("needs mounts: {}", Disk::why_not_here()?)),
         Needs::Feature(what) => (Verdict::NotBuilt, format!("{what} is not built")),
         Needs::Injection(what) => {
             (Verdict::NotBuilt, format!("its injection is not built: {what}"))

@@ -8,9 +8,11 @@
 use std::path::{Path, PathBuf};
 
 use super::control::Control;
-use super::fault::Line;
+use super::disk::Disk;
+use super::fault::{DiskFault, Line};
 use super::proxy::{Mode, Proxy};
 use crate::cluster::{Cluster, Judge, NodeSize};
+use crate::eventually::PATIENCE;
 use crate::processes;
 
 /// Four nodes: with one of them lost there is still room for everything.
@@ -29,6 +31,13 @@ const LEADERSHIP: [(&str, &str); 3] = [
     ("MILLRACE_MASTER_LEADER_RENEW_INTERVAL", "500ms"),
     ("MILLRACE_MASTER_LEADER_STEP_DOWN_AFTER", "2s"),
     ("MILLRACE_MASTER_LEADER_TAKE_OVER_AFTER", "3s"),
+];
+
+/// How nodes on small disks watch them.
+const DISK_WATCH: [(&str, &str); 3] = [
+    ("MILLRACE_WORKER_MIN_FREE_DISK", "4MiB"),
+    ("MILLRACE_WORKER_DISK_CHECK_INTERVAL", "1s"),
+    ("MILLRACE_WORKER_DISK_RECOVER_AFTER", "3s"),
 ];
 
 /// By which the SDK finds DynamoDB alone.
@@ -56,6 +65,8 @@ pub struct Stage {
     lines: [(Line, Proxy); 3],
     /// Each worker's way to the master; empty where a standby is.
     detours: Vec<Proxy>,
+    /// Each worker's disk, between [`Stage::put_on_disks`] and [`Stage::heal`].
+    pub disks: Vec<Disk>,
 }
 
 impl Drop for Stage {
@@ -132,6 +143,7 @@ impl Stage {
             blocked: Vec::new(),
             lines,
             detours: Vec::new(),
+            disks: Vec::new(),
         }
     }
 
@@ -151,6 +163,30 @@ impl Stage {
     /// On a stage with a standby, where workers know all masters themselves.
     pub fn set_detour(&self, worker: usize, mode: Mode) {
         self.detours[worker].set(mode);
+    }
+
+    /// Gives every worker a small disk of its own for its work directory, until [`Stage::heal`].
+    ///
+    /// # Panics
+    /// When a worker does not end, or its disk can not be mounted.
+    pub async fn put_on_disks(&mut self, fault: DiskFault) {
+        for index in 0..self.cluster.workers.len() {
+            self.cluster.workers[index].terminate(PATIENCE).await;
+            let point = self.cluster.path().join(format!("node-{}", index + 1));
+            self.disks.push(Disk::mount(&point, fault).expect("a disk can be mounted"));
+            self.cluster.restart_worker(index, &DISK_WATCH);
+        }
+        self.cluster.wait_for_nodes(NODES.len()).await;
+    }
+
+    /// Gives a worker a new disk, as after a repair of the machine.
+    ///
+    /// # Panics
+    /// When the worker does not end, or its disk can not be mounted.
+    pub async fn renew_disk(&mut self, index: usize) {
+        self.cluster.workers[index].terminate(PATIENCE).await;
+        self.disks[index].renew().expect("a disk can be mounted");
+        self.cluster.restart_worker(index, &DISK_WATCH);
     }
 
     /// Drops every packet to and from a port of this machine, until [`Stage::heal`].
@@ -268,6 +304,13 @@ impl Stage {
         if self.cluster.master.has_ended() {
             self.cluster.restart_master().await;
         }
+        for index in 0..self.disks.len() {
+            if !self.cluster.workers[index].has_ended() {
+                self.cluster.workers[index].terminate(PATIENCE).await;
+            }
+        }
+        // Unmounts them; the workers go on in the directories below.
+        self.disks.clear();
         for index in 0..self.cluster.workers.len() {
             if self.cluster.workers[index].has_ended() {
                 self.cluster.restart_worker(index, &[]);

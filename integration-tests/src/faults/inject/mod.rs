@@ -4,6 +4,7 @@
 //! not. Owned by the runner and by the storm.
 //! Never does: look at how well the application takes it; that is the evidence's.
 
+mod disk;
 mod masters;
 mod network;
 mod stream;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use millrace_proto::v1::ContainerKind;
 use serde_json::json;
 
+pub use self::disk::EXECUTOR_MEMORY;
 pub use self::weather::rules;
 
 use super::control::Rule;
@@ -43,6 +45,8 @@ pub struct Injected {
     pub degraded: bool,
     /// Most bytes that an executor held resident; 0 when not looked at.
     pub resident_bytes_max: u64,
+    /// Spills that executors say were refused.
+    pub num_spills_refused: u64,
     /// What a reader of the table should know.
     pub notes: Vec<String>,
 }
@@ -57,6 +61,7 @@ impl Injected {
             recoveries: Vec::new(),
             degraded: false,
             resident_bytes_max: 0,
+            num_spills_refused: 0,
             notes: Vec::new(),
         }
     }
@@ -108,6 +113,7 @@ pub async fn inject(scene: &mut Scene<'_>, fault: Fault) -> Injected {
         Fault::LeaderKilled => masters::leader_killed(scene).await,
         Fault::Drain { seconds } => masters::drain(scene, Duration::from_secs(seconds)).await,
         Fault::Roll => masters::roll(scene).await,
+        Fault::Disk(fault) => disk::fail(scene, fault).await,
         Fault::None => panic!("there is nothing to inject"),
     }
 }
