@@ -217,6 +217,7 @@ impl Application {
         self.target = None;
         self.report = None;
         self.record.outcome = None;
+        self.record.batch_failures = None;
         self.enter(now, ApplicationState::Queued, "waits for a place for its driver".to_owned());
     }
 

@@ -150,6 +150,7 @@ impl Application {
             args: spec.args.clone(),
             spec: Some(spec),
             head_expected: self.record.is_head_expected,
+            batch_failures: self.record.batch_failures,
             ..Default::default()
         }
     }

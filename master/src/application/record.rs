@@ -13,6 +13,8 @@ pub struct ApplicationRecord {
     pub last_attempt: u32,
     /// True once a driver has acquired the head: from then on one must exist.
     pub is_head_expected: bool,
+    /// How often the batch after the head's has failed, over all attempts since the submission.
+    pub batch_failures: Option<v1::BatchFailures>,
     /// Place in the order of submission.
     pub sequence: u64,
     /// What the driver was asked to do when it was asked to stop.

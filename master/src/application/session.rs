@@ -121,6 +121,10 @@ impl Application {
                 self.report = Some(report);
                 Vec::new()
             }
+            driver_message::Body::Failures(failures) => {
+                self.record.batch_failures = Some(failures);
+                vec![Action::Save]
+            }
             driver_message::Body::Epoch(request) => self.grant_epoch(request.seen_epoch),
             driver_message::Body::Finished(finished) => self.driver_finished(now, finished),
         }

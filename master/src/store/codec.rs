@@ -22,6 +22,8 @@ struct Stored {
     stop: Option<v1::StopDriver>,
     #[prost(message, optional, tag = "7")]
     outcome: Option<v1::DriverFinished>,
+    #[prost(message, optional, tag = "10")]
+    batch_failures: Option<v1::BatchFailures>,
     #[prost(int64, repeated, tag = "8")]
     failures_ms: Vec<i64>,
     #[prost(message, repeated, tag = "9")]
@@ -38,6 +40,7 @@ pub(super) fn encode(record: &ApplicationRecord) -> Vec<u8> {
         sequence: record.sequence,
         stop: record.stop,
         outcome: record.outcome.clone(),
+        batch_failures: record.batch_failures,
         failures_ms: record.failures_ms.clone(),
         batches: record.batches.clone(),
     }
@@ -65,6 +68,7 @@ pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<ApplicationRecord, Error
         sequence: stored.sequence,
         stop: stored.stop,
         outcome: stored.outcome,
+        batch_failures: stored.batch_failures,
         failures_ms: stored.failures_ms,
         batches: stored.batches,
     })

@@ -180,6 +180,7 @@ fn a_record_comes_back_as_it_was() {
         max_epoch: 9,
         last_attempt: 3,
         is_head_expected: true,
+        batch_failures: Some(v1::BatchFailures { batch: 7, count: 2 }),
         sequence: 4,
         stop: Some(v1::StopDriver { drain: true, deadline_ms: 5 }),
         failures_ms: vec![5, -1],

@@ -259,6 +259,7 @@ impl Driver {
                 interval: self.spec.batch.interval,
                 deadline: self.spec.batch.deadline,
                 spec_hash: spec_hash(&self.spec),
+                known_failures: self.launch.batch_failures,
                 committer: committer.clone(),
                 runner,
                 receivers: receivers.clone(),

@@ -395,6 +395,29 @@ fn a_query_that_fails_three_times_stops_the_application_and_once_does_not() {
 }
 
 #[test]
+fn what_is_before_a_block_that_fails_is_written_and_the_block_is_named() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a", "b", "c", "d"]);
+        for (number, shard) in ["a", "b", "c", "d"].into_iter().enumerate() {
+            let first = number as u64 * 10;
+            fake.put(shard, first..first + 10);
+        }
+        fake.poison(25);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        let end = driver.end.await.unwrap();
+        let End::Failed(error, false) = end else { panic!("{end:?}") };
+        assert_eq!(error.code(), Code::BatchFailed);
+        assert!(error.message().contains("it covers logs/c from its start to 10"), "{error}");
+        assert!(!error.message().contains("logs/d"), "{error}");
+        assert_eq!(fake.visible(), (0..20).collect::<Vec<_>>());
+        let known = driver.master.failures().expect("the master knows, for the next attempt");
+        assert_eq!(known.batch, fake.head().unwrap().batch + 1);
+        assert!(known.count >= 3, "{known:?}");
+    });
+}
+
+#[test]
 fn an_s3_that_fails_for_a_while_delays_and_loses_nothing() {
     in_system(async {
         let fake = Fake::with_shards(&["a"]);

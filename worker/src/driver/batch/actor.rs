@@ -12,10 +12,12 @@ use millrace_common::clock::SharedClock;
 use millrace_common::error::Error;
 use millrace_common::id::{BlockId, ContainerId};
 use millrace_common::random;
+use millrace_proto::v1;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::core::{Blame, Core, Effect, Ended, Event};
+use super::blame::blame;
+use super::core::{Core, Effect, Ended, Event};
 use super::making::{Making, Published as PublishedBatch, Totals};
 use super::planner::{self, RunFacts};
 use crate::driver::commit::steps::{self, Edge, Step};
@@ -25,7 +27,7 @@ use crate::driver::commit::{
 use crate::driver::executors::actor::{BlockMissing, ExecutorEvent};
 use crate::driver::executors::core::ExecutorView;
 use crate::driver::receivers::actor::{
-    BatchCommitted, BatchPublished, CloseBlocks, Gather, Prepare, Prepared, Receivers,
+    BatchCommitted, BatchPublished, CloseBlocks, Gather, Prepare, Prepared, Receivers, Split,
 };
 use crate::driver::receivers::core::{PlannedBlock, Snapshot};
 use crate::driver::runner::{BatchOutput, BatchRunner, RunError};
@@ -62,6 +64,8 @@ pub struct Setup {
     pub deadline: Duration,
     /// Hash of the specification.
     pub spec_hash: String,
+    /// What earlier attempts met.
+    pub known_failures: Option<v1::BatchFailures>,
     /// Writes the head.
     pub committer: Committer,
     /// Computes.
@@ -104,7 +108,8 @@ impl Batches {
     /// The next batch follows on `proof`.
     #[must_use]
     pub fn new(setup: Setup, proof: Published) -> Self {
-        let core = Core::new(setup.interval, proof.next_batch(), setup.clock.monotonic());
+        let core = Core::new(setup.interval, proof.next_batch(), setup.clock.monotonic())
+            .knowing(setup.known_failures);
         let totals = Totals { batch: proof.head().batch, ..Totals::default() };
         Self {
             core,
@@ -136,6 +141,7 @@ impl Batches {
         match effect {
             Effect::Prepare(batch) => self.prepare(batch, ctx),
             Effect::Gather(batch) => self.gather(batch, ctx),
+            Effect::Divide(batch) => self.divide(batch, ctx),
             Effect::CancelRun => self.run_cancel.cancel(),
             Effect::Commit => self.commit(ctx),
             Effect::Publish => self.publish(ctx),
@@ -178,6 +184,23 @@ impl Batches {
             Ok(Err(_)) | Err(_) => {
                 actor.end(Outcome::Failed(Error::internal("the driver's receivers do not answer")))
             }
+        }));
+    }
+
+    fn divide(&mut self, batch: u64, ctx: &mut Context<Self>) {
+        let answer = self.setup.receivers.send(Split(batch));
+        ctx.spawn(answer.into_actor(self).map(move |answer, actor, ctx| {
+            let Ok(part) = answer else {
+                let error = Error::internal("the driver's receivers do not answer");
+                return actor.end(Outcome::Failed(error));
+            };
+            let cut_ms = actor.making.as_ref().map_or(0, Making::cut_ms);
+            tracing::warn!(batch, divided = part.is_some(), "the batch fails again and again");
+            let is_smaller = part.is_some();
+            if let Some(part) = part {
+                actor.making = Some(Making::new(batch, cut_ms, part));
+            }
+            actor.event(Event::Divided(is_smaller), ctx);
         }));
     }
 
@@ -276,6 +299,10 @@ impl Batches {
                     ctx.spawn(told.into_actor(self).map(|_, _, _| ()));
                 }
                 self.event(Event::RunFailed(blame), ctx);
+                let count = self.core.own_failures();
+                if count > 0 {
+                    self.setup.master.failures(v1::BatchFailures { batch, count });
+                }
             }
         }
     }
@@ -376,21 +403,6 @@ impl Batches {
 
 fn task_failed(error: tokio::task::JoinError) -> Error {
     Error::internal("a task of the driver failed").caused_by(error)
-}
-
-fn blame(error: &RunError) -> Blame {
-    match error {
-        RunError::Cancelled => Blame::Cancelled,
-        RunError::ExecutorSuspected { .. }
-        | RunError::BlockLost { .. }
-        | RunError::Disk { .. }
-        | RunError::Sink { retryable: true, .. } => Blame::Surroundings,
-        RunError::Query { .. }
-        | RunError::Sink { .. }
-        | RunError::Incomplete { .. }
-        | RunError::Deadline { .. }
-        | RunError::Plan { .. } => Blame::Batch,
-    }
 }
 
 impl Actor for Batches {

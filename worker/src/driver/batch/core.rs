@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use millrace_common::id::ContainerId;
 use millrace_common::retry::Backoff;
+use millrace_proto::v1;
 
-/// Failures of one batch that its own data may be to blame for, until the application stops.
-/// (Here a bisection of the batch down to one block will take over.)
+/// Failures of one batch that its own data may be to blame for, until it is divided: each half is a
+/// batch of its own, and the part that fails is divided again, down to one block. When that has
+/// failed as often by itself, the application stops.
 pub const FAILURES_MAX: u32 = 3;
 
 /// What happened.
@@ -38,6 +40,8 @@ pub enum Event {
     RunImpossible,
     /// An executor is gone.
     ExecutorLost(ContainerId),
+    /// The batch was divided and its first part is now the batch; false when it can not be.
+    Divided(bool),
     /// k5 was applied.
     Committed,
     /// k5 was not tried: the run is too old.
@@ -64,8 +68,10 @@ pub enum Blame {
     Cancelled,
     /// An executor, the network, S3: run again for ever.
     Surroundings,
-    /// The query on this data, or the engine: after some times it is hopeless.
+    /// The query on this data, or the engine: after some times the batch is divided.
     Batch,
+    /// The sink or the plan, whatever the data: after some times it is hopeless.
+    Application,
 }
 
 /// What is to be done.
@@ -75,6 +81,8 @@ pub enum Effect {
     Prepare(u64),
     /// Wait until every block of the batch is held, then report them.
     Gather(u64),
+    /// Divide the batch with this number, and report whether that was possible.
+    Divide(u64),
     /// End the run.
     CancelRun,
     /// k5.
@@ -108,6 +116,8 @@ enum Phase {
     Resting(Duration),
     Gathering,
     Running(BTreeSet<ContainerId>),
+    /// Failed too often: it is being divided.
+    Dividing,
     /// Has a result and waits for the batch before to be published.
     Ready,
     Committing,
@@ -137,11 +147,17 @@ pub struct Core {
     publishing: bool,
     wish: Wish,
     own_failures: u32,
+    /// Those of them that this very batch met since it was cut or divided.
+    failures_whole: u32,
     other_failures: u32,
     num_runs: u32,
     input_failed: bool,
     /// What was asked for has taken too long: a run that fails from now on is the last.
     patience_over: bool,
+    /// The last batch that is a part of a divided one; 0 when none is.
+    last_part: u64,
+    /// What the attempts before this one met.
+    known_failures: Option<v1::BatchFailures>,
 }
 
 impl Core {
@@ -156,11 +172,27 @@ impl Core {
             publishing: false,
             wish: Wish::GoOn,
             own_failures: 0,
+            failures_whole: 0,
             other_failures: 0,
             num_runs: 0,
             input_failed: false,
             patience_over: false,
+            last_part: 0,
+            known_failures: None,
         }
+    }
+
+    /// The same, with what earlier attempts met.
+    #[must_use]
+    pub fn knowing(mut self, failures: Option<v1::BatchFailures>) -> Self {
+        self.known_failures = failures;
+        self
+    }
+
+    /// Failures of the batch in the making that it may be to blame for, earlier attempts' included.
+    #[must_use]
+    pub fn own_failures(&self) -> u32 {
+        self.own_failures
     }
 
     /// Number of the batch in the making, or of the next one.
@@ -192,6 +224,7 @@ impl Core {
     #[must_use]
     pub fn wakes_at(&self) -> Option<Duration> {
         match &self.phase {
+            Phase::Idle if self.has_parts() => Some(Duration::ZERO),
             Phase::Idle => Some(self.next_cut),
             Phase::Resting(until) => Some(*until),
             _ => None,
@@ -230,6 +263,7 @@ impl Core {
                     effects.push(Effect::CancelRun);
                 }
             }
+            Event::Divided(is_smaller) => effects.extend(self.divided(is_smaller, now, random)),
             Event::Committed => effects.extend(self.committed()),
             Event::RunTooOld if self.input_failed => self.phase = Phase::Failed,
             Event::RunTooOld => {
@@ -259,10 +293,20 @@ impl Core {
 
     fn may_begin(&self) -> bool {
         matches!(self.wish, Wish::GoOn | Wish::Drain)
+            || (self.wish == Wish::Last && self.has_parts())
+    }
+
+    /// True when the next batch is the rest of one that was divided.
+    fn has_parts(&self) -> bool {
+        self.batch <= self.last_part
     }
 
     fn tick(&mut self, now: Duration) -> Option<Effect> {
         match self.phase {
+            Phase::Idle if self.has_parts() && self.may_begin() => {
+                self.phase = Phase::Preparing;
+                Some(Effect::Prepare(self.batch))
+            }
             Phase::Idle if now >= self.next_cut && self.may_begin() => {
                 self.phase = Phase::Preparing;
                 self.keep_pace(now);
@@ -296,7 +340,14 @@ impl Core {
         if drained && self.wish == Wish::Drain {
             self.wish = Wish::Last;
         }
-        self.own_failures = 0;
+        let known = self.known_failures.filter(|known| known.batch == self.batch);
+        self.own_failures = match known {
+            Some(known) => known.count,
+            // It holds what the whole failed at, unless a part before it did.
+            None if self.has_parts() => FAILURES_MAX - 1,
+            None => 0,
+        };
+        self.failures_whole = 0;
         self.other_failures = 0;
         self.num_runs = 0;
         match blocks {
@@ -334,6 +385,14 @@ impl Core {
             Blame::Surroundings => self.other_failures += 1,
             Blame::Batch => {
                 self.own_failures += 1;
+                self.failures_whole += 1;
+                if self.own_failures >= FAILURES_MAX {
+                    self.phase = Phase::Dividing;
+                    return Some(Effect::Divide(self.batch));
+                }
+            }
+            Blame::Application => {
+                self.own_failures += 1;
                 if self.own_failures >= FAILURES_MAX {
                     self.phase = Phase::Failed;
                     return None;
@@ -341,6 +400,26 @@ impl Core {
             }
         }
         self.phase = Phase::Resting(now + self.rest(random));
+        None
+    }
+
+    fn divided(&mut self, is_smaller: bool, now: Duration, random: f64) -> Option<Effect> {
+        if self.phase != Phase::Dividing {
+            return None;
+        }
+        if is_smaller {
+            self.last_part = self.last_part.max(self.batch) + 1;
+            self.num_runs = 0;
+            self.failures_whole = 0;
+            self.phase = Phase::Gathering;
+            return Some(Effect::Gather(self.batch));
+        }
+        // One block is left. What failed before were larger batches: it has its own three runs.
+        self.phase = if self.failures_whole < FAILURES_MAX {
+            Phase::Resting(now + self.rest(random))
+        } else {
+            Phase::Failed
+        };
         None
     }
 
@@ -394,6 +473,7 @@ impl Core {
         }
         let ended = match self.wish {
             Wish::GoOn | Wish::Drain => return None,
+            Wish::Last if self.has_parts() => return None,
             Wish::Stop => Ended::Stopped,
             Wish::Last => Ended::Drained,
             Wish::DrainDeadline => Ended::DrainDeadline,

@@ -115,7 +115,136 @@ fn the_surroundings_may_fail_for_ever_and_the_query_three_times() {
         assert_eq!(on(&mut core, Event::Tick, now), [Effect::Gather(1)]);
     }
     on(&mut core, Event::Gathered(executors()), now);
-    assert_eq!(on(&mut core, Event::RunFailed(Blame::Batch), now), [Effect::Fail]);
+    assert_eq!(on(&mut core, Event::RunFailed(Blame::Batch), now), [Effect::Divide(1)]);
+    assert_eq!(on(&mut core, Event::Divided(false), now), [Effect::Fail], "one block is left");
+}
+
+#[test]
+fn the_last_block_is_not_judged_by_the_failures_of_larger_batches() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 10);
+    on(&mut core, some(2), 10);
+    for second in [11, 21, 31] {
+        on(&mut core, Event::Gathered(executors()), second);
+        on(&mut core, Event::RunFailed(Blame::Batch), second);
+        on(&mut core, Event::Tick, second + 9);
+    }
+    assert_eq!(on(&mut core, Event::Divided(true), 40), [Effect::Gather(1)]);
+    for second in [50, 60] {
+        on(&mut core, Event::Gathered(executors()), second);
+        assert_eq!(on(&mut core, Event::RunFailed(Blame::Batch), second), [Effect::Divide(1)]);
+        assert_eq!(on(&mut core, Event::Divided(false), second), [], "it is one block");
+        assert_eq!(on(&mut core, Event::Tick, second + 9), [Effect::Gather(1)]);
+    }
+    on(&mut core, Event::Gathered(executors()), 70);
+    assert_eq!(on(&mut core, Event::RunFailed(Blame::Batch), 70), [Effect::Divide(1)]);
+    assert_eq!(on(&mut core, Event::Divided(false), 70), [Effect::Fail]);
+}
+
+#[test]
+fn what_no_division_can_help_is_not_divided() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 10);
+    on(&mut core, some(8), 10);
+    for second in [11, 21] {
+        on(&mut core, Event::Gathered(executors()), second);
+        assert_eq!(on(&mut core, Event::RunFailed(Blame::Application), second), []);
+        assert_eq!(on(&mut core, Event::Tick, second + 9), [Effect::Gather(1)]);
+    }
+    on(&mut core, Event::Gathered(executors()), 31);
+    assert_eq!(on(&mut core, Event::RunFailed(Blame::Application), 31), [Effect::Fail]);
+}
+
+#[test]
+fn a_driver_that_is_started_again_does_not_begin_to_count_anew() {
+    for (batch, first) in [(1, vec![Effect::Divide(1)]), (2, vec![])] {
+        let known = v1::BatchFailures { batch, count: 2 };
+        let mut core = core().knowing(Some(known));
+        on(&mut core, Event::Tick, 10);
+        on(&mut core, some(8), 10);
+        on(&mut core, Event::Gathered(executors()), 11);
+        assert_eq!(on(&mut core, Event::RunFailed(Blame::Batch), 11), first, "{batch}");
+    }
+}
+
+/// Plays a world of `blocks` blocks in one batch, one of which makes every run over it fail. Gives
+/// the blocks that were committed, those that the application stopped at, and the number of runs.
+fn isolate(blocks: usize, poison: usize, is_draining: bool) -> (Vec<usize>, Vec<usize>, u32) {
+    let mut core = core();
+    if is_draining {
+        on(&mut core, Event::Drain, 1);
+    }
+    let (mut committed, mut runs) = (Vec::new(), 0);
+    // By batch, as the receivers plan it.
+    let mut planned = std::collections::BTreeMap::from([(1u64, (0..blocks).collect::<Vec<_>>())]);
+    let mut waiting: std::collections::VecDeque<Effect> = [].into();
+    for second in 10..10_000 {
+        waiting.extend(on(&mut core, Event::Tick, second));
+        while let Some(effect) = waiting.pop_front() {
+            let batch = core.batch();
+            let event = match effect {
+                Effect::Prepare(batch) => {
+                    let blocks = planned.get(&batch).map(Vec::len);
+                    Event::Prepared { blocks, drained: is_draining }
+                }
+                Effect::Gather(batch) => {
+                    waiting.extend(on(&mut core, Event::Gathered(executors()), second));
+                    runs += 1;
+                    if planned[&batch].contains(&poison) {
+                        Event::RunFailed(Blame::Batch)
+                    } else {
+                        Event::RunSucceeded
+                    }
+                }
+                Effect::Divide(batch) => {
+                    let all = planned.get_mut(&batch).unwrap();
+                    let rest = all.split_off(all.len() / 2);
+                    if all.is_empty() {
+                        *all = rest;
+                        Event::Divided(false)
+                    } else {
+                        let later = planned.split_off(&(batch + 1));
+                        planned.extend(later.into_iter().map(|(n, blocks)| (n + 1, blocks)));
+                        planned.insert(batch + 1, rest);
+                        Event::Divided(true)
+                    }
+                }
+                Effect::Commit => {
+                    committed.extend(planned.remove(&batch).unwrap());
+                    Event::Committed
+                }
+                Effect::Publish => Event::Published,
+                Effect::Notify | Effect::CancelRun => continue,
+                Effect::Fail => return (committed, planned[&batch].clone(), runs),
+                Effect::End(_) => return (committed, Vec::new(), runs),
+            };
+            waiting.extend(on(&mut core, event, second));
+        }
+    }
+    panic!("it never ends");
+}
+
+proptest! {
+    /// One block that makes every run fail is found, everything before it is committed, nothing
+    /// twice, and that takes few runs.
+    #[test]
+    fn a_block_that_fails_is_found(blocks in 1usize..200, place in 0.0f64..1.0, drains: bool) {
+        let poison = ((blocks as f64) * place) as usize;
+        let (committed, stopped_at, runs) = isolate(blocks, poison, drains);
+        prop_assert_eq!(stopped_at, vec![poison]);
+        prop_assert_eq!(committed, (0..poison).collect::<Vec<_>>());
+        let halvings = blocks.next_power_of_two().trailing_zeros();
+        let most = FAILURES_MAX + 2 * halvings + (FAILURES_MAX - 1);
+        prop_assert!(runs <= most, "{runs} runs for {blocks} blocks");
+    }
+
+    /// A drain ends only when every part of a divided batch is committed.
+    #[test]
+    fn a_healthy_batch_is_committed_whole(blocks in 1usize..50) {
+        let (committed, stopped_at, runs) = isolate(blocks, usize::MAX, true);
+        prop_assert_eq!(committed.len(), blocks);
+        prop_assert_eq!((stopped_at.len(), runs), (0, 1));
+    }
 }
 
 #[test]
@@ -235,7 +364,9 @@ fn events() -> impl Strategy<Value = Event> {
         4 => Just(Event::RunSucceeded),
         1 => Just(Event::RunFailed(Blame::Cancelled)),
         1 => Just(Event::RunFailed(Blame::Surroundings)),
-        1 => Just(Event::RunFailed(Blame::Batch)),
+        2 => Just(Event::RunFailed(Blame::Batch)),
+        1 => Just(Event::RunFailed(Blame::Application)),
+        2 => any::<bool>().prop_map(Event::Divided),
         1 => Just(Event::RunImpossible),
         1 => Just(Event::ExecutorLost(ContainerId::new("e1"))),
         4 => Just(Event::Committed),
@@ -285,7 +416,7 @@ proptest! {
                         committing = true;
                     }
                     Effect::Publish => prop_assert!(publishing),
-                    Effect::Prepare(batch) | Effect::Gather(batch) => {
+                    Effect::Prepare(batch) | Effect::Gather(batch) | Effect::Divide(batch) => {
                         prop_assert_eq!(batch, next);
                         prop_assert!(!committing);
                     }

@@ -4,6 +4,7 @@
 //! tasks may run while the last one is published, its commit waits. Never does: read records.
 
 pub mod actor;
+pub mod blame;
 pub mod core;
 pub mod making;
 pub mod planner;

@@ -209,6 +209,34 @@ impl Ledger {
         advances
     }
 
+    /// Makes a planned batch into two: about half of its blocks keep the number, the others become
+    /// the batch after it, and batches that were after it move on by one. Blocks that end a shard
+    /// stay together in the later one, since what they end changes who else may be read. Gives what
+    /// each covers; none when the batch can not be divided.
+    pub fn split(&mut self, batch: u64) -> Option<(Vec<Advance>, Vec<Advance>)> {
+        let blocks = self.planned.get_mut(&batch)?;
+        let ends = blocks.iter().filter(|held| held.block.ends_shard).count();
+        let movable = blocks.len() - ends;
+        let first = if ends == 0 { movable / 2 } else { movable.div_ceil(2) };
+        if first == 0 {
+            return None;
+        }
+        // The end of a shard is the last of its blocks, so that each shard keeps its order.
+        blocks.sort_by_key(|held| held.block.ends_shard);
+        let rest = blocks.split_off(first);
+        let both = (advances_of(blocks), advances_of(&rest));
+        let later = self.planned.split_off(&(batch + 1));
+        self.planned.extend(later.into_iter().map(|(number, blocks)| (number + 1, blocks)));
+        self.planned.insert(batch + 1, rest);
+        Some(both)
+    }
+
+    /// Position of a shard as the head has it.
+    #[must_use]
+    pub fn committed_position(&self, shard: &ShardKey) -> Option<Position> {
+        self.tracks.get(shard).map(Track::committed_position)
+    }
+
     /// The blocks of a planned batch.
     #[must_use]
     pub fn blocks(&self, batch: u64) -> &[Held] {
@@ -437,6 +465,22 @@ impl Ledger {
     pub fn shards(&self) -> impl Iterator<Item = &ShardKey> {
         self.tracks.keys()
     }
+}
+
+/// What these blocks cover, shard by shard.
+fn advances_of(blocks: &[Held]) -> Vec<Advance> {
+    let mut advances = BTreeMap::<&ShardKey, Advance>::new();
+    for Held { block, .. } in blocks {
+        let advance = advances.entry(&block.shard).or_insert_with(|| Advance {
+            shard: block.shard.clone(),
+            from: block.after,
+            to: block.last,
+            ends: false,
+        });
+        advance.to = block.last;
+        advance.ends |= block.ends_shard;
+    }
+    advances.into_values().collect()
 }
 
 #[cfg(test)]

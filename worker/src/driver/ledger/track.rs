@@ -143,6 +143,10 @@ impl Track {
         }
     }
 
+    pub(super) fn committed_position(&self) -> Position {
+        self.committed
+    }
+
     pub(super) fn chains(&self, from: &ContainerId, block: &Block) -> bool {
         self.is_live(from, block) && self.tail == block.after && !self.ended
     }

@@ -311,6 +311,11 @@ impl Handler<Prepare> for Receivers {
     fn handle(&mut self, msg: Prepare, ctx: &mut Self::Context) -> Self::Result {
         let (reply, answer) = oneshot::channel();
         let Prepare { batch, drained_since_ms } = msg;
+        if let Some(planned) = self.setup.core.planned(batch) {
+            // The rest of a batch that was divided: nothing is cut for it.
+            let prepared = Prepared { planned: Some(planned), drained: false };
+            return Box::pin(std::future::ready(Ok(prepared)));
+        }
         if drained_since_ms.is_some() {
             // The drain must know of every shard that was there when it was asked for.
             self.discover_all(ctx);
@@ -325,6 +330,19 @@ impl Handler<Prepare> for Receivers {
         });
         self.perform(effects, ctx);
         Box::pin(answer)
+    }
+}
+
+/// Divide a planned batch; gives its first part, or none when it is one block.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Option<Planned>")]
+pub struct Split(pub u64);
+
+impl Handler<Split> for Receivers {
+    type Result = Option<Planned>;
+
+    fn handle(&mut self, Split(batch): Split, _: &mut Self::Context) -> Self::Result {
+        self.setup.core.split(batch)
     }
 }
 

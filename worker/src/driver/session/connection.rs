@@ -261,6 +261,11 @@ impl Connection {
         {
             out.send(Message::Head(head)).await?;
         }
+        if standing.failures != said.failures
+            && let Some(failures) = standing.failures
+        {
+            out.send(Message::Failures(failures)).await?;
+        }
         if standing.target != said.target
             && let Some(target) = standing.target
         {

@@ -52,6 +52,7 @@ struct Standing {
     target: Option<v1::ExecutorTarget>,
     head: Option<v1::HeadAcquired>,
     epoch_request: Option<v1::EpochRequest>,
+    failures: Option<v1::BatchFailures>,
     held: Vec<ContainerId>,
     last_executor: u32,
 }
@@ -133,6 +134,11 @@ impl MasterHandle {
     pub fn request_epoch(&self, seen_epoch: u64) {
         let request = Some(v1::EpochRequest { seen_epoch });
         self.standing.send_modify(|standing| standing.epoch_request = request);
+    }
+
+    /// How often the next batch has failed.
+    pub fn failures(&self, failures: v1::BatchFailures) {
+        self.standing.send_modify(|standing| standing.failures = Some(failures));
     }
 
     /// The containers that the driver holds, for a master that was restarted.

@@ -20,6 +20,7 @@ struct Heard {
     targets: Vec<u32>,
     batches: Vec<v1::Batch>,
     report: Option<v1::DriverReport>,
+    failures: Option<v1::BatchFailures>,
     finished: Option<v1::DriverFinished>,
     released: Vec<String>,
     epoch_requests: Vec<u64>,
@@ -96,6 +97,11 @@ impl FakeMaster {
         self.heard.lock().unwrap().report.clone()
     }
 
+    /// What it would tell the next attempt.
+    pub(in crate::driver) fn failures(&self) -> Option<v1::BatchFailures> {
+        self.heard.lock().unwrap().failures
+    }
+
     pub(in crate::driver) fn finished(&self) -> Option<v1::DriverFinished> {
         self.heard.lock().unwrap().finished.clone()
     }
@@ -128,6 +134,7 @@ impl ResourceService for FakeMaster {
                     Message::Target(target) => heard.targets.push(target.count),
                     Message::Batch(batch) => heard.batches.push(batch),
                     Message::Report(report) => heard.report = Some(report),
+                    Message::Failures(failures) => heard.failures = Some(failures),
                     Message::Release(release) => heard.released.push(release.container_id),
                     Message::Epoch(request) => {
                         heard.epoch_requests.push(request.seen_epoch);

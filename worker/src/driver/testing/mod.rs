@@ -52,6 +52,8 @@ struct State {
     objects: BTreeMap<String, (Vec<u64>, bool)>,
     /// Runs that are to fail like this, the next one first.
     failures: Vec<RunError>,
+    /// A record that makes every run over it fail.
+    poison: Option<u64>,
     num_runs: u32,
     runs_held: bool,
 }
@@ -121,6 +123,11 @@ impl Fake {
 
     pub(super) fn fail_next_runs(&self, errors: Vec<RunError>) {
         self.lock().failures = errors;
+    }
+
+    /// Every run over this record fails.
+    pub(super) fn poison(&self, record: u64) {
+        self.lock().poison = Some(record);
     }
 
     /// While held, runs wait for their cancellation or the end of the hold.
@@ -304,6 +311,9 @@ impl BatchRunner for Fake {
             return Err(error);
         }
         let records = self.compute(&plan)?;
+        if self.lock().poison.is_some_and(|poison| records.contains(&poison)) {
+            return Err(query_error());
+        }
         let key = format!("e{}-b{}-{}", plan.epoch, plan.batch, plan.run);
         let counts = SourceCounts { records: records.len() as u64, bad_records: 0 };
         let upload = Upload {

@@ -26,6 +26,7 @@ impl Core {
     /// Goes on counting where the head stands: its positions are behind its losses.
     #[must_use]
     pub fn after_gaps(mut self, gaps: BTreeMap<ShardKey, Gaps>) -> Self {
+        self.committed_gaps.clone_from(&gaps);
         let counted = |all: Gaps| Counted { before_last: all.clone(), all };
         self.gaps = gaps.into_iter().map(|(shard, gaps)| (shard, counted(gaps))).collect();
         self

@@ -25,6 +25,7 @@ use millrace_proto::v1::executor_command::Body;
 use super::assignment::{Assignment, Layout};
 use super::lineage::{Lineage, ListedShard, Loss, Origin, Start};
 use super::rates::Rates;
+use crate::driver::head::Gaps;
 use crate::driver::ledger::Ledger;
 
 use gaps::Counted;
@@ -147,13 +148,15 @@ pub struct Core {
     avoid: BTreeMap<ShardKey, ContainerId>,
     rates: Rates,
     rereads: BTreeMap<BlockId, Reread>,
-    planned: BTreeMap<u64, Planned>,
+    planned: BTreeMap<u64, plan::Kept>,
     cut: Option<Cut>,
     last_cut: u64,
     lags: BTreeMap<ShardKey, i64>,
     troubles: BTreeMap<ShardKey, String>,
     /// Losses that were passed over by policy, those of earlier attempts included.
     gaps: BTreeMap<ShardKey, Counted>,
+    /// As the head has them.
+    committed_gaps: BTreeMap<ShardKey, Gaps>,
     balanced_at: Duration,
     /// Blocks that executors were told to drop, and when, for those whose session broke.
     released: VecDeque<(Duration, ContainerId, BlockId)>,
@@ -193,6 +196,7 @@ impl Core {
             lags: BTreeMap::new(),
             troubles: BTreeMap::new(),
             gaps: BTreeMap::new(),
+            committed_gaps: BTreeMap::new(),
             balanced_at: now,
             released: VecDeque::new(),
         }

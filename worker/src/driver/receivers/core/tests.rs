@@ -633,3 +633,50 @@ fn an_executor_that_lost_a_block_drops_the_others_that_go_back_with_it() {
     let effects = core.rejoined(&e(1), home(1, 100 * MIB), &held, NOW);
     assert_eq!(released(&effects), [(e(1), vec!["b2".to_owned()])]);
 }
+
+#[test]
+fn the_parts_of_a_divided_batch_lead_to_the_same_positions_step_by_step() {
+    let mut core = Core::new(vec![setup(Start::Earliest)], &BTreeMap::new(), NOW);
+    let listing = vec![listed("a", &[], false), listed("b", &[], true), listed("c", &["a"], true)];
+    core.listed("logs", listing, 1, NOW);
+    join(&mut core, 1);
+    let end = v1::BlockDescriptor { ends_shard: true, ..block("a2", "a", 1, "1", "2") };
+    let blocks = vec![
+        block("a1", "a", 1, "", "1"),
+        end,
+        block("b1", "b", 1, "", "1"),
+        block("b2", "b", 1, "1", "2"),
+        block("b3", "b", 1, "2", "3"),
+    ];
+    announce(&mut core, 1, blocks);
+    let (whole, _) = core.plan(1, NOW);
+    assert!(whole.positions.contains_key(&key("c")), "{whole:?}");
+    let (mut batch, mut last) = (1, 1);
+    let (mut before, mut order) = (BTreeMap::new(), Vec::new());
+    while batch <= last {
+        while core.split(batch).is_some() {
+            last += 1;
+        }
+        let planned = core.planned(batch).unwrap();
+        let ids: Vec<String> =
+            core.blocks(batch).unwrap().into_iter().map(|b| b.id.as_str().to_owned()).collect();
+        assert_eq!((ids.len(), planned.advances.len()), (1, 1), "divided as far as it goes");
+        order.extend(ids);
+        let moved = crate::driver::commit::core::check_progress(
+            &before,
+            &planned.positions,
+            &BTreeSet::new(),
+        );
+        assert_eq!(moved, Ok(()));
+        // Every shard keeps an entry, and the child's comes with its parent's end.
+        assert!(planned.positions.contains_key(&key("a")));
+        assert!(planned.positions.contains_key(&key("b")));
+        assert_eq!(planned.positions.contains_key(&key("c")), batch == last);
+        core.committed(batch, NOW);
+        core.release(batch, NOW);
+        before = planned.positions;
+        batch += 1;
+    }
+    assert_eq!(order, ["a1", "b1", "b2", "b3", "a2"], "in each shard in order, its end last");
+    assert_eq!(before, whole.positions);
+}
