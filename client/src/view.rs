@@ -12,6 +12,11 @@ fn known(time_ms: i64) -> Option<i64> {
     (time_ms > 0).then_some(time_ms)
 }
 
+/// A text from a message, where an empty one means that there is none.
+fn text(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
 /// The state of an application, as text: `running`, `rejected`, ...
 #[must_use]
 pub fn state_name(state: v1::ApplicationState) -> &'static str {
@@ -169,6 +174,23 @@ pub struct ExecutorView {
     /// Spills that failed since it started; each of those blocks stayed in memory.
     #[serde(default)]
     pub num_spills_refused: u64,
+    /// Why it gets no work for a while, null when it does.
+    #[serde(default)]
+    pub excluded_reason: Option<String>,
+    /// Until when, null when it gets work.
+    #[serde(default)]
+    pub excluded_until_ms: Option<i64>,
+}
+
+/// A node that gets no work of an application for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeExclusionView {
+    /// The node.
+    pub node_id: String,
+    /// Why.
+    pub reason: String,
+    /// Until when.
+    pub until_ms: Option<i64>,
 }
 
 /// Losses of a shard that the application went on after.
@@ -222,6 +244,9 @@ pub struct ApplicationView {
     pub driver: Option<ContainerView>,
     /// Executors as the driver reports them.
     pub executors: Vec<ExecutorView>,
+    /// Nodes on which its executors failed too often: others are placed elsewhere.
+    #[serde(default)]
+    pub excluded_nodes: Vec<NodeExclusionView>,
     /// Executors the master has granted.
     pub num_executors: u32,
     /// Receivers with their shards.
@@ -282,6 +307,7 @@ impl ApplicationView {
             changed_ms: known(application.changed_ms),
             driver,
             executors: report.executors.iter().map(executor_view).collect(),
+            excluded_nodes: application.excluded_nodes.iter().map(node_exclusion_view).collect(),
             num_executors: application.num_executors,
             receivers: report.receivers.iter().map(receiver_view).collect(),
             num_shards: report.num_shards,
@@ -307,7 +333,6 @@ impl ApplicationView {
 }
 
 fn attempt_view(attempt: &v1::Attempt) -> AttemptView {
-    let text = |text: &String| (!text.is_empty()).then(|| text.clone());
     AttemptView {
         number: attempt.number,
         epoch: attempt.epoch,
@@ -330,8 +355,18 @@ fn executor_view(executor: &v1::ExecutorReport) -> ExecutorView {
         block_bytes_budget: executor.block_bytes_budget,
         num_receivers: executor.num_receivers,
         rss_bytes: executor.rss_bytes,
-        spill_refused: Some(executor.spill_refused.clone()).filter(|text| !text.is_empty()),
+        spill_refused: text(&executor.spill_refused),
         num_spills_refused: executor.num_spills_refused,
+        excluded_reason: text(&executor.excluded_reason),
+        excluded_until_ms: known(executor.excluded_until_ms),
+    }
+}
+
+fn node_exclusion_view(exclusion: &v1::NodeExclusion) -> NodeExclusionView {
+    NodeExclusionView {
+        node_id: exclusion.node_id.clone(),
+        reason: exclusion.reason.clone(),
+        until_ms: known(exclusion.until_ms),
     }
 }
 

@@ -63,6 +63,7 @@ fn show(view: &ApplicationView) -> String {
             rows.push(("spill refused", format!("{num} times on {id}: {reason}")));
         }
     }
+    rows.extend(excluded(view).map(|text| ("excluded", text)));
     if let Some(degraded) = &view.degraded {
         rows.push(("degraded", degraded.clone()));
     }
@@ -128,6 +129,20 @@ fn batch(view: &ApplicationView) -> String {
         text.push_str(", another in flight");
     }
     text
+}
+
+/// Who gets no work for a while, and why.
+fn excluded(view: &ApplicationView) -> impl Iterator<Item = String> {
+    let until = |at: Option<i64>| at.map(|at| format!(" until {}", show_time(at)));
+    let executors = view.executors.iter().filter_map(move |executor| {
+        let until = until(executor.excluded_until_ms).unwrap_or_default();
+        Some(format!("{}{until}: {}", executor.container_id, executor.excluded_reason.as_ref()?))
+    });
+    let nodes = view.excluded_nodes.iter().map(move |node| {
+        let until = until(node.until_ms).unwrap_or_default();
+        format!("node {}{until}: {}", node.node_id, node.reason)
+    });
+    executors.chain(nodes)
 }
 
 fn executors(executors: &[ExecutorView]) -> String {
@@ -219,6 +234,11 @@ mod tests {
                 task_cores_total: 32,
                 millis_behind_latest: 400,
                 num_shards: 36,
+                executors: vec![v1::ExecutorReport {
+                    container_id: "word-count-a2-e1".to_owned(),
+                    excluded_reason: "2 failures".to_owned(),
+                    ..Default::default()
+                }],
                 receivers: vec![v1::ReceiverReport {
                     receiver_id: "logs/0".to_owned(),
                     source: "logs".to_owned(),
@@ -229,6 +249,14 @@ mod tests {
             }),
             ..Default::default()
         };
+        let application = v1::Application {
+            excluded_nodes: vec![v1::NodeExclusion {
+                node_id: "node-1".to_owned(),
+                reason: "4 failures".to_owned(),
+                until_ms: 1,
+            }],
+            ..application
+        };
         let text = show(&ApplicationView::new(&application, &[]));
         assert!(text.contains("cores free for tasks: 32 of 32"), "{text}");
         assert!(text.contains("2 (epoch 3); attempt 1 ended: node-2 was lost"), "{text}");
@@ -236,5 +264,7 @@ mod tests {
         assert!(text.contains("shard-3 and 2 more"), "{text}");
         assert!(text.contains("400 ms"), "{text}");
         assert!(text.contains("on node-1"), "{text}");
+        assert!(text.contains("word-count-a2-e1: 2 failures"), "{text}");
+        assert!(text.contains("node node-1 until "), "{text}");
     }
 }

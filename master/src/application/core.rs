@@ -51,6 +51,17 @@ pub(crate) enum Action {
     Close(SessionId),
 }
 
+/// What a driver asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Target {
+    /// Executors in all.
+    pub count: u32,
+    /// Cost of each.
+    pub executor: Resources,
+    /// Where they failed too often.
+    pub excluded_nodes: Vec<v1::NodeExclusion>,
+}
+
 /// One application and all its attempts.
 #[derive(Debug)]
 pub(crate) struct Application {
@@ -63,7 +74,7 @@ pub(crate) struct Application {
     /// Live executors of the current attempt and their nodes.
     pub executors: BTreeMap<ContainerId, NodeId>,
     pub(super) last_executor: u32,
-    pub(super) target: Option<(u32, Resources)>,
+    pub(super) target: Option<Target>,
     /// The executor that its driver gives up, because its node is drained or unhealthy.
     pub retiring: Option<ContainerId>,
     failures: Failures,
@@ -168,6 +179,9 @@ impl Application {
         shown.report.clone_from(&self.report);
         if let Some((_, unmet)) = &self.told_unmet {
             shown.reason = format!("{}; {unmet}", shown.reason);
+        }
+        if let Some(target) = &self.target {
+            shown.excluded_nodes.clone_from(&target.excluded_nodes);
         }
         shown.num_executors = u32::try_from(self.executors.len()).unwrap_or(u32::MAX);
         shown

@@ -13,7 +13,7 @@ impl Application {
     /// What a drain has to know of it beside its containers.
     pub(crate) fn tenant(&self) -> Tenant {
         let (driver_cost, executor_cost, num_minimum) = self.spec_resources();
-        let executor_cost = self.target.map_or(executor_cost, |(_, resources)| resources);
+        let executor_cost = self.target.as_ref().map_or(executor_cost, |target| target.executor);
         Tenant {
             application: self.name.clone(),
             is_ending: false,
@@ -29,7 +29,7 @@ impl Application {
 
     /// Executors that its driver asks for; none before it has.
     pub(crate) fn num_wanted(&self) -> Option<u32> {
-        self.target.map(|(count, _)| count)
+        self.target.as_ref().map(|target| target.count)
     }
 
     /// True while it was asked to read everything that is there before it ends.

@@ -66,16 +66,19 @@ impl Application {
             num_minimum,
             num_wanted: 0,
             held,
+            avoided: BTreeSet::new(),
         };
         match &self.driver {
             // Executors of a failed driver end before the next one starts.
             None if now.monotonic < self.retry_at || !self.executors.is_empty() => return None,
             None => claim.driver = Some(driver_cost),
             Some(_) => {
-                if let Some((count, resources)) = self.target {
-                    claim.executor = resources;
-                    claim.num_minimum = num_minimum.min(count);
-                    claim.num_wanted = count;
+                if let Some(target) = &self.target {
+                    claim.executor = target.executor;
+                    claim.num_minimum = num_minimum.min(target.count);
+                    claim.num_wanted = target.count;
+                    let avoided = target.excluded_nodes.iter();
+                    claim.avoided = avoided.map(|node| NodeId::new(node.node_id.clone())).collect();
                 }
                 if now.monotonic < self.executor_retry_at {
                     claim.num_wanted = 0;
@@ -164,7 +167,7 @@ impl Application {
     pub(crate) fn num_missing(&self, leaving: &BTreeSet<NodeId>) -> u32 {
         let held = self.executors.values().filter(|node| !leaving.contains(*node)).count();
         let held = u32::try_from(held).unwrap_or(u32::MAX);
-        self.target.map_or(0, |(count, _)| count.saturating_sub(held))
+        self.target.as_ref().map_or(0, |target| target.count.saturating_sub(held))
     }
 
     /// What the submitter of this specification should know about its start positions: a head that

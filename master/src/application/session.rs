@@ -7,7 +7,7 @@ use millrace_common::id::{ContainerId, NodeId};
 use millrace_common::resources::Resources;
 use millrace_proto::v1::{self, ApplicationState, driver_command, driver_message};
 
-use super::core::{Action, Application};
+use super::core::{Action, Application, Target};
 use super::state::name as state_name;
 use crate::control::SessionId;
 use crate::moment::Moment;
@@ -98,9 +98,10 @@ impl Application {
         match body {
             driver_message::Body::Register(_) | driver_message::Body::Heartbeat(_) => Vec::new(),
             driver_message::Body::Target(target) => {
-                let resources =
+                let executor =
                     target.resources.as_ref().map(Resources::from_proto).unwrap_or_default();
-                self.target = Some((target.count, resources));
+                let (count, excluded_nodes) = (target.count, target.excluded_nodes);
+                self.target = Some(Target { count, executor, excluded_nodes });
                 self.told_unmet = None;
                 Vec::new()
             }

@@ -63,6 +63,8 @@ fn executor(executor: &v1::ExecutorReport) -> Value {
         "rss_bytes": executor.rss_bytes,
         "spill_refused": executor.spill_refused,
         "num_spills_refused": executor.num_spills_refused,
+        "excluded_reason": executor.excluded_reason,
+        "excluded_until_ms": executor.excluded_until_ms,
     })
 }
 
@@ -105,6 +107,14 @@ fn report(report: &v1::DriverReport) -> Value {
     })
 }
 
+fn exclusion(exclusion: &v1::NodeExclusion) -> Value {
+    json!({
+        "node_id": exclusion.node_id,
+        "reason": exclusion.reason,
+        "until_ms": exclusion.until_ms,
+    })
+}
+
 pub(super) fn application(application: &v1::Application) -> Value {
     json!({
         "name": application.name,
@@ -115,6 +125,7 @@ pub(super) fn application(application: &v1::Application) -> Value {
         "changed_ms": application.changed_ms,
         "attempts": application.attempts.iter().map(attempt).collect::<Vec<_>>(),
         "num_executors": application.num_executors,
+        "excluded_nodes": application.excluded_nodes.iter().map(exclusion).collect::<Vec<_>>(),
         "report": application.report.as_ref().map_or(Value::Null, report),
     })
 }

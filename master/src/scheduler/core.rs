@@ -5,7 +5,7 @@
 //! those behind it, unless the cluster could not hold it even when empty. The second pass gives
 //! what is left to those that asked for more than their minimum.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_common::id::{ApplicationName, NodeId};
 use millrace_common::resources::Resources;
@@ -27,6 +27,8 @@ pub(crate) struct Claim {
     pub num_wanted: u32,
     /// Executors that the application has, by node.
     pub held: BTreeMap<NodeId, u32>,
+    /// Nodes on which its executors failed too often.
+    pub avoided: BTreeSet<NodeId>,
 }
 
 /// A container that gets a place.
@@ -132,13 +134,13 @@ impl Round {
         };
         let node = rooms[index].node.clone();
         self.place(claim, true, &node, driver);
-        set_aside(rooms, own, claim.executor, claim.num_minimum);
+        set_aside(rooms, own, claim, claim.num_minimum);
     }
 
     fn serve_running(&mut self, rooms: &mut [Room], own: &mut [u32], claim: &Claim) {
         let (now, later) = claim.split_minimum();
         for given in 0..now {
-            let Some(index) = take_executor(rooms, claim.executor, own) else {
+            let Some(index) = take_executor(rooms, claim.executor, own, &claim.avoided) else {
                 let missing = now - given;
                 self.wait(claim, explain_missing(rooms, claim, missing));
                 self.blocked_by.get_or_insert_with(|| claim.application.clone());
@@ -147,14 +149,14 @@ impl Round {
             let node = rooms[index].node.clone();
             self.place(claim, false, &node, claim.executor);
         }
-        set_aside(rooms, own, claim.executor, later);
+        set_aside(rooms, own, claim, later);
     }
 
     fn grow(&mut self, rooms: &mut [Room], own: &mut [u32], claim: &Claim) {
         let base = claim.num_held().max(claim.num_minimum);
         let missing = claim.num_wanted.saturating_sub(base);
         for given in 0..missing {
-            let Some(index) = take_executor(rooms, claim.executor, own) else {
+            let Some(index) = take_executor(rooms, claim.executor, own, &claim.avoided) else {
                 let reason = explain_missing(rooms, claim, missing - given);
                 self.plan.waiting.entry(claim.application.clone()).or_insert(reason);
                 return;
@@ -166,9 +168,9 @@ impl Round {
 }
 
 /// Keeps places for executors that will be asked for in a moment.
-fn set_aside(rooms: &mut [Room], own: &mut [u32], executor: Resources, count: u32) {
+fn set_aside(rooms: &mut [Room], own: &mut [u32], claim: &Claim, count: u32) {
     for _ in 0..count {
-        if take_executor(rooms, executor, own).is_none() {
+        if take_executor(rooms, claim.executor, own, &claim.avoided).is_none() {
             return;
         }
     }

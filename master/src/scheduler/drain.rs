@@ -183,7 +183,8 @@ impl Round<'_> {
         }
         let mut own = vec![0; rooms.len()];
         for _ in 0..tenant.num_minimum {
-            if take_executor(&mut rooms, tenant.executor_cost, &mut own).is_none() {
+            if take_executor(&mut rooms, tenant.executor_cost, &mut own, &BTreeSet::new()).is_none()
+            {
                 return false;
             }
         }

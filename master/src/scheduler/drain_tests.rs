@@ -180,7 +180,9 @@ impl World {
                 let mut rooms = self.rooms();
                 let mut own = vec![0; rooms.len()];
                 let cost = tenant.executor_cost;
-                let Some(at) = placement::take_executor(&mut rooms, cost, &mut own) else {
+                let Some(at) =
+                    placement::take_executor(&mut rooms, cost, &mut own, &BTreeSet::new())
+                else {
                     break;
                 };
                 self.next += 1;

@@ -1,7 +1,9 @@
 //! Choosing a node for one container.
 //!
 //! A driver goes where it costs the application the fewest executors, executors are spread over the
-//! nodes. Ties are broken by name, so that the same question has the same answer.
+//! nodes, and go where they failed too often only when no other node has room. Ties are broken by name, so that the same question has the same answer.
+
+use std::collections::BTreeSet;
 
 use millrace_common::id::NodeId;
 use millrace_common::resources::Resources;
@@ -70,19 +72,22 @@ pub(super) fn take_driver(
     Some(index)
 }
 
-/// Takes a place for an executor on the emptiest node that has room; `own` counts the application's
-/// executors per room and is kept up to date.
+/// Takes a place for an executor on the emptiest node that has room, on one of `avoided` only when
+/// no other has; `own` counts the application's executors per room and is kept up to date.
 pub(super) fn take_executor(
     rooms: &mut [Room],
     executor: Resources,
     own: &mut [u32],
+    avoided: &BTreeSet<NodeId>,
 ) -> Option<usize> {
     let (_, index) = rooms
         .iter()
         .enumerate()
         .filter(|(_, room)| room.free.fits(executor))
         .map(|(index, room)| {
-            let rank = (own[index], std::cmp::Reverse(room.free.cores), room.num_executors);
+            let is_avoided = avoided.contains(&room.node);
+            let free = std::cmp::Reverse(room.free.cores);
+            let rank = (is_avoided, own[index], free, room.num_executors);
             ((rank, &room.node), index)
         })
         .min()?;

@@ -1,7 +1,7 @@
 //! Placement against its promises: nothing oversubscribed, nobody overtaken, the driver out of the
 //! executors' way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_common::id::NodeId;
 use millrace_common::resources::{ByteSize, Resources};
@@ -26,6 +26,7 @@ fn claim(name: &str, driver: Option<Resources>, executor: Resources, count: u32)
         num_minimum: count,
         num_wanted: if driver.is_some() { 0 } else { count },
         held: BTreeMap::new(),
+        avoided: BTreeSet::new(),
     }
 }
 
@@ -64,6 +65,22 @@ fn executors_are_spread() {
     let mut nodes: Vec<_> = plan.placed.iter().map(|placed| placed.node.as_str()).collect();
     nodes.sort_unstable();
     assert_eq!(nodes, ["n1", "n2", "n3", "n4"]);
+}
+
+#[test]
+fn where_executors_failed_others_go_only_when_no_other_node_has_room() {
+    let nodes = |count: u32| -> Vec<String> {
+        let avoided = BTreeSet::from([NodeId::from("n1"), NodeId::from("n3")]);
+        let claim = Claim { avoided, ..claim("a", None, resources(2, 3), count) };
+        let plan = schedule(seed_cluster(), &[claim]);
+        let mut nodes: Vec<_> = plan.placed.iter().map(|p| p.node.to_string()).collect();
+        nodes.sort_unstable();
+        nodes
+    };
+    assert_eq!(nodes(2), ["n2", "n4"]);
+    assert_eq!(nodes(4), ["n2", "n2", "n4", "n4"]);
+    assert_eq!(nodes(9)[0], "n1", "the others are full");
+    assert_eq!(nodes(9).len(), 9);
 }
 
 #[test]

@@ -252,6 +252,7 @@ impl Driver {
         let (view_sender, views) = watch::channel(Vec::new());
         let (total_sender, totals) = watch::channel(Totals::default());
         let (outcome_sender, outcome) = mpsc::channel(1);
+        let (suspicion_sender, suspicions) = mpsc::channel(executors::SUSPICION_CAPACITY);
         let batches = Batches::new(
             batch::Setup {
                 application: self.launch.application.clone(),
@@ -265,6 +266,7 @@ impl Driver {
                 receivers: receivers.clone(),
                 master: self.master.clone(),
                 executors: views.clone(),
+                suspicions: suspicion_sender,
                 input: input.clone(),
                 totals: total_sender,
                 clock: self.world.clock.clone(),
@@ -274,7 +276,7 @@ impl Driver {
             proof,
         )
         .start();
-        let executors = Executors::new(executors::Setup {
+        let setup = executors::Setup {
             application: self.launch.application.clone(),
             attempt: self.launch.attempt,
             limits: self.world.times.limits,
@@ -284,12 +286,13 @@ impl Driver {
             clock: self.world.clock.clone(),
             views: view_sender,
             listeners: vec![receivers.clone().recipient(), batches.clone().recipient()],
-        })
-        .start();
+        };
+        let executors = Executors::new(setup, suspicions).start();
         self.serve(Service::new(executors.clone(), receivers.clone()));
         self.master.want(v1::ExecutorTarget {
             count: self.spec.resources.executors.max,
             resources: Some(self.spec.resources.executor.to_proto()),
+            excluded_nodes: Vec::new(),
         });
         let late = committer.status().degraded();
         Ok(Work {
@@ -365,6 +368,7 @@ impl Driver {
             &work.views.borrow(),
             &work.input.borrow(),
             late.as_deref(),
+            &*self.world.clock,
         ));
     }
 
@@ -374,11 +378,7 @@ impl Driver {
                 let granted = Granted(ContainerId::new(started.container_id));
                 work.executors.send(granted).await
             }
-            Command::Ended(ended) => {
-                let container = ContainerId::new(ended.container_id);
-                let exit = ended.exit.unwrap_or_default();
-                work.executors.send(Ended { container, exit }).await
-            }
+            Command::Ended(ended) => work.executors.send(Ended(ended)).await,
             Command::Stop(stop) if stop.drain => {
                 let since_ms = self.asked_at().await;
                 tracing::info!(since_ms, deadline_ms = stop.deadline_ms, "asked to drain");

@@ -1,12 +1,17 @@
 //! Whole drivers against a fake world: every record becomes visible exactly once, whatever happens.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
 use millrace_common::actors;
 use millrace_common::application::parse_toml;
+use millrace_common::clock::Clock as _;
 
 use super::*;
-use crate::driver::testing::{Fake, FakeExecutor, FakeMaster, eventually, query_error};
+use crate::driver::runner::RunError;
+use crate::driver::testing::{
+    Fake, FakeExecutor, FakeMaster, TurnedClock, eventually, query_error,
+};
 
 const FILE: &str = r#"
 name = "app"
@@ -62,9 +67,13 @@ async fn start(fake: &Fake, epoch: u64) -> Running {
 }
 
 async fn start_with(fake: &Fake, epoch: u64, file: &str) -> Running {
+    start_in(fake.world(), epoch, file).await
+}
+
+async fn start_in(world: World, epoch: u64, file: &str) -> Running {
     let master = FakeMaster::start().await;
     let spec = parse_toml("app.toml", file, &[]).unwrap();
-    let driver = run(launch(&master, epoch), spec, fake.world(), CancellationToken::new());
+    let driver = run(launch(&master, epoch), spec, world, CancellationToken::new());
     let end = tokio::task::spawn_local(driver);
     eventually("the driver asks for executors", || master.driver_at_work().is_some()).await;
     let address = master.driver_at_work().unwrap();
@@ -421,7 +430,7 @@ fn what_is_before_a_block_that_fails_is_written_and_the_block_is_named() {
 fn an_s3_that_fails_for_a_while_delays_and_loses_nothing() {
     in_system(async {
         let fake = Fake::with_shards(&["a"]);
-        let slow = crate::driver::runner::RunError::Sink {
+        let slow = RunError::Sink {
             retryable: true,
             code: "SlowDown".into(),
             detail: "503".into(),
@@ -451,5 +460,90 @@ fn a_start_in_the_future_is_refused_before_executors_are_asked_for() {
         );
         assert!(!master.has_asked_for_executors());
         assert!(fake.head().is_none(), "nothing was written");
+    });
+}
+
+#[test]
+fn an_executor_that_fails_twice_gets_no_work_for_ten_minutes() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a", "b", "c", "d"]);
+        let clock = TurnedClock::shared();
+        let mut world = fake.world();
+        world.clock = clock.clone();
+        // So that turning the clock makes nobody silent.
+        world.times.limits.lost_after = Duration::from_secs(3_600);
+        let driver = start_in(world, 1, FILE).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        let _e2 = driver.executor(&fake, "app-a1-e2").await;
+        let readers = || -> BTreeSet<String> {
+            let report = driver.master.report().unwrap_or_default();
+            report.receivers.into_iter().map(|receiver| receiver.container_id).collect()
+        };
+        let excluded = || -> Vec<String> {
+            let report = driver.master.report().unwrap_or_default();
+            let excluded =
+                |e: v1::ExecutorReport| (!e.excluded_reason.is_empty()).then_some(e.container_id);
+            report.executors.into_iter().filter_map(excluded).collect()
+        };
+        eventually("both read", || readers().len() == 2).await;
+        // A query that fails is nobody's fault.
+        let suspected = RunError::ExecutorSuspected {
+            executor: "app-a1-e1".into(),
+            detail: "no report within 10s".into(),
+        };
+        fake.fail_next_runs(vec![suspected.clone(), query_error(), query_error()]);
+        fake.put("a", 0..10);
+        eventually("the batch", || fake.visible().len() == 10).await;
+        assert_eq!(excluded(), Vec::<String>::new());
+
+        fake.fail_next_runs(vec![suspected]);
+        fake.put("a", 10..20);
+        fake.put("b", 20..30);
+        eventually("it is excluded", || excluded() == ["app-a1-e1"]).await;
+        eventually("its shards have moved", || {
+            readers() == BTreeSet::from(["app-a1-e2".to_owned()])
+        })
+        .await;
+        eventually("the work goes on", || fake.visible().len() == 30).await;
+        let report = driver.master.report().unwrap();
+        let reason = &report.executors[0].excluded_reason;
+        assert!(reason.contains("no report within 10s"), "{reason}");
+        let left_ms = report.executors[0].excluded_until_ms - clock.now_ms();
+        assert!((500_000..=600_000).contains(&left_ms), "{left_ms} ms left");
+
+        clock.turn(Duration::from_secs(600));
+        eventually("it is back", || excluded().is_empty()).await;
+        fake.put("a", 30..40);
+        fake.put("b", 40..50);
+        eventually("the work goes on", || fake.visible().len() == 50).await;
+        assert_eq!(driver.master.avoided(), Vec::<String>::new());
+        driver.stop().await;
+        assert_eq!(fake.visible(), (0..50).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_node_on_which_four_executors_fail_is_named_to_the_master() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        let suspected = |number: u32| RunError::ExecutorSuspected {
+            executor: format!("app-a1-e{number}").into(),
+            detail: "no report within 10s".into(),
+        };
+        let driver = start(&fake, 1).await;
+        let mut executors = Vec::new();
+        for number in 1..=4 {
+            executors.push(driver.executor(&fake, &format!("app-a1-e{number}")).await);
+        }
+        eventually("all are here", || {
+            driver.master.report().is_some_and(|report| report.executors.len() == 4)
+        })
+        .await;
+        fake.fail_next_runs((1..=4).map(suspected).collect());
+        fake.put("a", 0..10);
+        eventually("the node is avoided", || driver.master.avoided() == ["n1"]).await;
+        // All that is there is on it: one of them goes on.
+        eventually("the work goes on", || fake.visible().len() == 10).await;
+        driver.stop().await;
     });
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use millrace_common::clock::Clock;
 use millrace_proto::v1;
 
 use super::batch::making::Totals;
@@ -27,6 +28,7 @@ pub fn report(
     executors: &[ExecutorView],
     input: &Snapshot,
     commits_late: Option<&str>,
+    clock: &dyn Clock,
 ) -> v1::DriverReport {
     let mut receivers_on = BTreeMap::<&str, u32>::new();
     for receiver in &input.receivers {
@@ -35,6 +37,7 @@ pub fn report(
     let executor = |view: &ExecutorView| {
         let registration = &view.registration;
         let container = registration.container.as_str();
+        let excluded = view.exclusion.as_ref();
         v1::ExecutorReport {
             container_id: container.to_owned(),
             node_id: registration.node_id.clone(),
@@ -47,6 +50,8 @@ pub fn report(
             rss_bytes: view.heartbeat.rss_bytes,
             spill_refused: view.heartbeat.spill_refused.clone(),
             num_spills_refused: view.heartbeat.num_spills_refused,
+            excluded_reason: excluded.map(|e| e.reason.clone()).unwrap_or_default(),
+            excluded_until_ms: excluded.map(|e| e.until_ms(clock)).unwrap_or_default(),
         }
     };
     let receiver = |view: &super::receivers::core::ReceiverView| v1::ReceiverReport {

@@ -351,6 +351,7 @@ fn what_ended_while_the_master_was_away_is_told_to_the_driver() {
     let target = v1::ExecutorTarget {
         count: 2,
         resources: Some(v1::Resources { cores: 1, memory_bytes: 1 << 30 }),
+        ..Default::default()
     };
     world.driver_says(session, driver_message::Body::Target(target));
     assert_eq!(world.executors_of("a").len(), 2);

@@ -147,7 +147,11 @@ fn a_drain_outlives_the_master_and_the_worker() {
     }
     let session = world.driver_connects("a").unwrap();
     let resources = Some(v1::Resources { cores: 2, memory_bytes: 1 << 30 });
-    let target = driver_message::Body::Target(v1::ExecutorTarget { count: 4, resources });
+    let target = driver_message::Body::Target(v1::ExecutorTarget {
+        count: 4,
+        resources,
+        ..Default::default()
+    });
     world.driver_says(session, target);
     world.pass(Duration::from_secs(1));
     assert_eq!(shown(&world, "n1").state(), NodeState::Draining);

@@ -152,7 +152,11 @@ fn the_number_of_an_executor_that_ended_unheard_is_not_given_again() {
     }
     let session = world.driver_connects("a").unwrap();
     let resources = Some(v1::Resources { cores: 1, memory_bytes: 1 << 30 });
-    let target = driver_message::Body::Target(v1::ExecutorTarget { count: 4, resources });
+    let target = driver_message::Body::Target(v1::ExecutorTarget {
+        count: 4,
+        resources,
+        ..Default::default()
+    });
     world.driver_says(session, target);
     world.pass(Duration::from_secs(2));
     let executors = world.executors_of("a");

@@ -383,6 +383,7 @@ impl World {
         let target = v1::ExecutorTarget {
             count: resources.min_executors,
             resources: Some(v1::Resources { cores: cost.cores, memory_bytes: cost.memory_bytes }),
+            ..Default::default()
         };
         self.driver_says(session, driver_message::Body::Target(target));
         session

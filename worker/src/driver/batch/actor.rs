@@ -16,7 +16,7 @@ use millrace_proto::v1;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::blame::blame;
+use super::blame::{blame, suspect};
 use super::core::{Core, Effect, Ended, Event};
 use super::making::{Making, Published as PublishedBatch, Totals};
 use super::planner::{self, RunFacts};
@@ -24,7 +24,7 @@ use crate::driver::commit::steps::{self, Edge, Step};
 use crate::driver::commit::{
     BatchCommit, CommitError, CommitOutcome, Committed, Committer, Published,
 };
-use crate::driver::executors::actor::{BlockMissing, ExecutorEvent};
+use crate::driver::executors::actor::{BlockMissing, ExecutorEvent, Suspicion};
 use crate::driver::executors::core::ExecutorView;
 use crate::driver::receivers::actor::{
     BatchCommitted, BatchPublished, CloseBlocks, Gather, Prepare, Prepared, Receivers, Split,
@@ -76,6 +76,8 @@ pub struct Setup {
     pub master: MasterHandle,
     /// The executors that are here.
     pub executors: watch::Receiver<Vec<ExecutorView>>,
+    /// Hears of executors that a run could not use.
+    pub suspicions: mpsc::Sender<Suspicion>,
     /// The input, for pressure.
     pub input: watch::Receiver<Snapshot>,
     /// Shows what was done so far.
@@ -258,13 +260,14 @@ impl Batches {
         }));
     }
 
-    /// The executors of a run: those that are to be given up only for the blocks that they hold.
+    /// The executors of a run: those that are to be given up or are excluded only for the blocks
+    /// that they hold.
     fn executors_for(&self, blocks: &[PlannedBlock]) -> Vec<ExecutorView> {
         let all = self.setup.executors.borrow().clone();
         let input = self.setup.input.borrow();
         let serves = |view: &ExecutorView| {
             let container = &view.registration.container;
-            !input.leaving.contains(container)
+            (view.exclusion.is_none() && !input.leaving.contains(container))
                 || blocks.iter().any(|block| block.executor == *container)
         };
         let serving: Vec<ExecutorView> = all.iter().filter(|view| serves(view)).cloned().collect();
@@ -289,6 +292,11 @@ impl Batches {
                 let batch = making.batch();
                 tracing::warn!(batch, %error, "a run of the batch has no result");
                 let blame = blame(&error);
+                if let Some(suspicion) = suspect(&error)
+                    && let Err(error) = self.setup.suspicions.try_send(suspicion)
+                {
+                    tracing::warn!(%error, "a suspicion is not counted");
+                }
                 let missing = match &error {
                     RunError::BlockLost { block, .. } => Some(BlockId::new(block.as_str())),
                     _ => None,
@@ -423,7 +431,13 @@ impl Handler<ExecutorEvent> for Batches {
     type Result = ();
 
     fn handle(&mut self, event: ExecutorEvent, ctx: &mut Self::Context) {
-        if let ExecutorEvent::Lost(container) = event {
+        let gone = match event {
+            ExecutorEvent::Lost(container) => BTreeSet::from([container]),
+            // Their blocks are taken from them: a run that uses them would not find those.
+            ExecutorEvent::Excluded(containers) => containers,
+            _ => return,
+        };
+        for container in gone {
             self.event(Event::ExecutorLost(container), ctx);
         }
     }

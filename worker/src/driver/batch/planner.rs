@@ -94,6 +94,7 @@ mod tests {
                 held: BTreeSet::new(),
             },
             heartbeat: v1::ExecutorHeartbeat::default(),
+            exclusion: None,
         }
     }
 

@@ -1,10 +1,10 @@
 //! The actor that keeps the executors: it collects what sessions and the master say, asks the core,
 //! and tells the receivers and the batch.
 //!
-//! Promises: whoever listens hears of every executor that joins or is lost, in order. Owned by the
-//! driver's main. Never does: decide who is an executor.
+//! Promises: whoever listens hears of every executor that joins, is lost, or is excluded from work,
+//! in order. Owned by the driver's main. Never does: decide who is an executor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -14,14 +14,27 @@ use millrace_common::id::{BlockId, ContainerId};
 use millrace_proto::v1;
 use millrace_proto::v1::executor_command::Body;
 use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
 
-use super::core::{Answer, Core, ExecutorView, Limits, Registration, SessionId};
+use super::core::{Answer, Core, ExecutorView, Limits, Registration, Review, SessionId};
+use super::exclusion::Exclusion;
 use super::outbox::{Outbox, Outgoing};
 use crate::driver::session::MasterHandle;
 use crate::driver::stall::Stall;
 
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(100);
+/// Suspicions that wait to be counted. A run brings one at most, and runs follow one another.
+pub const SUSPICION_CAPACITY: usize = 16;
+
+/// An executor that a run could not use, though it may be here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspicion {
+    /// Who.
+    pub container: ContainerId,
+    /// What the run saw.
+    pub why: String,
+}
 
 /// What happened to an executor.
 #[derive(Clone, Debug, Message)]
@@ -33,6 +46,8 @@ pub enum ExecutorEvent {
     Rejoined(Registration),
     /// It and everything it held is gone.
     Lost(ContainerId),
+    /// These get no work until they are named no more; never all that are here.
+    Excluded(BTreeSet<ContainerId>),
     /// It lives.
     Heartbeat {
         /// Who.
@@ -71,16 +86,19 @@ pub struct Executors {
     core: Core,
     setup: Setup,
     stall: Stall,
+    /// Taken when the actor starts.
+    suspicions: Option<mpsc::Receiver<Suspicion>>,
     /// Senders of registrations that wait for their grant.
     waiting: BTreeMap<SessionId, mpsc::Sender<Outgoing>>,
 }
 
 impl Executors {
-    /// No executor yet.
+    /// No executor yet; runs tell of those they could not use.
     #[must_use]
-    pub fn new(setup: Setup) -> Self {
+    pub fn new(setup: Setup, suspicions: mpsc::Receiver<Suspicion>) -> Self {
         let core = Core::new(&setup.application, setup.attempt, setup.limits);
-        Self { core, setup, stall: Stall::new(TICK), waiting: BTreeMap::new() }
+        let (stall, suspicions) = (Stall::new(TICK), Some(suspicions));
+        Self { core, setup, stall, suspicions, waiting: BTreeMap::new() }
     }
 
     fn now(&self) -> Duration {
@@ -120,6 +138,8 @@ impl Executors {
             Answer::Rejoined => ExecutorEvent::Rejoined(registration),
             _ => ExecutorEvent::Joined(registration),
         };
+        // First whether it may be given work.
+        self.review(ctx);
         self.tell(&event, ctx);
         self.show();
     }
@@ -127,7 +147,38 @@ impl Executors {
     fn lose(&mut self, container: &ContainerId, ctx: &mut Context<Self>) {
         self.setup.outbox.forget(container);
         self.tell(&ExecutorEvent::Lost(container.clone()), ctx);
+        self.review(ctx);
         self.show();
+    }
+
+    /// Tells who gets no work, when that has changed.
+    fn review(&mut self, ctx: &mut Context<Self>) {
+        let Review { executors, nodes } = self.core.review(self.now());
+        if let Some(nodes) = nodes {
+            self.setup.master.avoid(self.to_proto(&nodes));
+        }
+        if let Some(excluded) = executors {
+            for view in self.core.views() {
+                if let Some(Exclusion { reason, .. }) = view.exclusion {
+                    let executor = &view.registration.container;
+                    tracing::warn!(%executor, %reason, "executor gets no work for a while");
+                }
+            }
+            self.tell(&ExecutorEvent::Excluded(excluded), ctx);
+            self.show();
+        }
+    }
+
+    fn to_proto(&self, nodes: &BTreeMap<String, Exclusion>) -> Vec<v1::NodeExclusion> {
+        let exclusion = |(node, exclusion): (&String, &Exclusion)| {
+            tracing::warn!(%node, reason = %exclusion.reason, "node is avoided for a while");
+            v1::NodeExclusion {
+                node_id: node.clone(),
+                reason: exclusion.reason.clone(),
+                until_ms: exclusion.until_ms(&*self.setup.clock),
+            }
+        };
+        nodes.iter().map(exclusion).collect()
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
@@ -147,6 +198,7 @@ impl Executors {
                 refuse(&sender, &Error::internal("the master never told of this grant"));
             }
         }
+        self.review(ctx);
     }
 }
 
@@ -162,7 +214,20 @@ impl Actor for Executors {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(TICK, Self::tick);
+        if let Some(suspicions) = self.suspicions.take() {
+            ctx.add_stream(ReceiverStream::new(suspicions));
+        }
     }
+}
+
+impl StreamHandler<Suspicion> for Executors {
+    fn handle(&mut self, Suspicion { container, why }: Suspicion, ctx: &mut Self::Context) {
+        self.core.suspected(&container, &why, self.now());
+        self.review(ctx);
+    }
+
+    /// The batches have ended; the executors go on until the driver does.
+    fn finished(&mut self, _: &mut Self::Context) {}
 }
 
 /// The master granted a container.
@@ -187,23 +252,21 @@ impl Handler<Granted> for Executors {
 /// A container has ended.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Ended {
-    /// Which.
-    pub container: ContainerId,
-    /// How.
-    pub exit: v1::ContainerExit,
-}
+pub struct Ended(pub v1::ContainerEnded);
 
 impl Handler<Ended> for Executors {
     type Result = ();
 
-    fn handle(&mut self, Ended { container, exit }: Ended, ctx: &mut Self::Context) {
+    fn handle(&mut self, Ended(ended): Ended, ctx: &mut Self::Context) {
+        let container = ContainerId::new(ended.container_id);
+        let exit = ended.exit.unwrap_or_default();
         tracing::warn!(executor = %container, reason = %exit.reason, "executor has ended");
-        let was_live = self.core.ended(&container);
+        let was_live = self.core.exited(&container, &ended.node_id, &exit, self.now());
         self.setup.master.hold(self.core.held());
         if was_live {
             self.lose(&container, ctx);
         }
+        self.review(ctx);
     }
 }
 

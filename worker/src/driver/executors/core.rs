@@ -10,6 +10,8 @@ use millrace_common::error::{Code, Error};
 use millrace_common::id::{BlockId, ContainerId};
 use millrace_proto::v1;
 
+use super::exclusion::{Exclusion, Exclusions, Failure};
+
 /// Times that the core keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -61,6 +63,17 @@ pub struct ExecutorView {
     pub registration: Registration,
     /// Its last heartbeat.
     pub heartbeat: v1::ExecutorHeartbeat,
+    /// Set while it gets no work.
+    pub exclusion: Option<Exclusion>,
+}
+
+/// Who gets no work, as far as that has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Review {
+    /// All the executors that are here and excluded.
+    pub executors: Option<BTreeSet<ContainerId>>,
+    /// All the nodes that are excluded.
+    pub nodes: Option<BTreeMap<String, Exclusion>>,
 }
 
 #[derive(Debug)]
@@ -88,6 +101,9 @@ pub struct Core {
     gone: BTreeSet<ContainerId>,
     live: BTreeMap<ContainerId, Live>,
     waiting: BTreeMap<ContainerId, Waiting>,
+    exclusions: Exclusions,
+    /// As the last review found it.
+    excluded_nodes: BTreeMap<String, Exclusion>,
 }
 
 impl Core {
@@ -102,6 +118,8 @@ impl Core {
             gone: BTreeSet::new(),
             live: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            exclusions: Exclusions::default(),
+            excluded_nodes: BTreeMap::new(),
         }
     }
 
@@ -163,7 +181,9 @@ impl Core {
         now: Duration,
     ) -> Answer {
         let container = registration.container.clone();
-        let view = ExecutorView { registration, heartbeat: v1::ExecutorHeartbeat::default() };
+        let heartbeat = v1::ExecutorHeartbeat::default();
+        let exclusion = self.live.get(&container).and_then(|live| live.view.exclusion.clone());
+        let view = ExecutorView { registration, heartbeat, exclusion };
         let live = Live { view, session: Some(session), heard_at: now, broken_at: now };
         match self.live.insert(container, live) {
             None => Answer::Joined,
@@ -200,6 +220,53 @@ impl Core {
         }
     }
 
+    /// The container of this node has ended. That nobody asked it to points at the executor. True
+    /// when it was a live one.
+    pub fn exited(
+        &mut self,
+        container: &ContainerId,
+        node: &str,
+        exit: &v1::ContainerExit,
+        now: Duration,
+    ) -> bool {
+        if self.granted.contains(container) && !exit.requested {
+            let why = Failure::Loss(format!("it ended: {}", exit.reason));
+            let node = match self.live.get(container) {
+                Some(live) => live.view.registration.node_id.clone(),
+                None => node.to_owned(),
+            };
+            self.exclusions.failed(container, &node, &why, now);
+        }
+        self.ended(container)
+    }
+
+    /// A run could not use this executor.
+    pub fn suspected(&mut self, container: &ContainerId, why: &str, now: Duration) {
+        // One whose session is broken is lost soon, which counts, or was only cut off for a moment.
+        if let Some(live) = self.live.get(container).filter(|live| live.session.is_some()) {
+            let node = &live.view.registration.node_id;
+            self.exclusions.failed(container, node, &Failure::Run(why.to_owned()), now);
+        }
+    }
+
+    /// Finds out who gets no work now, and what that changes.
+    pub fn review(&mut self, now: Duration) -> Review {
+        self.exclusions.tick(now);
+        let here = self.live.iter().map(|(id, live)| (id, live.view.registration.node_id.as_str()));
+        let mut excluded = self.exclusions.executors(here);
+        let names = excluded.keys().cloned().collect();
+        let mut has_changed = false;
+        for (container, live) in &mut self.live {
+            let exclusion = excluded.remove(container);
+            has_changed |= exclusion.is_some() != live.view.exclusion.is_some();
+            live.view.exclusion = exclusion;
+        }
+        let nodes = self.exclusions.nodes();
+        let is_new = nodes != self.excluded_nodes;
+        self.excluded_nodes.clone_from(&nodes);
+        Review { executors: has_changed.then_some(names), nodes: is_new.then_some(nodes) }
+    }
+
     /// The container has ended. True when it was a live executor.
     pub fn ended(&mut self, container: &ContainerId) -> bool {
         self.granted.remove(container);
@@ -233,6 +300,11 @@ impl Core {
             .map(|(container, _)| container.clone())
             .collect();
         for container in &lost {
+            if let Some(live) = self.live.get(container) {
+                let silence = Failure::Loss(format!("silent for {:?}", since(live.heard_at)));
+                let node = &live.view.registration.node_id;
+                self.exclusions.failed(container, node, &silence, now);
+            }
             self.ended(container);
         }
         let late = |waiting: &Waiting| since(waiting.since) >= self.limits.grant_within;

@@ -104,3 +104,80 @@ fn the_masters_word_of_an_end_is_final() {
     assert!(!core.ended(&e1()));
     assert_eq!(core.held(), []);
 }
+
+fn here(core: &mut Core, number: u32, node: &str) -> ContainerId {
+    let container = ContainerId::new(format!("app-a2-e{number}"));
+    core.granted(&container);
+    let register = v1::ExecutorRegister { node_id: node.into(), ..message(container.as_str()) };
+    core.register(register, number.into(), Duration::ZERO);
+    container
+}
+
+fn died(core: &mut Core, container: &ContainerId, requested: bool, now: Duration) {
+    let exit = v1::ContainerExit { requested, reason: "exit code 1".into(), ..Default::default() };
+    core.exited(container, "n1", &exit, now);
+}
+
+#[test]
+fn an_executor_that_runs_can_not_use_twice_gets_no_work_for_a_while() {
+    let mut core = core();
+    let (first, other) = (here(&mut core, 1, "n1"), here(&mut core, 2, "n2"));
+    core.suspected(&first, "no report", MS);
+    assert_eq!(core.review(MS), Review::default());
+    core.suspected(&first, "no report", MS * 2);
+    let review = core.review(MS * 2);
+    assert_eq!(review.executors, Some(BTreeSet::from([first.clone()])));
+    assert_eq!((review.nodes, core.review(MS * 3)), (None, Review::default()));
+    let is_excluded = |core: &Core| -> Vec<bool> {
+        core.views().iter().map(|view| view.exclusion.is_some()).collect()
+    };
+    assert_eq!(is_excluded(&core), [true, false]);
+    // A session that is opened again changes nothing of that.
+    core.register(message(first.as_str()), 9, MS * 4);
+    assert_eq!(is_excluded(&core), [true, false]);
+    // When the other is gone, it is the last one.
+    died(&mut core, &other, true, MS * 5);
+    assert_eq!(core.review(MS * 5).executors, Some(BTreeSet::new()));
+    assert_eq!(is_excluded(&core), [false]);
+    here(&mut core, 3, "n2");
+    assert_eq!(core.review(MS * 6).executors, Some(BTreeSet::from([first])));
+    assert_eq!(core.review(MS * 600_002).executors, Some(BTreeSet::new()), "ten minutes later");
+}
+
+#[test]
+fn one_that_was_cut_off_for_a_moment_is_not_excluded() {
+    let mut core = core();
+    let (first, _) = (here(&mut core, 1, "n1"), here(&mut core, 2, "n2"));
+    core.closed(&first, 1, MS);
+    for _ in 0..5 {
+        core.suspected(&first, "connection reset", MS * 2);
+    }
+    core.register(message(first.as_str()), 9, MS * 1_000);
+    assert_eq!(core.review(MS * 1_001), Review::default());
+}
+
+#[test]
+fn a_node_on_which_executors_crash_is_avoided_and_one_that_is_emptied_is_not() {
+    for (requested, is_avoided) in [(false, true), (true, false)] {
+        let mut core = core();
+        for number in 1..=4 {
+            let container = here(&mut core, number, "n1");
+            died(&mut core, &container, requested, MS * 20_000 * number);
+            // Its end is told twice.
+            died(&mut core, &container, false, MS * 20_000 * number);
+        }
+        let nodes = core.review(MS * 80_000).nodes;
+        assert_eq!(nodes.is_some_and(|nodes| nodes.contains_key("n1")), is_avoided);
+    }
+}
+
+#[test]
+fn a_container_that_ends_before_it_registers_counts_against_its_node() {
+    let mut core = core();
+    for number in 1..=4 {
+        let container = ContainerId::new(format!("app-a2-e{number}"));
+        core.granted(&container);
+        died(&mut core, &container, false, MS * 20_000 * number);
+    }
+    assert!(core.review(MS * 80_000).nodes.is_some_and(|nodes| nodes.contains_key("n1")));
+}

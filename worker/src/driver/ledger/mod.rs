@@ -392,6 +392,16 @@ impl Ledger {
         self.tracks.values_mut().for_each(|track| track.heard_at += pause);
     }
 
+    /// All blocks that an executor keeps, or was told to copy, committed ones included.
+    #[must_use]
+    pub fn kept_by(&self, executor: &ContainerId) -> Vec<BlockId> {
+        let pending = self.tracks.values().flat_map(|track| &track.pending);
+        let all = pending.chain(self.planned.values().flatten());
+        let is_there =
+            |held: &&Held| held.holders().contains(executor) || held.copy_to() == Some(executor);
+        all.filter(is_there).map(|held| held.block.id.clone()).collect()
+    }
+
     /// Assigned shards of which nothing was heard for as long as `limit`, with their readers.
     #[must_use]
     pub fn silent(&self, now: Duration, limit: Duration) -> Vec<(ShardKey, ContainerId)> {

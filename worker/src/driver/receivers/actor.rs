@@ -236,6 +236,7 @@ impl Handler<ExecutorEvent> for Receivers {
                 core.rejoined(&executor.container, home(&executor), &executor.held, now)
             }
             ExecutorEvent::Lost(container) => core.lost(&container, now),
+            ExecutorEvent::Excluded(containers) => core.exclude(containers, now),
             ExecutorEvent::Heartbeat { container, block_bytes, over_budget } => {
                 core.heartbeat(&container, block_bytes, over_budget);
                 Vec::new()

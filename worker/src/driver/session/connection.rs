@@ -267,9 +267,9 @@ impl Connection {
             out.send(Message::Failures(failures)).await?;
         }
         if standing.target != said.target
-            && let Some(target) = standing.target
+            && let Some(target) = &standing.target
         {
-            out.send(Message::Target(target)).await?;
+            out.send(Message::Target(target.clone())).await?;
         }
         *said = standing;
         Ok(())

@@ -122,6 +122,15 @@ impl MasterHandle {
         self.standing.send_modify(|standing| standing.target = Some(target));
     }
 
+    /// On these nodes the executors fail again and again: others are to be had elsewhere.
+    pub fn avoid(&self, nodes: Vec<v1::NodeExclusion>) {
+        self.standing.send_modify(|standing| {
+            if let Some(target) = &mut standing.target {
+                target.excluded_nodes = nodes;
+            }
+        });
+    }
+
     /// The head is this driver's.
     pub fn acquired(&self, head: v1::HeadAcquired) {
         self.standing.send_modify(|standing| {

@@ -18,6 +18,7 @@ struct Heard {
     driver: Option<String>,
     num_sessions: usize,
     targets: Vec<u32>,
+    avoided: Vec<v1::NodeExclusion>,
     batches: Vec<v1::Batch>,
     report: Option<v1::DriverReport>,
     failures: Option<v1::BatchFailures>,
@@ -89,6 +90,12 @@ impl FakeMaster {
         !self.heard.lock().unwrap().targets.is_empty()
     }
 
+    /// The nodes on which the driver wants no executors.
+    pub(in crate::driver) fn avoided(&self) -> Vec<String> {
+        let heard = self.heard.lock().unwrap();
+        heard.avoided.iter().map(|node| node.node_id.clone()).collect()
+    }
+
     pub(in crate::driver) fn batches(&self) -> Vec<v1::Batch> {
         self.heard.lock().unwrap().batches.clone()
     }
@@ -131,7 +138,10 @@ impl ResourceService for FakeMaster {
                         heard.num_sessions += 1;
                         heard.commands = Some(sender.clone());
                     }
-                    Message::Target(target) => heard.targets.push(target.count),
+                    Message::Target(target) => {
+                        heard.targets.push(target.count);
+                        heard.avoided = target.excluded_nodes;
+                    }
                     Message::Batch(batch) => heard.batches.push(batch),
                     Message::Report(report) => heard.report = Some(report),
                     Message::Failures(failures) => heard.failures = Some(failures),

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use millrace_common::application::{ApplicationSpec, S3Location};
-use millrace_common::clock::SystemClock;
+use millrace_common::clock::{Clock, SharedClock, SystemClock};
 use millrace_common::error::Error;
 use millrace_common::position::HashKeyRange;
 use millrace_sql::plan::upload::Upload;
@@ -56,6 +56,34 @@ struct State {
     poison: Option<u64>,
     num_runs: u32,
     runs_held: bool,
+}
+
+/// The machine's clock, turned forward.
+#[derive(Debug)]
+pub(super) struct TurnedClock {
+    clock: SharedClock,
+    turned: Mutex<Duration>,
+}
+
+impl TurnedClock {
+    pub(super) fn shared() -> Arc<Self> {
+        Arc::new(Self { clock: SystemClock::shared(), turned: Mutex::default() })
+    }
+
+    pub(super) fn turn(&self, by: Duration) {
+        *self.turned.lock().unwrap() += by;
+    }
+}
+
+impl Clock for TurnedClock {
+    fn now_ms(&self) -> i64 {
+        let turned = self.turned.lock().unwrap().as_millis();
+        self.clock.now_ms() + i64::try_from(turned).unwrap()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic() + *self.turned.lock().unwrap()
+    }
 }
 
 /// Everything outside the driver.

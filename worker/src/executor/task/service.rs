@@ -26,6 +26,7 @@ impl TaskServiceRpc for Control {
         &self,
         request: Request<EndRunRequest>,
     ) -> Result<Response<RunReport>, Status> {
+        failpoint()?;
         let request = request.into_inner();
         let executor = &self.executor;
         let Some(run) = executor.runs.take(&request.run_id) else {
@@ -77,6 +78,16 @@ impl TaskServiceRpc for Control {
         let num_tasks = u32::try_from(num_tasks).unwrap_or(u32::MAX);
         Ok(Response::new(CancelTasksReply { num_tasks }))
     }
+}
+
+/// With the feature `failpoints`, the failpoint `end-run`: `2*return` lets two reports fail.
+fn failpoint() -> Result<(), Status> {
+    #[cfg(feature = "failpoints")]
+    {
+        crate::failpoints::take("end-run").map_err(Status::internal)?;
+        fail::fail_point!("end-run", |_| Err(Status::unavailable("as the failpoint says")));
+    }
+    Ok(())
 }
 
 fn message(state: TaskState) -> (TaskStateMessage, String) {

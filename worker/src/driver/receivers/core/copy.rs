@@ -21,7 +21,9 @@ impl Core {
         let mut copies = BTreeMap::<ContainerId, Vec<v1::BlockCopy>>::new();
         for id in wanted {
             let candidates = self.executors.iter().filter(|(executor, e)| {
-                *executor != holder && !e.over_budget && !self.leaving.contains(*executor)
+                let gets_work =
+                    !self.leaving.contains(*executor) && !self.excluded.contains(*executor);
+                *executor != holder && !e.over_budget && gets_work
             });
             // Another node, so that the loss of one does not take both; then the emptiest.
             let target = candidates.min_by_key(|(executor, e)| {

@@ -16,13 +16,18 @@ impl Core {
     }
 
     /// The executors that shards and blocks may be given to, each with nothing on it: all but the
-    /// leaving ones, unless there are no others.
+    /// leaving and the excluded ones, unless there are no others; then rather an excluded one than
+    /// one that leaves.
     pub(super) fn staying(&self) -> BTreeMap<ContainerId, u64> {
-        let stays = |executor: &&ContainerId| !self.leaving.contains(*executor);
-        let mut staying: BTreeMap<ContainerId, u64> =
-            self.executors.keys().filter(stays).map(|executor| (executor.clone(), 0)).collect();
+        let stays = |executor: &ContainerId| !self.leaving.contains(executor);
+        let is_good = |executor: &ContainerId| stays(executor) && !self.excluded.contains(executor);
+        let all = || self.executors.keys().cloned().map(|executor| (executor, 0));
+        let mut staying: BTreeMap<ContainerId, u64> = all().filter(|(e, _)| is_good(e)).collect();
         if staying.is_empty() {
-            staying = self.executors.keys().map(|executor| (executor.clone(), 0)).collect();
+            staying = all().filter(|(executor, _)| stays(executor)).collect();
+        }
+        if staying.is_empty() {
+            staying = all().collect();
         }
         staying
     }

@@ -6,6 +6,7 @@
 
 mod announce;
 mod copy;
+mod exclude;
 mod gaps;
 mod leave;
 mod place;
@@ -143,6 +144,8 @@ pub struct Core {
     executors: BTreeMap<ContainerId, Executor>,
     /// Executors that are to be given up in order.
     leaving: BTreeSet<ContainerId>,
+    /// Executors that get no work for a while.
+    excluded: BTreeSet<ContainerId>,
     assignment: Assignment,
     /// Executors that fell silent on a shard.
     avoid: BTreeMap<ShardKey, ContainerId>,
@@ -186,6 +189,7 @@ impl Core {
             ledger,
             executors: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            excluded: BTreeSet::new(),
             assignment: Assignment::new(),
             avoid: BTreeMap::new(),
             rates: Rates::default(),

@@ -680,3 +680,51 @@ fn the_parts_of_a_divided_batch_lead_to_the_same_positions_step_by_step() {
     assert_eq!(order, ["a1", "b1", "b2", "b3", "a2"], "in each shard in order, its end last");
     assert_eq!(before, whole.positions);
 }
+
+#[test]
+fn an_excluded_executors_shards_move_and_its_blocks_are_read_again() {
+    let mut core = Core::new(vec![setup(Start::Earliest)], &BTreeMap::new(), NOW);
+    core.listed("logs", vec![listed("a", &[], true), listed("b", &[], true)], 1, NOW);
+    join(&mut core, 1);
+    announce(&mut core, 1, vec![block("a1", "a", 1, "", "5")]);
+    core.plan(1, NOW);
+    announce(&mut core, 1, vec![block("a2", "a", 1, "5", "7")]);
+    join(&mut core, 2);
+    let bad = BTreeSet::from([e(1)]);
+    let effects = core.exclude(bad.clone(), NOW);
+    // Both shards are the other's, a again from before what was not planned.
+    let moved = assigned(&effects, &e(2));
+    let v1::read_from::At::Position(position) = &moved[0].2 else { panic!("{moved:?}") };
+    assert_eq!((moved[0].0.as_str(), position.sequence_number.as_str()), ("a", "5"));
+    assert!(core.assignment.values().all(|seat| seat.container == e(2)), "{:?}", core.assignment);
+    let revoked =
+        |effect: &Effect| matches!(effect, Effect::Send(to, Body::Revoke(_)) if *to == e(1));
+    assert!(effects.iter().any(revoked), "it stops reading: {effects:?}");
+    let reread =
+        |effect: &Effect| matches!(effect, Effect::Send(to, Body::Reread(_)) if *to == e(2));
+    assert!(effects.iter().any(reread), "{effects:?}");
+    let dropped: BTreeSet<String> =
+        released(&effects).into_iter().filter(|(to, _)| *to == e(1)).flat_map(|(_, b)| b).collect();
+    assert_eq!(dropped, BTreeSet::from(["a1".to_owned(), "a2".to_owned()]));
+    assert_eq!(core.blocks(1), None);
+    // Named again it is left alone, and what it still says is refused.
+    assert!(core.exclude(bad, NOW).is_empty());
+    announce(&mut core, 1, vec![block("a3", "a", 1, "7", "8")]);
+    assert!(!core.has_news(NOW));
+    // It comes back, and the shards are spread again.
+    assert!(!core.exclude(BTreeSet::new(), NOW).is_empty());
+    assert_eq!(core.assignment.values().filter(|seat| seat.container == e(1)).count(), 1);
+}
+
+#[test]
+fn an_excluded_executor_is_better_than_none_and_than_one_that_leaves() {
+    let mut core = Core::new(vec![setup(Start::Earliest)], &BTreeMap::new(), NOW);
+    core.listed("logs", vec![listed("a", &[], true)], 1, NOW);
+    join(&mut core, 1);
+    core.exclude(BTreeSet::from([e(1)]), NOW);
+    assert_eq!(core.assignment[&key("a")].container, e(1));
+    join(&mut core, 2);
+    assert_eq!(core.assignment[&key("a")].container, e(2));
+    core.leave(e(2), NOW);
+    assert_eq!(core.assignment[&key("a")].container, e(1));
+}
