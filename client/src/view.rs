@@ -4,8 +4,12 @@
 //! Unix milliseconds, sizes are bytes; what is not known is null, never a made-up number.
 //! Never does: decide anything, or format for people.
 
+mod parts;
+
 use millrace_proto::v1;
 use serde::{Deserialize, Serialize};
+
+pub use parts::{GapView, NodeExclusionView, ReceiverView};
 
 /// A point in time from a message, where 0 means that it has not happened.
 fn known(time_ms: i64) -> Option<i64> {
@@ -182,45 +186,6 @@ pub struct ExecutorView {
     pub excluded_until_ms: Option<i64>,
 }
 
-/// A node that gets no work of an application for a while.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeExclusionView {
-    /// The node.
-    pub node_id: String,
-    /// Why.
-    pub reason: String,
-    /// Until when.
-    pub until_ms: Option<i64>,
-}
-
-/// Losses of a shard that the application went on after.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GapView {
-    /// The source.
-    pub source: String,
-    /// The shard.
-    pub shard_id: String,
-    /// Ranges that were lost.
-    pub num_gaps: u64,
-    /// What was said of the last one.
-    pub last: String,
-}
-
-/// A receiver and the shards it reads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReceiverView {
-    /// The receiver's id.
-    pub receiver_id: String,
-    /// The executor's container it lives in.
-    pub container_id: String,
-    /// The source it reads.
-    pub source: String,
-    /// Number of shards it reads.
-    pub num_shards: usize,
-    /// The shards it reads.
-    pub shards: Vec<String>,
-}
-
 /// An application as `millrace status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplicationView {
@@ -307,9 +272,9 @@ impl ApplicationView {
             changed_ms: known(application.changed_ms),
             driver,
             executors: report.executors.iter().map(executor_view).collect(),
-            excluded_nodes: application.excluded_nodes.iter().map(node_exclusion_view).collect(),
+            excluded_nodes: application.excluded_nodes.iter().map(NodeExclusionView::new).collect(),
             num_executors: application.num_executors,
-            receivers: report.receivers.iter().map(receiver_view).collect(),
+            receivers: report.receivers.iter().map(ReceiverView::new).collect(),
             num_shards: report.num_shards,
             millis_behind_latest: reported
                 .then_some(report.millis_behind_latest)
@@ -324,7 +289,7 @@ impl ApplicationView {
             rows_total: report.rows_total,
             bad_records_total: report.bad_records_total,
             out_of_range_total: report.out_of_range_total,
-            gaps: report.gaps.iter().map(gap_view).collect(),
+            gaps: report.gaps.iter().map(GapView::new).collect(),
             buffered_bytes: report.buffered_bytes,
             degraded: (!report.degraded.is_empty()).then_some(report.degraded),
             containers,
@@ -359,33 +324,6 @@ fn executor_view(executor: &v1::ExecutorReport) -> ExecutorView {
         num_spills_refused: executor.num_spills_refused,
         excluded_reason: text(&executor.excluded_reason),
         excluded_until_ms: known(executor.excluded_until_ms),
-    }
-}
-
-fn node_exclusion_view(exclusion: &v1::NodeExclusion) -> NodeExclusionView {
-    NodeExclusionView {
-        node_id: exclusion.node_id.clone(),
-        reason: exclusion.reason.clone(),
-        until_ms: known(exclusion.until_ms),
-    }
-}
-
-fn gap_view(gap: &v1::GapReport) -> GapView {
-    GapView {
-        source: gap.source.clone(),
-        shard_id: gap.shard_id.clone(),
-        num_gaps: gap.num_gaps,
-        last: gap.last.clone(),
-    }
-}
-
-fn receiver_view(receiver: &v1::ReceiverReport) -> ReceiverView {
-    ReceiverView {
-        receiver_id: receiver.receiver_id.clone(),
-        container_id: receiver.container_id.clone(),
-        source: receiver.source.clone(),
-        num_shards: receiver.shards.len(),
-        shards: receiver.shards.clone(),
     }
 }
 

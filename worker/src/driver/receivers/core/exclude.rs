@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use millrace_common::id::ContainerId;
 
-use super::reread::Reread;
 use super::{Core, Effect};
 
 impl Core {
@@ -31,15 +30,7 @@ impl Core {
     /// Takes everything from an executor that is still here: it drops its blocks.
     fn empty(&mut self, executor: &ContainerId, now: Duration) -> Vec<Effect> {
         let held = self.ledger.kept_by(executor);
-        if let Some(cut) = &mut self.cut {
-            cut.waiting.retain(|(container, _)| container != executor);
-        }
-        let lost = self.ledger.lose(executor, now);
-        let mut effects = self.drop_blocks(lost.dropped, now);
-        self.reread_lost_on(executor);
-        for block in lost.reread {
-            self.rereads.insert(block.id.clone(), Reread::of(block));
-        }
+        let mut effects = self.lose_blocks(executor, now);
         if !held.is_empty() {
             effects.extend(self.drop_blocks(BTreeMap::from([(executor.clone(), held)]), now));
         }

@@ -357,17 +357,23 @@ impl Core {
         }
         self.assignment.retain(|_, seat| seat.container != *executor);
         self.avoid.retain(|_, avoided| avoided != executor);
+        let mut effects = self.lose_blocks(executor, now);
+        effects.extend(self.place(now));
+        effects.extend(self.reread(now));
+        effects
+    }
+
+    /// Nothing is awaited of the executor any more: what nobody else holds is read again.
+    fn lose_blocks(&mut self, executor: &ContainerId, now: Duration) -> Vec<Effect> {
         if let Some(cut) = &mut self.cut {
             cut.waiting.retain(|(container, _)| container != executor);
         }
         let lost = self.ledger.lose(executor, now);
-        let mut effects = self.drop_blocks(lost.dropped, now);
+        let effects = self.drop_blocks(lost.dropped, now);
         self.reread_lost_on(executor);
         for block in lost.reread {
             self.rereads.insert(block.id.clone(), Reread::of(block));
         }
-        effects.extend(self.place(now));
-        effects.extend(self.reread(now));
         effects
     }
 
