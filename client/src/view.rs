@@ -9,7 +9,7 @@ mod parts;
 use millrace_proto::v1;
 use serde::{Deserialize, Serialize};
 
-pub use parts::{GapView, NodeExclusionView, ReceiverView};
+pub use parts::{BadRecordsView, GapView, NodeExclusionView, ReceiverView};
 
 /// A point in time from a message, where 0 means that it has not happened.
 fn known(time_ms: i64) -> Option<i64> {
@@ -238,9 +238,13 @@ pub struct ApplicationView {
     pub rows_total: u64,
     /// Bad records in committed batches of this attempt.
     pub bad_records_total: u64,
+    /// The same by shard; those without are left out.
+    #[serde(default)]
+    pub bad_records: Vec<BadRecordsView>,
     /// KPL user records outside their shard's range in committed batches of this attempt.
     pub out_of_range_total: u64,
-    /// Losses of this attempt that were passed over by `on_data_loss = "continue"`.
+    /// Losses that were passed over by `on_data_loss = "continue"`, those of earlier attempts
+    /// included.
     pub gaps: Vec<GapView>,
     /// Bytes received and not yet committed.
     pub buffered_bytes: u64,
@@ -288,6 +292,7 @@ impl ApplicationView {
             records_total: report.records_total,
             rows_total: report.rows_total,
             bad_records_total: report.bad_records_total,
+            bad_records: report.bad_records.iter().map(BadRecordsView::new).collect(),
             out_of_range_total: report.out_of_range_total,
             gaps: report.gaps.iter().map(GapView::new).collect(),
             buffered_bytes: report.buffered_bytes,

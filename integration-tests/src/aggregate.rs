@@ -1,6 +1,8 @@
 //! KPL aggregates, written from the published description of the format and by no code of the
 //! product.
 
+use std::collections::BTreeMap;
+
 use md5::{Digest as _, Md5};
 
 const MAGIC: [u8; 4] = [0xF3, 0x89, 0x9A, 0xC2];
@@ -21,11 +23,16 @@ pub struct User<'a> {
 #[must_use]
 pub fn of(users: &[User<'_>]) -> Vec<u8> {
     let (mut keys, mut hash_keys, mut records) = (Vec::new(), Vec::new(), Vec::new());
+    let mut places = BTreeMap::new();
     let mut num_hash_keys = 0;
-    for (index, user) in (0_u64..).zip(users) {
-        bytes(&mut keys, 1, user.key.as_bytes());
+    for user in users {
+        let next = places.len() as u64;
+        let place = *places.entry(user.key).or_insert_with(|| {
+            bytes(&mut keys, 1, user.key.as_bytes());
+            next
+        });
         let mut record = Vec::new();
-        number(&mut record, 1, index);
+        number(&mut record, 1, place);
         if let Some(hash_key) = user.hash_key {
             bytes(&mut hash_keys, 2, hash_key.to_string().as_bytes());
             number(&mut record, 2, num_hash_keys);
@@ -71,10 +78,12 @@ mod tests {
         let users = [
             User { key: "a", hash_key: None, data: b"one" },
             User { key: "b", hash_key: Some(u128::MAX), data: &long },
+            User { key: "a", hash_key: None, data: b"" },
         ];
         let raw = of(&users);
         let found = take_apart(&raw).unwrap();
         assert_eq!((found[0].data, found[1].data), (&b"one"[..], &long[..]));
         assert_eq!(found[1].hash_key, u128::MAX);
+        assert_eq!((found[2].hash_key, found.len()), (found[0].hash_key, 3));
     }
 }

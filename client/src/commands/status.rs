@@ -50,6 +50,10 @@ fn show(view: &ApplicationView) -> String {
             view.records_total, view.rows_total, view.bad_records_total
         ),
     ));
+    for bad in &view.bad_records {
+        let text = format!("{} in {}/{}", bad.num_records, bad.source, bad.shard_id);
+        rows.push(("bad records", text));
+    }
     if view.out_of_range_total > 0 {
         rows.push(("out of range", format!("{} KPL user records", view.out_of_range_total)));
     }

@@ -1,4 +1,4 @@
-//! Parts of an application's view: receivers, losses, and nodes that are avoided.
+//! Parts of an application's view: receivers, losses, bad records, and nodes that are avoided.
 //!
 //! Promises and keys as in the parent.
 
@@ -30,6 +30,27 @@ impl ReceiverView {
             source: receiver.source.clone(),
             num_shards: receiver.shards.len(),
             shards: receiver.shards.clone(),
+        }
+    }
+}
+
+/// Records of a shard that were skipped or dead-lettered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRecordsView {
+    /// The source.
+    pub source: String,
+    /// The shard.
+    pub shard_id: String,
+    /// How many in this attempt.
+    pub num_records: u64,
+}
+
+impl BadRecordsView {
+    pub(super) fn new(bad: &v1::BadRecordsReport) -> Self {
+        Self {
+            source: bad.source.clone(),
+            shard_id: bad.shard_id.clone(),
+            num_records: bad.num_records,
         }
     }
 }

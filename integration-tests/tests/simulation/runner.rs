@@ -85,7 +85,7 @@ impl BatchRunner for World {
                 next_move: String::new(),
             });
         }
-        let counts = SourceCounts { records: rows.len() as u64, bad_records: 0 };
+        let counts = SourceCounts { records: rows.len() as u64, ..SourceCounts::default() };
         // A part of the rows from each of two tasks; a task without rows makes no upload.
         let second = rows.split_off(rows.len() / 2);
         let mut uploads = Vec::new();

@@ -86,6 +86,14 @@ fn gap(gap: &v1::GapReport) -> Value {
     })
 }
 
+fn bad_records(bad: &v1::BadRecordsReport) -> Value {
+    json!({
+        "source": bad.source,
+        "shard_id": bad.shard_id,
+        "num_records": bad.num_records,
+    })
+}
+
 fn report(report: &v1::DriverReport) -> Value {
     json!({
         "batch": report.batch,
@@ -99,6 +107,7 @@ fn report(report: &v1::DriverReport) -> Value {
         "records_total": report.records_total,
         "rows_total": report.rows_total,
         "bad_records_total": report.bad_records_total,
+        "bad_records": report.bad_records.iter().map(bad_records).collect::<Vec<_>>(),
         "degraded": report.degraded,
         "num_batches_in_flight": report.num_batches_in_flight,
         "buffered_bytes": report.buffered_bytes,

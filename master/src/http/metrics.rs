@@ -101,6 +101,11 @@ fn applications(registry: &mut Registry, core: &Core) {
     let records = family(registry, "application_records", "Records committed in this attempt");
     let rows = family(registry, "application_rows", "Rows committed in this attempt");
     let bad = family(registry, "application_bad_records", "Bad records met in this attempt");
+    let bad_of_shard = family(
+        registry,
+        "application_bad_records_of_shard",
+        "Bad records met in this attempt, by shard",
+    );
     let out_of_range = family(
         registry,
         "application_out_of_range_records",
@@ -109,7 +114,7 @@ fn applications(registry: &mut Registry, core: &Core) {
     let gaps = family(
         registry,
         "application_lost_ranges",
-        "Ranges of records lost in this attempt and passed over by on_data_loss = continue",
+        "Ranges of records lost since the start and passed over by on_data_loss = continue",
     );
     let busy = family(registry, "application_task_cores_busy", "Compute threads at work");
     let cores = family(registry, "application_task_cores", "Compute threads of its executors");
@@ -132,13 +137,14 @@ fn applications(registry: &mut Registry, core: &Core) {
         set(&rows, &labels, report.rows_total);
         set(&bad, &labels, report.bad_records_total);
         set(&out_of_range, &labels, report.out_of_range_total);
+        let of_shard = |source, shard| {
+            [("application", application.name.as_str()), ("source", source), ("shard", shard)]
+        };
+        for bad in &report.bad_records {
+            set(&bad_of_shard, &of_shard(&bad.source, &bad.shard_id), bad.num_records);
+        }
         for gap in &report.gaps {
-            let of_shard = [
-                ("application", application.name.as_str()),
-                ("source", gap.source.as_str()),
-                ("shard", gap.shard_id.as_str()),
-            ];
-            set(&gaps, &of_shard, gap.num_gaps);
+            set(&gaps, &of_shard(&gap.source, &gap.shard_id), gap.num_gaps);
         }
         set(&busy, &labels, report.task_cores_busy);
         set(&cores, &labels, report.task_cores_total);

@@ -21,6 +21,13 @@ fn gap(view: &GapView) -> v1::GapReport {
     }
 }
 
+fn bad_records(
+    ((source, shard_id), num_records): (&(String, String), &u64),
+) -> v1::BadRecordsReport {
+    let (source, shard_id) = (source.clone(), shard_id.clone());
+    v1::BadRecordsReport { source, shard_id, num_records: *num_records }
+}
+
 /// Puts a report together.
 #[must_use]
 pub fn report(
@@ -72,6 +79,7 @@ pub fn report(
         records_total: totals.records,
         rows_total: totals.rows,
         bad_records_total: totals.bad_records,
+        bad_records: totals.bad_by_shard.iter().map(bad_records).collect(),
         degraded: commits_late.or(input.trouble.as_deref()).unwrap_or_default().to_owned(),
         num_batches_in_flight: u32::from(totals.in_flight),
         buffered_bytes: input.buffered_bytes,

@@ -163,8 +163,9 @@ async fn bad_records_follow_the_policy() {
     let skip = source("logs", &columns, BadRecordPolicy::Skip);
     let runner = DistributedRunner::prepare(options(vec![skip], sql)).await.unwrap();
     let output = cluster.run(&runner).await.unwrap();
-    let counts = output.sources["logs"];
+    let counts = &output.sources["logs"];
     assert_eq!((counts.records, counts.bad_records, output.rows), (20, 2, 18));
+    assert_eq!(counts.bad_blocks.iter().map(|(_, num)| num).sum::<u64>(), 2, "{counts:?}");
 
     let letters = source("logs", &columns, BadRecordPolicy::DeadLetter);
     let mut with_path = options(vec![letters], sql);

@@ -3,11 +3,11 @@
 //! Promises: the numbers of a commit are those of its own run. Owned by the batch actor.
 //! Never does: decide.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use millrace_common::error::{Code, Error};
-use millrace_common::id::ContainerId;
+use millrace_common::id::{BlockId, ContainerId};
 use millrace_common::position::{ShardKey, sequence_number_text};
 use millrace_proto::v1;
 use millrace_sql::plan::upload::{Upload, UploadPart};
@@ -31,6 +31,8 @@ pub struct Making {
     num_bytes: u64,
     num_blocks: usize,
     num_out_of_range: u64,
+    /// Source and shard of each block.
+    shards: BTreeMap<BlockId, (String, String)>,
     run_began: Option<Duration>,
     output: BatchOutput,
     last_error: Option<RunError>,
@@ -49,6 +51,8 @@ pub struct Totals {
     pub rows: u64,
     /// Records that did not fit and were skipped or dead-lettered.
     pub bad_records: u64,
+    /// The same by source and shard; none where there was none.
+    pub bad_by_shard: BTreeMap<(String, String), u64>,
     /// KPL user records outside their shard's range, dropped or not.
     pub out_of_range_records: u64,
     /// True while a batch is cut and its outcome is open.
@@ -65,6 +69,9 @@ impl Totals {
         self.records += making.num_records;
         self.rows += making.output.rows;
         self.bad_records += making.num_bad_records();
+        for (shard, num) in making.bad_by_shard() {
+            *self.bad_by_shard.entry(shard).or_default() += num;
+        }
         self.out_of_range_records += making.num_out_of_range;
     }
 }
@@ -95,6 +102,7 @@ impl Making {
             num_bytes: 0,
             num_blocks: 0,
             num_out_of_range: 0,
+            shards: BTreeMap::new(),
             run_began: None,
             output: BatchOutput::default(),
             last_error: None,
@@ -125,6 +133,8 @@ impl Making {
         self.num_records = blocks.iter().map(|block| block.num_records).sum();
         self.num_bytes = blocks.iter().map(|block| block.num_bytes).sum();
         self.num_out_of_range = blocks.iter().map(|block| block.num_out_of_range).sum();
+        let place = |block: &PlannedBlock| (block.source.clone(), block.shard_id.clone());
+        self.shards = blocks.iter().map(|block| (block.id.clone(), place(block))).collect();
         self.run_began = Some(now);
     }
 
@@ -140,6 +150,12 @@ impl Making {
 
     fn num_bad_records(&self) -> u64 {
         self.output.sources.values().map(|counts| counts.bad_records).sum()
+    }
+
+    /// Bad records with their source and shard.
+    fn bad_by_shard(&self) -> impl Iterator<Item = ((String, String), u64)> {
+        let blocks = self.output.sources.values().flat_map(|counts| &counts.bad_blocks);
+        blocks.filter_map(|(block, num)| Some((self.shards.get(block)?.clone(), *num)))
     }
 
     /// What k5 will write.

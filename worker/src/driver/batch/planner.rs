@@ -102,6 +102,7 @@ mod tests {
         PlannedBlock {
             id: BlockId::new(id),
             source: source.into(),
+            shard_id: "shardId-000000000000".into(),
             executor: ContainerId::new(executor),
             num_records: 3,
             num_bytes: 7,

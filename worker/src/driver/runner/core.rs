@@ -176,6 +176,9 @@ fn counts(
             }
             counts.records += block.records;
             counts.bad_records += bad;
+            if bad > 0 {
+                counts.bad_blocks.push((block.id.clone(), bad));
+            }
         }
         by_source.insert(Arc::clone(&source.source), counts);
     }

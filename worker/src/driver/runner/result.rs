@@ -29,12 +29,14 @@ pub struct BatchOutput {
 }
 
 /// What the scans of one source saw.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceCounts {
     /// User records read, each counted once even if several scans read the source.
     pub records: u64,
     /// Records that could not be decoded and were skipped or dead-lettered.
     pub bad_records: u64,
+    /// The blocks that those are in, with their number.
+    pub bad_blocks: Vec<(BlockId, u64)>,
 }
 
 /// Why a run has no result.

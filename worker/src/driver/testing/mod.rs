@@ -343,7 +343,7 @@ impl BatchRunner for Fake {
             return Err(query_error());
         }
         let key = format!("e{}-b{}-{}", plan.epoch, plan.batch, plan.run);
-        let counts = SourceCounts { records: records.len() as u64, bad_records: 0 };
+        let counts = SourceCounts { records: records.len() as u64, ..SourceCounts::default() };
         let upload = Upload {
             bucket: "results".into(),
             region: String::new(),

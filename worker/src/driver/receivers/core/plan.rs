@@ -37,6 +37,8 @@ pub struct PlannedBlock {
     pub id: BlockId,
     /// The source it belongs to.
     pub source: String,
+    /// The shard that its records came from.
+    pub shard_id: String,
     /// The executor that holds it.
     pub executor: ContainerId,
     /// Records as SQL sees them.
@@ -155,6 +157,7 @@ impl Core {
             Some(PlannedBlock {
                 id: held.block.id.clone(),
                 source: held.block.shard.source.clone(),
+                shard_id: held.block.shard.shard_id.clone(),
                 executor,
                 num_records: held.block.num_records,
                 num_bytes: held.block.num_bytes,
