@@ -40,6 +40,7 @@ fn assignment(generation: u64, start: Start) -> Assignment {
         retention_ms: 0,
         gap_after: None,
         rest: Duration::ZERO,
+        num_readers: 1,
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Assignment {
     pub gap_after: Option<Option<SequenceNumber>>,
     /// How long Kinesis is to be left alone: another executor may have read the shard until now.
     pub rest: Duration,
+    /// Readers that share what the shard gives; at least one.
+    pub num_readers: u32,
 }
 
 impl Assignment {
@@ -48,6 +50,7 @@ impl Assignment {
             start,
             gap_after: message.skips_gap.then(|| start.tail()),
             rest: Duration::from_millis(message.rest_ms),
+            num_readers: message.num_readers.max(1),
             range: range_of(&message.starting_hash_key, &message.ending_hash_key)?,
             keyed: message.keyed,
             retention_ms: i64::try_from(message.retention_ms).unwrap_or(i64::MAX),

@@ -61,6 +61,13 @@ impl Limits {
         answer_bytes: 1 << 20,
         idle_pause: Duration::from_secs(1),
     };
+
+    /// The part of each of so many readers.
+    #[must_use]
+    pub fn shared_by(self, num_readers: u32) -> Self {
+        let part = |bytes: u64| bytes / u64::from(num_readers.max(1));
+        Self { bytes_per_second: self.bytes_per_second.map(part), ..self }
+    }
 }
 
 /// What the shell does next.

@@ -91,6 +91,30 @@ impl Pace {
     }
 }
 
+/// The part of a shard's pace of one of its readers. The others may be in other processes, whose
+/// turns are not seen here: with n of them each takes every nth turn.
+#[derive(Clone, Debug)]
+pub struct Share {
+    pace: Arc<Pace>,
+    num_readers: u32,
+}
+
+impl Share {
+    /// Waits until this reader may make an iterator.
+    pub async fn iterator(&self) {
+        for _ in 0..self.num_readers {
+            self.pace.iterator().await;
+        }
+    }
+
+    /// Waits until this reader may read the shard.
+    pub async fn read(&self) {
+        for _ in 0..self.num_readers {
+            self.pace.read().await;
+        }
+    }
+}
+
 /// Stream and shard.
 type ShardName = (Arc<str>, Arc<str>);
 
@@ -137,6 +161,12 @@ impl Paces {
         pace
     }
 
+    /// The part of the shard's pace that one of `num_readers` readers has.
+    #[must_use]
+    pub fn share(&self, shard: &ShardRef, num_readers: u32) -> Share {
+        Share { pace: self.of(shard), num_readers }
+    }
+
     /// Leaves the shard alone for this long.
     pub fn rest(&self, shard: &ShardRef, rest: Duration) {
         if !rest.is_zero() {
@@ -166,6 +196,18 @@ mod tests {
         }
         // Twenty calls, the first at once.
         assert!(begun.elapsed() >= INTERVAL * 19, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn readers_in_two_processes_keep_one_pace_together() {
+        let (here, there) = (Paces::new(INTERVAL * 4), Paces::new(INTERVAL * 4));
+        let (one, two) = (here.share(&shard("a"), 2), there.share(&shard("a"), 2));
+        let begun = Instant::now();
+        for _ in 0..5 {
+            tokio::join!(one.read(), two.read());
+        }
+        // Ten calls, the first turn of each at once.
+        assert!(begun.elapsed() >= INTERVAL * 4 * 9, "{:?}", begun.elapsed());
     }
 
     #[tokio::test]

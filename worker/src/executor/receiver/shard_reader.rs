@@ -19,7 +19,7 @@ use super::block_builder::{BlockBuilder, BlockContext, Built, prepare};
 use super::book::Book;
 use super::core::{Brought, End, Lost, Run, ShardCore, Start, Step};
 use super::kinesis::{ANSWER_BYTES_MAX, CallFailure, FailureKind, IteratorAt};
-use super::pace::Pace;
+use super::pace::Share;
 use super::shared::Shared;
 use crate::executor::block_store::core::Purpose;
 use crate::executor::block_store::{Keep, OpenBytes, Reservation};
@@ -69,7 +69,7 @@ enum Heard<T> {
 pub struct ShardReader {
     shared: Arc<Shared>,
     book: SharedBook,
-    pace: Arc<Pace>,
+    pace: Share,
     assignment: Assignment,
     reading: u64,
     /// Where this reading began.
@@ -106,10 +106,11 @@ impl ShardReader {
             range: assignment.range,
             drops_out_of_range: BlockContext::drops(rules.out_of_range, assignment.keyed),
         };
-        let core = ShardCore::new(start, assignment.retention_ms, shared.limits)
+        let limits = shared.limits.shared_by(assignment.num_readers);
+        let core = ShardCore::new(start, assignment.retention_ms, limits)
             .passing_over(assignment.gap_after);
         Self {
-            pace: shared.paces.of(&assignment.shard_ref),
+            pace: shared.paces.share(&assignment.shard_ref, assignment.num_readers),
             book,
             reading,
             start,
@@ -148,7 +149,7 @@ impl ShardReader {
     }
 
     async fn make_iterator(&mut self, at: IteratorAt) -> Heard<()> {
-        let (shared, pace) = (Arc::clone(&self.shared), Arc::clone(&self.pace));
+        let (shared, pace) = (Arc::clone(&self.shared), self.pace.clone());
         let shard = self.assignment.shard_ref.clone();
         let call = async move {
             pace.iterator().await;
@@ -166,7 +167,7 @@ impl ShardReader {
     }
 
     async fn read(&mut self, iterator: String, limit: u32) -> Heard<()> {
-        let (shared, pace) = (Arc::clone(&self.shared), Arc::clone(&self.pace));
+        let (shared, pace) = (Arc::clone(&self.shared), self.pace.clone());
         let shard = self.assignment.shard_ref.clone();
         let call = async move {
             pace.read().await;

@@ -134,7 +134,14 @@ impl Core {
             retention_ms: millis(source.setup.retention),
             skips_gap: self.ledger.skips_gap(shard),
             rest_ms: millis(rest),
+            num_readers: self.num_readers(&source.setup.stream.arn),
         })
+    }
+
+    /// How many sources read a stream.
+    fn num_readers(&self, arn: &str) -> u32 {
+        let same = self.sources.values().filter(|source| source.setup.stream.arn == arn);
+        u32::try_from(same.count()).unwrap_or(u32::MAX)
     }
 }
 

@@ -145,6 +145,21 @@ fn latest_reads_from_its_moment_and_a_position_from_there() {
 }
 
 #[test]
+fn two_sources_of_one_stream_share_what_its_shards_give() {
+    let other = SourceSetup { name: "more".into(), ..setup(Start::Earliest) };
+    let mut core = Core::new(vec![setup(Start::Earliest), other], &BTreeMap::new(), NOW);
+    core.listed("logs", vec![listed("a", &[], true)], 1, NOW);
+    core.listed("more", vec![listed("a", &[], true)], 1, NOW);
+    let effects = join(&mut core, 1);
+    let assignments = effects.iter().filter_map(|effect| match effect {
+        Effect::Send(_, Body::Assign(assign)) => Some(&assign.assignments),
+        _ => None,
+    });
+    let readers: Vec<u32> = assignments.flatten().map(|one| one.num_readers).collect();
+    assert_eq!(readers, [2, 2]);
+}
+
+#[test]
 fn a_block_that_does_not_chain_is_refused_with_the_tail() {
     let mut core = one_shard_on_one_executor();
     assert_eq!(refused(&announce(&mut core, 1, vec![block("b1", "a", 1, "", "5")])), []);
