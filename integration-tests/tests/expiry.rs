@@ -1,5 +1,6 @@
 //! Days pass for Kinesis: an idle shard's position outlives the record that it names, and what
-//! expired unread is told, shard by shard, or counted where the application goes on.
+//! expired unread is told, shard by shard, or counted where the application goes on. And what came
+//! before an application began stays unread.
 
 #![allow(clippy::unwrap_used, reason = "what a test sets up must hold, in helpers as in tests")]
 
@@ -16,7 +17,8 @@ use millrace_integration_tests::faults::control::Control;
 use millrace_integration_tests::lines::{
     NAME, STREAM, application, failed, numbered, rows_are, written,
 };
-use millrace_proto::v1::GapReport;
+use millrace_integration_tests::{processes, reshard};
+use millrace_proto::v1::{ContainerKind, GapReport};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// How old a position of an idle shard may be, against its hour between renewals: what is read
@@ -184,4 +186,56 @@ async fn a_start_that_expired_is_refused(scene: &Scene) {
     let failure = failed(&scene.cluster, file.name).await.failure.expect("a failure");
     assert_eq!(failure.code, "MR1003", "{failure:?}");
     assert!(failure.message.contains("keeps records for 24 hours only"), "{failure:?}");
+}
+
+/// Waits until the application's first k0 has fixed where it begins.
+async fn is_begun(cluster: &Cluster) {
+    let dynamodb = cluster.aws.endpoint.dynamodb();
+    within(PATIENCE, "the start is fixed", async || {
+        match head::read(&dynamodb, DEFAULT_TABLE, NAME).await {
+            Ok(Some(head)) if !head.starts.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn latest_and_a_time_are_fixed_by_the_first_start_and_hold_for_the_shards_to_come() {
+    let mut scene = Scene::start().await;
+    scene.put("ancient", 20).await;
+    reshard::split(&scene.cluster.aws, STREAM, 0).await;
+    scene.put("old", 20).await;
+    scene.pass(2 * HOUR).await;
+    let an_hour_ago = scene.now_ms() - 3_600_000;
+    let cluster = &scene.cluster;
+
+    // What comes after the first k0 counts, although the driver dies before it has read any of it,
+    // and although some of it comes into a shard that is made later.
+    let latest = File { start: "latest", interval: "4s", ..application() };
+    cluster.submit(&latest).await;
+    is_begun(cluster).await;
+    scene.put("first", 20).await;
+    let containers = cluster.containers(NAME).await;
+    let drivers = containers.into_iter().filter_map(|container| container.status);
+    for driver in drivers.filter(|status| status.kind() == ContainerKind::Driver) {
+        processes::kill_by_id(driver.pid);
+    }
+    reshard::split(&cluster.aws, STREAM, 1).await;
+    scene.put("second", 20).await;
+    rows_are(cluster, 40).await;
+    cluster.stop(NAME, &["--drain"]).await;
+    let mut expected = [numbered("first", 20), numbered("second", 20)].concat();
+    expected.sort();
+    assert_eq!(written(cluster).await, expected);
+
+    // From an hour ago on, after a reset: the same records once more, and none before.
+    let start = DateTime::from_millis(an_hour_ago).fmt(DateTimeFormat::DateTime).unwrap();
+    let _ = cluster.millrace(&["reset", NAME, "--to", &start, "--yes"]).await.success();
+    cluster.submit(&application()).await;
+    rows_are(cluster, 80).await;
+    cluster.stop(NAME, &["--drain"]).await;
+    let mut twice = [expected.clone(), expected].concat();
+    twice.sort();
+    assert_eq!(written(cluster).await, twice);
 }

@@ -1,22 +1,15 @@
-//! Kinesis in its moods, under whole applications: streams made again, records of
-//! every size, more shards than a page lists, iterators that expire, equal shard ids in two streams,
-//! and where reading begins.
+//! Kinesis in its moods, under whole applications: streams made again, more shards than a page
+//! lists, iterators that expire, equal shard ids in two streams, sources that come and go.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime};
 
-use aws_sdk_kinesis::primitives::{Blob, DateTime, DateTimeFormat};
-use millrace_common::table::DEFAULT_TABLE;
 use millrace_integration_tests::application::File;
-use millrace_integration_tests::checker::head;
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
 use millrace_integration_tests::eventually::{PATIENCE, within};
 use millrace_integration_tests::faults::control::Control;
 use millrace_integration_tests::lines::{
     NAME, application, failed, numbered, objects, rows_are, written,
 };
-use millrace_integration_tests::{processes, reshard};
-use millrace_proto::v1::ContainerKind;
 
 async fn start(num_shards: u8) -> Cluster {
     let cluster = Cluster::start(&Judge::Emulator, &[NodeSize { cores: 3, memory: "3GiB" }]).await;
@@ -60,54 +53,6 @@ async fn a_stream_made_again_is_another_stream() {
     let seen = written(&cluster).await;
     let distinct: BTreeSet<&String> = seen.iter().collect();
     assert_eq!((seen.len(), distinct.len()), (40, 40), "each record of both streams once");
-}
-
-#[tokio::test]
-async fn records_of_every_size_pass() {
-    let cluster = start(1).await;
-    let kinesis = cluster.aws.endpoint.kinesis();
-    let summary = kinesis.describe_stream_summary().stream_name("lines").send().await.unwrap();
-    let arn = summary.stream_description_summary().unwrap().stream_arn().to_owned();
-    raise_record_size(&cluster, &arn).await;
-    // The last one is empty: the position is behind it all the same.
-    let mut sizes = vec![0, 1, (1 << 20) - 10, 1 << 20, (10 << 20) - 16, 0];
-    for size in &sizes {
-        put_record_of(&cluster, *size).await;
-    }
-    let sql = "SELECT _shard_id AS shard, _sequence_number AS seq, \
-               CAST(octet_length(line) AS string) AS data FROM logs";
-    let file = File { sql, executor_memory: "1GiB", executors: 1, ..application() };
-    cluster.submit(&file).await;
-    rows_are(&cluster, sizes.len()).await;
-    cluster.stop("records", &[]).await;
-    put_record_of(&cluster, 2).await;
-    sizes.push(2);
-    cluster.submit(&file).await;
-    rows_are(&cluster, sizes.len()).await;
-    cluster.stop("records", &[]).await;
-    let mut seen: Vec<usize> =
-        written(&cluster).await.iter().map(|length| length.parse().unwrap()).collect();
-    seen.sort_unstable();
-    sizes.sort_unstable();
-    assert_eq!(seen, sizes);
-}
-
-/// Puts a record of so many bytes, once the shard takes it.
-async fn put_record_of(cluster: &Cluster, size: usize) {
-    let kinesis = cluster.aws.endpoint.kinesis();
-    within(PATIENCE, &format!("a record of {size} bytes is put"), async || {
-        let put = kinesis.put_record().stream_name("lines").partition_key("k");
-        let put = put.data(Blob::new(vec![b'x'; size])).send().await;
-        put.map(|_| ()).map_err(|error| format!("{error:?}"))
-    })
-    .await;
-}
-
-async fn raise_record_size(cluster: &Cluster, arn: &str) {
-    let kinesis = cluster.aws.endpoint.kinesis();
-    let update = kinesis.update_max_record_size().stream_arn(arn).max_record_size_in_kib(10_240);
-    update.send().await.expect("records may have 10 MiB");
-    cluster.aws.stream_is_active("lines").await;
 }
 
 #[tokio::test]
@@ -225,58 +170,4 @@ async fn sources_come_and_go_when_an_application_is_submitted_anew() {
     expected.extend(numbered("more of the others", 10));
     expected.sort();
     assert_eq!(written(&cluster).await, expected);
-}
-
-/// Waits until the application's first k0 has fixed where it begins.
-async fn is_begun(cluster: &Cluster) {
-    let dynamodb = cluster.aws.endpoint.dynamodb();
-    within(PATIENCE, "the start is fixed", async || {
-        match head::read(&dynamodb, DEFAULT_TABLE, NAME).await {
-            Ok(Some(head)) if !head.starts.is_empty() => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn latest_and_a_time_are_fixed_by_the_first_start_and_hold_for_the_shards_to_come() {
-    let cluster = start(2).await;
-    let control = Control::of(&cluster.aws.endpoint);
-    let put = async |what: &str| cluster.aws.put_lines("lines", &numbered(what, 20)).await;
-    put("ancient").await;
-    reshard::split(&cluster.aws, "lines", 0).await;
-    put("old").await;
-    control.advance_clock(Duration::from_secs(7200)).await;
-    let ahead = SystemTime::now() + Duration::from_secs(7200);
-
-    // What comes after the first k0 counts, although the driver dies before it has read any of it,
-    // and although some of it comes into a shard that is made later.
-    let latest = File { start: "latest", interval: "4s", ..application() };
-    cluster.submit(&latest).await;
-    is_begun(&cluster).await;
-    put("first").await;
-    let containers = cluster.containers(NAME).await;
-    let drivers = containers.into_iter().filter_map(|container| container.status);
-    for driver in drivers.filter(|status| status.kind() == ContainerKind::Driver) {
-        processes::kill_by_id(driver.pid);
-    }
-    reshard::split(&cluster.aws, "lines", 1).await;
-    put("second").await;
-    rows_are(&cluster, 40).await;
-    cluster.stop(NAME, &["--drain"]).await;
-    let mut expected = [numbered("first", 20), numbered("second", 20)].concat();
-    expected.sort();
-    assert_eq!(written(&cluster).await, expected);
-
-    // From an hour ago on, after a reset: the same records once more, and none before.
-    let start = DateTime::from(ahead - Duration::from_secs(3600));
-    let start = start.fmt(DateTimeFormat::DateTime).unwrap();
-    let _ = cluster.millrace(&["reset", NAME, "--to", &start, "--yes"]).await.success();
-    cluster.submit(&application()).await;
-    rows_are(&cluster, 80).await;
-    cluster.stop(NAME, &["--drain"]).await;
-    let mut twice = [expected.clone(), expected].concat();
-    twice.sort();
-    assert_eq!(written(&cluster).await, twice);
 }

@@ -1,5 +1,6 @@
-//! Records that no schema takes, under whole applications: each policy does what it says, every good
-//! record counts once, and what is bad is counted, named, or kept byte by byte.
+//! Records out of the ordinary, under whole applications: of every size, and such that no schema
+//! takes. Each policy does what it says, every good record counts once, and what is bad is counted,
+//! named, or kept byte by byte.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use millrace_integration_tests::aggregate::{self, User};
 use millrace_integration_tests::application::File;
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
 use millrace_integration_tests::eventually::{PATIENCE, within};
-use millrace_integration_tests::lines::failed;
+use millrace_integration_tests::lines::{application, failed, rows_are, written};
 use millrace_integration_tests::{objects, truth};
 use millrace_proto::v1::DriverReport;
 
@@ -18,6 +19,13 @@ const COUNT: &str = "SELECT count(*) AS rows, count(name) AS names, sum(n) AS to
 const MANY: usize = 100_000;
 /// Its own records alone.
 const NUM_GOOD: usize = 50;
+
+async fn cluster_with_stream(num_shards: u8) -> Cluster {
+    let cluster = Cluster::start(&Judge::Emulator, &[NodeSize { cores: 3, memory: "3GiB" }]).await;
+    cluster.aws.create_stream("lines", num_shards).await;
+    cluster.aws.create_bucket("results").await;
+    cluster
+}
 
 fn file(name: &'static str, path: &'static str, source: &'static str, sink: &'static str) -> File {
     File { name, format: "json", sql: COUNT, path, source, sink, ..File::default() }
@@ -95,10 +103,8 @@ async fn good_ones_stand_once(cluster: &Cluster, prefix: &str, num_good: usize) 
 
 #[tokio::test]
 async fn bad_records_are_kept_or_skipped_and_counted_either_way() {
-    let cluster = Cluster::start(&Judge::Emulator, &[NodeSize { cores: 3, memory: "3GiB" }]).await;
     // One shard, whose keys are all in its range.
-    cluster.aws.create_stream("lines", 1).await;
-    cluster.aws.create_bucket("results").await;
+    let cluster = cluster_with_stream(1).await;
     let (num_good, bad) = put_all(&cluster).await;
     let schema = "schema = { n = \"int\", name = \"string\" }\n";
     let letters = "dead_letter_path = \"s3://results/letters/\"";
@@ -151,9 +157,7 @@ async fn letters_are(cluster: &Cluster, bad: Vec<Vec<u8>>) {
 
 #[tokio::test]
 async fn a_bad_record_stops_an_application_that_does_not_say_otherwise_and_is_named() {
-    let cluster = Cluster::start(&Judge::Emulator, &[NodeSize { cores: 3, memory: "2GiB" }]).await;
-    cluster.aws.create_stream("lines", 2).await;
-    cluster.aws.create_bucket("results").await;
+    let cluster = cluster_with_stream(2).await;
     put_good(&cluster, "lines").await;
     put(&cluster, "lines", b"not JSON".to_vec()).await;
     let schema = "schema = { n = \"int\", name = \"string\" }";
@@ -176,4 +180,41 @@ async fn a_bad_record_stops_an_application_that_does_not_say_otherwise_and_is_na
     let rows = objects.iter().flat_map(|object| &object.rows);
     let rows: u64 = rows.filter_map(|row| row["rows"].as_u64()).sum();
     assert_eq!(rows, NUM_GOOD as u64);
+}
+
+#[tokio::test]
+async fn records_of_every_size_pass() {
+    let cluster = cluster_with_stream(1).await;
+    let kinesis = cluster.aws.endpoint.kinesis();
+    let summary = kinesis.describe_stream_summary().stream_name("lines").send().await.unwrap();
+    let arn = summary.stream_description_summary().unwrap().stream_arn().to_owned();
+    raise_record_size(&cluster, &arn).await;
+    // The last one is empty: the position is behind it all the same.
+    let mut sizes = vec![0, 1, (1 << 20) - 10, 1 << 20, (10 << 20) - 16, 0];
+    for size in &sizes {
+        put(&cluster, "lines", vec![b'x'; *size]).await;
+    }
+    let sql = "SELECT _shard_id AS shard, _sequence_number AS seq, \
+               CAST(octet_length(line) AS string) AS data FROM logs";
+    let file = File { sql, executor_memory: "1GiB", executors: 1, ..application() };
+    cluster.submit(&file).await;
+    rows_are(&cluster, sizes.len()).await;
+    cluster.stop("records", &[]).await;
+    put(&cluster, "lines", vec![b'x'; 2]).await;
+    sizes.push(2);
+    cluster.submit(&file).await;
+    rows_are(&cluster, sizes.len()).await;
+    cluster.stop("records", &[]).await;
+    let mut seen: Vec<usize> =
+        written(&cluster).await.iter().map(|length| length.parse().unwrap()).collect();
+    seen.sort_unstable();
+    sizes.sort_unstable();
+    assert_eq!(seen, sizes);
+}
+
+async fn raise_record_size(cluster: &Cluster, arn: &str) {
+    let kinesis = cluster.aws.endpoint.kinesis();
+    let update = kinesis.update_max_record_size().stream_arn(arn).max_record_size_in_kib(10_240);
+    update.send().await.expect("records may have 10 MiB");
+    cluster.aws.stream_is_active("lines").await;
 }
