@@ -125,7 +125,6 @@ impl Scene {
             limits: Tempo::KINESIS.limits,
             sources: BTreeMap::from([("logs".to_owned(), rules)]),
             io: Handle::current(),
-            books: Default::default(),
         });
         let host = ReceiverHost::new(Arc::clone(&shared));
         Self { kinesis, shared, host, wire, blocks: Vec::new() }

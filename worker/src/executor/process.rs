@@ -3,7 +3,7 @@
 //! Promises: whatever ends (session, server, a receiver that can not be kept alive, a signal) ends
 //! the executor with one reason. Owned by [`super::main`].
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_common::{Code, Error, rpc, shutdown};
@@ -68,7 +68,6 @@ pub async fn live(
         limits: world.tempo.limits,
         sources: source_rules(launch.spec.as_ref().unwrap_or(&v1::ApplicationSpec::default())),
         io: Handle::current(),
-        books: Mutex::default(),
     });
     let session = Session {
         driver: launch.driver_address.clone(),
@@ -249,7 +248,7 @@ fn register(
         held_blocks: Vec::new(),
     };
     // Said at each registration: after a broken session the driver compares.
-    Arc::new(move || ExecutorRegister { held_blocks: shared.known_blocks(), ..message.clone() })
+    Arc::new(move || ExecutorRegister { held_blocks: shared.held_blocks(), ..message.clone() })
 }
 
 fn heartbeat(

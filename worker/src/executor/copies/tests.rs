@@ -43,7 +43,6 @@ impl Side {
             limits: Limits::KINESIS,
             sources: [("logs".to_owned(), rules)].into(),
             io: Handle::current(),
-            books: Default::default(),
         });
         Self { shared, wire, _directory: directory }
     }

@@ -5,7 +5,7 @@
 //! hosts the executor's actors. Never does: look into blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor as _, Addr};
@@ -190,8 +190,6 @@ impl ReceiverHost {
         let (shared, begun) = (&self.shared, self.begun);
         self.children.entry(receiver_id.to_owned()).or_insert_with(|| {
             let book = Arc::new(Mutex::new(Book::new(receiver_id)));
-            let mut books = shared.books.lock().unwrap_or_else(PoisonError::into_inner);
-            books.push(Arc::clone(&book));
             let receiver = Receiver::new(Arc::clone(shared), Arc::clone(&book), begun);
             let address = receiver.start();
             Child { address, book, born: Instant::now(), num_restarts: 0, due: None }

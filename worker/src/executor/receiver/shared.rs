@@ -1,9 +1,9 @@
 //! What all receivers of an executor share: the service they read from, the store they fill, the
 //! names they give, the way to the driver.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use millrace_proto::v1::{
@@ -15,7 +15,6 @@ use tokio::sync::mpsc;
 use super::core::Limits;
 use super::kinesis::Kinesis;
 use super::pace::{CALL_INTERVAL, Paces};
-use super::shard_reader::SharedBook;
 use crate::executor::block_store::BlockStore;
 
 /// What a receiver has to know of a source.
@@ -133,24 +132,14 @@ pub struct Shared {
     pub sources: BTreeMap<String, SourceRules>,
     /// Where the tasks of readers run.
     pub io: tokio::runtime::Handle,
-    /// The books of all receivers.
-    pub books: Mutex<Vec<SharedBook>>,
 }
 
 impl Shared {
-    /// The blocks in the store that the driver may know of: all but those whose announcement it has
-    /// not answered yet.
+    /// The blocks in the store, those included whose announcement the driver has not answered: it
+    /// may have taken them all the same.
     #[must_use]
-    pub fn known_blocks(&self) -> Vec<String> {
-        let held = self.store.ids();
-        let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut open = BTreeSet::new();
-        for book in books.iter() {
-            let book = book.lock().unwrap_or_else(PoisonError::into_inner);
-            open.extend(book.open_blocks().map(ToOwned::to_owned));
-        }
-        let known = held.iter().map(|id| id.as_str()).filter(|id| !open.contains(*id));
-        known.map(ToOwned::to_owned).collect()
+    pub fn held_blocks(&self) -> Vec<String> {
+        self.store.ids().iter().map(|id| id.as_str().to_owned()).collect()
     }
 
     /// The rules of a source; those of a source the application does not have are the usual ones.

@@ -77,7 +77,6 @@ impl Scene {
             limits: Limits { idle_pause: Duration::from_millis(5), ..Limits::KINESIS },
             sources: [("logs".to_owned(), rules)].into(),
             io: Handle::current(),
-            books: Default::default(),
         });
         let host = ReceiverHost::new(Arc::clone(&shared));
         Self { shared, host, wire, blocks: Vec::new(), _directory: directory }
