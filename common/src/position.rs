@@ -273,6 +273,30 @@ mod tests {
         }
 
         #[test]
+        fn any_text_is_a_number_or_refused(text in "\\PC{0,80}|[0-9]{0,80}") {
+            match text.parse::<SequenceNumber>() {
+                Ok(number) => {
+                    let zeros = text.trim_start_matches('0');
+                    let shown = if zeros.is_empty() { "0" } else { zeros };
+                    prop_assert_eq!(number.to_string(), shown);
+                }
+                Err(error) => prop_assert_eq!(error.code(), Code::InvalidValue),
+            }
+            let is_range = HashKeyRange::parse(&text, &text).is_ok();
+            prop_assert_eq!(is_range, text.parse::<u128>().is_ok());
+        }
+
+        #[test]
+        fn order_is_that_of_the_bytes(
+            a: [u8; SEQUENCE_NUMBER_BYTES], b: [u8; SEQUENCE_NUMBER_BYTES],
+        ) {
+            let (x, y) = (SequenceNumber::from_bytes(a), SequenceNumber::from_bytes(b));
+            let (p, q) = (x.to_string(), y.to_string());
+            let numeric = p.len().cmp(&q.len()).then(p.cmp(&q));
+            prop_assert_eq!(x.cmp(&y), numeric);
+        }
+
+        #[test]
         fn order_is_that_of_the_numbers(a: u128, b: u128) {
             let packed = |n: u128| n.to_string().parse::<SequenceNumber>().unwrap();
             prop_assert_eq!(packed(a).cmp(&packed(b)), a.cmp(&b));

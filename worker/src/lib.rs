@@ -10,6 +10,8 @@ pub mod driver;
 pub mod executor;
 #[cfg(feature = "failpoints")]
 pub mod failpoints;
+#[cfg(test)]
+mod input_model;
 pub mod launch;
 pub mod node;
 pub mod peers;

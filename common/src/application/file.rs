@@ -140,6 +140,8 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+
     use super::super::spec::{Receivers, StartPosition};
     use super::*;
     use crate::resources::{ByteSize, Resources};
@@ -270,5 +272,38 @@ path = "s3://results/word-count/"
     fn a_message_carries_the_whole_file() {
         let spec = parse(WORD_COUNT).unwrap();
         assert_eq!(ApplicationSpec::from_proto(&spec.to_proto()).unwrap(), spec);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_an_application_or_refused(text in "\\PC{0,200}") {
+            prop_assert!(parse(&text).is_err(), "no application is that short");
+        }
+
+        #[test]
+        fn a_damaged_file_is_refused_or_survives_its_message(
+            damage in prop::collection::vec(
+                (any::<prop::sample::Index>(), 0usize..4, "[ -~\n]{0,3}"), 1..4,
+            ),
+            overrides in prop::collection::vec("[a-z.\"]{0,20}=[ -~]{0,10}", 0..2),
+        ) {
+            let mut text: Vec<char> = WORD_COUNT.chars().collect();
+            for (at, removed, added) in damage {
+                let at = at.index(text.len());
+                let until = (at + removed).min(text.len());
+                text.splice(at..until, added.chars());
+            }
+            let text: String = text.into_iter().collect();
+            if let Ok(spec) = parse_toml("app.toml", &text, &overrides) {
+                prop_assert_eq!(ApplicationSpec::from_proto(&spec.to_proto()).unwrap(), spec);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_of_brackets_is_refused() {
+        for bracket in ["[", "{", "a = [", "a = {b = "] {
+            assert!(parse(&bracket.repeat(20_000)).is_err());
+        }
     }
 }

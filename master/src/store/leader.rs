@@ -43,7 +43,7 @@ pub enum Decision {
 }
 
 /// The standby's pure part: what it has seen, and since when it stands still.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Campaign {
     instance: String,
     place: String,

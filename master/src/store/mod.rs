@@ -75,7 +75,7 @@ pub struct Snapshot {
 }
 
 /// The leader item.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LeaderItem {
     /// Leadership number.
     pub term: u64,
@@ -157,5 +157,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     ) -> Result<(), StoreError>;
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! What is packed comes back, what is damaged is refused, and a batch costs what it may (F9).
 
+use std::io::Read as _;
+
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -133,6 +135,27 @@ proptest! {
             prop_assert_eq!(other, body);
         }
         prop_assert!(decode_body(&packed[..at.index(packed.len())]).is_err());
+    }
+
+    #[test]
+    fn damage_behind_a_good_frame_never_panics(
+        body in body(), starts in btree_map("[a-z]{1,4}", start(), 0..4),
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        for packed in [encode_body(&body), encode_starts(&starts)] {
+            let mut plain = decompress(&packed).unwrap();
+            for (at, byte) in &damage {
+                let at = at.index(plain.len().max(1));
+                plain.get_mut(at).into_iter().for_each(|old| *old = *byte);
+            }
+            let damaged = compress(&plain);
+            if let Ok(body) = decode_body(&damaged) {
+                prop_assert_eq!(decode_body(&encode_body(&body)), Ok(body));
+            }
+            if let Ok(starts) = decode_starts(&damaged) {
+                prop_assert_eq!(decode_starts(&encode_starts(&starts)), Ok(starts));
+            }
+        }
     }
 
     #[test]
@@ -273,4 +296,12 @@ fn six_thousand_shards_still_fit_one_item_and_more_go_to_chunks() {
         panic!("12,000 shards are too many for one item");
     };
     assert_eq!(count, 2);
+}
+
+#[test]
+fn a_bomb_is_refused_before_it_has_unfolded() {
+    let bomb = zstd::encode_all(std::io::repeat(0).take(4 * UNPACKED_LIMIT as u64), 1).unwrap();
+    assert!(bomb.len() < UNPACKED_LIMIT / 100);
+    assert!(decode_body(&bomb).is_err());
+    assert!(decode_starts(&bomb).is_err());
 }

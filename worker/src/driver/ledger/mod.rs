@@ -10,7 +10,7 @@ mod block;
 mod holders;
 mod track;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use millrace_common::id::{BlockId, ContainerId};
@@ -80,7 +80,7 @@ pub struct Lost {
 }
 
 /// The ledger of one application.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ledger {
     tracks: BTreeMap<ShardKey, Track>,
     /// Blocks of batches that are planned and not released, by batch.
@@ -88,7 +88,7 @@ pub struct Ledger {
     /// Batches whose commit was applied: their blocks need not be read again.
     committed: BTreeSet<u64>,
     /// Ids of accepted blocks that are not released.
-    known: HashMap<BlockId, ShardKey>,
+    known: BTreeMap<BlockId, ShardKey>,
 }
 
 impl Ledger {

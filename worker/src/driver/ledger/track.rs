@@ -19,7 +19,7 @@ const HANDOVER_REST: Duration = Duration::from_millis(1_200);
 /// shorter than the interval of renewals, and each must leave a position that can be resumed.
 const FIRST_RENEWAL: Duration = Duration::from_secs(60);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Track {
     /// Of the assignment that is valid now; 0 before the first.
     pub(super) generation: u64,

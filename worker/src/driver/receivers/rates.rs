@@ -25,7 +25,7 @@ impl Rate {
 }
 
 /// The rates of all shards of an application.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Rates {
     shards: BTreeMap<ShardKey, Rate>,
 }

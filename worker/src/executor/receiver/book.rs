@@ -45,7 +45,7 @@ pub enum Verdict {
     Stop(ShardKey),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct ShardPage {
     assignment: Assignment,
     /// Counts the starts of this shard's reading; what an older one brings is refused.
@@ -59,14 +59,14 @@ struct ShardPage {
     told_at: Option<Duration>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Sent {
     announcement: v1::BlockAnnouncement,
     at: Option<Duration>,
 }
 
 /// The book.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Book {
     receiver_id: String,
     shards: BTreeMap<ShardKey, ShardPage>,
@@ -219,7 +219,8 @@ impl Book {
     }
 
     /// The blocks that the driver has not answered yet.
-    pub fn open_blocks(&self) -> impl Iterator<Item = &str> {
+    #[cfg(test)]
+    pub(crate) fn open_blocks(&self) -> impl Iterator<Item = &str> {
         let sent = self.unanswered.iter().flat_map(|sent| &sent.announcement.blocks);
         sent.chain(&self.pending).map(|block| block.block_id.as_str())
     }

@@ -348,6 +348,33 @@ pub(crate) mod tests {
         }
 
         #[test]
+        fn a_damaged_message_costs_no_more_than_it_may(
+            records in prop::collection::vec(("[a-z]{0,9}", "[ -~]{0,20}"), 1..30),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let pairs: Vec<(&str, &str)> =
+                records.iter().map(|(k, d)| (k.as_str(), d.as_str())).collect();
+            let whole = aggregate(&pairs);
+            let mut message = whole[MAGIC.len()..whole.len() - DIGEST_BYTES].to_vec();
+            for (at, byte) in damage {
+                let at = at.index(message.len());
+                message[at] = byte;
+            }
+            if let Some(cut) = cut {
+                message.truncate(cut.index(message.len()));
+            }
+            // Sealed again, so that nothing but the parser stands between it and the records.
+            let sealed = seal(&message);
+            if let Some(Aggregate { records }) = split(&sealed, None) {
+                let places = records.iter().map(|record| record.sub_sequence_number);
+                prop_assert!(places.eq(0..records.len() as u64));
+                let taken: usize = records.iter().map(|record| record.data.len()).sum();
+                prop_assert!(taken <= sealed.len(), "payloads are parts of what came");
+            }
+        }
+
+        #[test]
         fn what_is_packed_comes_out(
             records in prop::collection::vec(("[a-z]{0,9}", "[ -~]{0,20}"), 0..30)
         ) {

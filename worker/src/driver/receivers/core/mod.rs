@@ -113,7 +113,7 @@ pub enum Effect {
     Gap(Error),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Source {
     setup: SourceSetup,
     lineage: Lineage,
@@ -123,21 +123,21 @@ struct Source {
     listed_ms: i64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Executor {
     over_budget: bool,
     home: Home,
     block_bytes: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Cut {
     id: u64,
     waiting: BTreeSet<(ContainerId, ReceiverId)>,
 }
 
 /// Lineage, assignment and ledger of an application.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Core {
     sources: BTreeMap<String, Source>,
     ledger: Ledger,

@@ -23,7 +23,7 @@ pub struct Planned {
 }
 
 /// A planned batch and what it takes to divide it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Kept {
     planned: Planned,
     /// The positions that its commit would write if it ended no shard, and so opened no child.

@@ -17,15 +17,15 @@ use crate::driver::ledger::Block;
 /// MiB, a shard gives two a second and five calls a second.
 const REREAD_LIMIT: Duration = Duration::from_secs(60);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reread {
     block: Block,
     /// Who was asked, and when.
     asked: Option<(ContainerId, Duration)>,
     failures: u32,
     not_before: Duration,
-    /// Set when Kinesis does not hold it any more.
-    lost: Option<Error>,
+    /// What the executor said, when Kinesis does not hold it any more.
+    lost: Option<v1::Failure>,
 }
 
 impl Reread {
@@ -116,7 +116,7 @@ impl Core {
             return Vec::new();
         }
         let id = BlockId::new(done.block_id);
-        let Some(error) = done.failure.map(Error::from_failure) else {
+        let Some(failure) = done.failure else {
             return self.reread_found(from, &id, now);
         };
         let Some(reread) = self.rereads.get_mut(&id) else { return Vec::new() };
@@ -124,8 +124,9 @@ impl Core {
             return Vec::new();
         }
         reread.asked = None;
+        let error = Error::from_failure(failure.clone());
         if error.code() == Code::DataLost {
-            reread.lost = Some(error);
+            reread.lost = Some(failure);
             return Vec::new();
         }
         tracing::warn!(block = %id, executor = %from, %error, "a lost block could not be read again yet");
@@ -158,9 +159,10 @@ impl Core {
             .collect();
         let mut effects = Vec::new();
         for id in lost {
-            let Some(Reread { block, lost: Some(error), .. }) = self.rereads.remove(&id) else {
+            let Some(Reread { block, lost: Some(failure), .. }) = self.rereads.remove(&id) else {
                 continue;
             };
+            let error = Error::from_failure(failure);
             if self.survives_loss(&block.shard) {
                 let dropped = self.ledger.give_up(&id);
                 effects.extend(self.drop_blocks(dropped, now));

@@ -451,18 +451,21 @@ const LOST: Config = Config { expiries: 2, records: [1, 1], cuts: &[Cut::Whole],
 
 #[test]
 fn a_batch_whose_uploads_expired_is_named_or_read_again_exactly_once() {
-    holds("lost, and nobody says anything", LOST);
+    holds("lost, and nobody says anything", Config { faults: 0, ..LOST });
     holds("lost and read again", Config { repair: Some(RepairChoice::Reread), ..LOST });
 }
 
 #[test]
 fn reading_a_batch_again_that_is_partly_visible_doubles_records() {
-    is_found("doubled by name", Config { repair: Some(RepairChoice::Duplicate), ..LOST });
+    is_found(
+        "doubled by name",
+        Config { repair: Some(RepairChoice::Duplicate), faults: 0, ..LOST },
+    );
 }
 
 #[test]
 fn giving_a_batch_up_loses_records() {
-    is_found("given up by name", Config { repair: Some(RepairChoice::GiveUp), ..LOST });
+    is_found("given up by name", Config { repair: Some(RepairChoice::GiveUp), faults: 0, ..LOST });
 }
 
 #[test]
@@ -480,6 +483,7 @@ fn a_larger_world_is_no_other() {
     holds("chunks, large", Config { sizes, ..Config::SMALL });
     let asked = Config { repair: Some(RepairChoice::Reread), num_drivers: 3, ..LOST };
     holds("lost and read again, large", asked);
+    holds("lost, large", LOST);
 }
 
 /// Enough of a world to be caught in.
