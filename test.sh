@@ -4,7 +4,7 @@
 #
 #   ./test.sh            all of it
 #   ./test.sh --quick    format, lints, unit tests and the tidy rules: no cluster is started
-#   ./test.sh --faults [--row N,...] [--known-missing N,...]
+#   ./test.sh --faults [--row N,...]
 #                        every fault row, or some: a table on the terminal and in target/faults
 #   ./test.sh --storm [--seed N] [--minutes M]
 #                        random faults on one cluster; the seed is printed

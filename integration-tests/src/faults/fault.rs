@@ -123,6 +123,8 @@ pub enum Fault {
         /// For how long.
         seconds: u64,
     },
+    /// A second application eats the memory of its executor.
+    Memory,
     /// A worker's messages to the master are lost for `seconds`; the master's arrive.
     OneWay {
         /// For how long.
@@ -152,6 +154,4 @@ pub enum Fault {
     Clock,
     /// The disk of a node with an executor fails, then that of every node.
     Disk(DiskFault),
-    /// A row whose injection does not exist yet.
-    None,
 }

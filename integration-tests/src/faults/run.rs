@@ -45,8 +45,6 @@ pub enum Verdict {
     Broken,
     /// It could not run here.
     Skipped,
-    /// What it tests does not exist yet.
-    NotBuilt,
 }
 
 /// What a row showed.
@@ -193,20 +191,16 @@ pub async fn run(place: &Arc<Mutex<Option<Stage>>>, row: &'static Row, logs: &Pa
 }
 
 fn cannot_run(row: &Row) -> Option<Outcome> {
-    let (verdict, note) = match row.needs {
-        Needs::Mounts => (Verdict::Skipped, format!("needs mounts: {}", Disk::why_not_here()?)),
-        Needs::Feature(what) => (Verdict::NotBuilt, format!("{what} is not built")),
-        Needs::Injection(what) => {
-            (Verdict::NotBuilt, format!("its injection is not built: {what}"))
-        }
-        Needs::Root if !is_root() => (Verdict::Skipped, "needs root".to_owned()),
-        Needs::Root if !has_iptables() => (Verdict::Skipped, "needs iptables".to_owned()),
+    let note = match row.needs {
+        Needs::Mounts => format!("needs mounts: {}", Disk::why_not_here()?),
+        Needs::Root if !is_root() => "needs root".to_owned(),
+        Needs::Root if !has_iptables() => "needs iptables".to_owned(),
         Needs::Faketime if !Stage::has_faketime() => {
-            (Verdict::Skipped, "needs libfaketime (package faketime)".to_owned())
+            "needs libfaketime (package faketime)".to_owned()
         }
         Needs::Nothing | Needs::Root | Needs::Faketime | Needs::Standby => return None,
     };
-    Some(Outcome::not_run(row, verdict, note))
+    Some(Outcome::not_run(row, Verdict::Skipped, note))
 }
 
 /// True when this process may do what only root may.

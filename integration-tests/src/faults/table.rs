@@ -16,7 +16,6 @@ pub fn word(verdict: Verdict) -> &'static str {
         Verdict::Weak => "WEAK",
         Verdict::Broken => "BROKEN",
         Verdict::Skipped => "SKIPPED",
-        Verdict::NotBuilt => "NOT BUILT",
     }
 }
 
@@ -39,7 +38,7 @@ pub fn line(outcome: &Outcome) -> String {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let notes: Vec<String> =
         outcome.notes.iter().map(|note| note.replace(['\n', '|'], " ")).collect();
-    let ran = !matches!(outcome.verdict, Verdict::Skipped | Verdict::NotBuilt);
+    let ran = outcome.verdict != Verdict::Skipped;
     format!(
         "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
         outcome.row,
@@ -71,12 +70,11 @@ pub fn write(directory: &Path, outcomes: &[Outcome]) -> std::io::Result<()> {
     std::fs::write(directory.join("faults.json"), json)
 }
 
-/// What must not be passed over in silence: rows that are not kept and not in `known_missing`.
+/// What must not be passed over in silence: rows that ran and are not kept.
 #[must_use]
-pub fn complaints(outcomes: &[Outcome], known_missing: &[u32]) -> Vec<String> {
+pub fn complaints(outcomes: &[Outcome]) -> Vec<String> {
     let open = outcomes.iter().filter(|outcome| match outcome.verdict {
         Verdict::Kept | Verdict::Skipped => false,
-        Verdict::NotBuilt => !known_missing.contains(&outcome.row),
         Verdict::Weak | Verdict::Broken => true,
     });
     open.map(|outcome| format!("row {}: {}", outcome.row, word(outcome.verdict))).collect()
@@ -107,17 +105,15 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_kept_or_known_or_can_not_run_is_quiet() {
+    fn only_what_is_kept_or_can_not_run_is_quiet() {
         let outcomes = [
             outcome(1, Verdict::Kept),
             outcome(2, Verdict::Weak),
             outcome(3, Verdict::Broken),
             outcome(4, Verdict::Skipped),
-            outcome(5, Verdict::NotBuilt),
-            outcome(6, Verdict::NotBuilt),
         ];
-        let expected = ["row 2: WEAK", "row 3: BROKEN", "row 5: NOT BUILT"];
-        assert_eq!(complaints(&outcomes, &[6]), expected);
+        let expected = ["row 2: WEAK", "row 3: BROKEN"];
+        assert_eq!(complaints(&outcomes), expected);
     }
 
     #[test]

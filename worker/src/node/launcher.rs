@@ -13,14 +13,16 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use millrace_common::resources::ByteSize;
 use millrace_proto::v1::{ContainerExit, ContainerKind, LaunchContext};
 use nix::sys::signal::Signal;
 use process_wrap::tokio::{ChildWrapper, CommandWrap, KillOnDrop, ProcessGroup};
 use tokio::process::ChildStdin;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::logs;
+use super::memory::{self, Allowance};
 use super::work_dir::{STDERR, STDOUT};
 use crate::launch;
 
@@ -39,6 +41,7 @@ pub(super) struct Process {
     /// The write end: the container lives as long as it is held.
     stdin: Option<ChildStdin>,
     directory: PathBuf,
+    allowance: Allowance,
     /// Its process id.
     pub pid: u32,
 }
@@ -102,13 +105,16 @@ pub(super) fn start(
     let mut child = command.spawn()?;
     let stdin = child.stdin().take();
     let pid = child.id().ok_or_else(|| io::Error::other("the process ended at once"))?;
-    Ok(Process { child, stdin, directory: directory.to_owned(), pid })
+    let memory = context.resources.unwrap_or_default().memory_bytes;
+    let allowance = Allowance::new(ByteSize::bytes(memory));
+    Ok(Process { child, stdin, directory: directory.to_owned(), allowance, pid })
 }
 
 impl Process {
     /// Waits for the end, and brings it about when asked.
     pub(super) async fn run(mut self, mut kill: KillSwitch) -> ContainerExit {
-        let status = self.wait(&mut kill).await;
+        let mut excess = None;
+        let status = self.wait(&mut kill, &mut excess).await;
         // What the process may have left in its group goes with it; nothing left is the usual case.
         if let Err(error) = self.child.start_kill() {
             tracing::trace!(pid = self.pid, %error, "nothing was left in the group");
@@ -116,7 +122,18 @@ impl Process {
         drop(self.stdin.take());
         let stderr_tail = logs::stderr_tail(&self.directory);
         match status {
-            Ok(status) => ContainerExit { stderr_tail, ..describe(status) },
+            Ok(status) => {
+                let exit = ContainerExit { stderr_tail, ..describe(status) };
+                match excess {
+                    Some(reason) => ContainerExit { reason, ..exit },
+                    // Whoever killed it, its memory is the first that people ask about.
+                    None if exit.signal.is_some() => {
+                        let reason = format!("{}; {}", exit.reason, self.allowance.at_most());
+                        ContainerExit { reason, ..exit }
+                    }
+                    None => exit,
+                }
+            }
             Err(error) => ContainerExit {
                 reason: format!("its end could not be observed: {error}"),
                 stderr_tail,
@@ -125,7 +142,14 @@ impl Process {
         }
     }
 
-    async fn wait(&mut self, kill: &mut KillSwitch) -> io::Result<ExitStatus> {
+    /// `excess` says why, when it is ended for its memory.
+    async fn wait(
+        &mut self,
+        kill: &mut KillSwitch,
+        excess: &mut Option<String>,
+    ) -> io::Result<ExitStatus> {
+        let mut looks = tokio::time::interval(memory::LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut deadline = None;
         loop {
             let asked = *kill.borrow_and_update();
@@ -154,6 +178,15 @@ impl Process {
                 () = late => {
                     self.child.start_kill()?;
                     return self.child.wait().await;
+                }
+                _ = looks.tick() => {
+                    let resident = memory::resident_of_group(self.pid)?;
+                    if let Some(why) = self.allowance.look(resident) {
+                        tracing::warn!(pid = self.pid, why, "a container holds too much memory");
+                        *excess = Some(why);
+                        self.child.start_kill()?;
+                        return self.child.wait().await;
+                    }
                 }
             }
         }

@@ -9,6 +9,7 @@ mod core;
 mod disk;
 mod launcher;
 mod logs;
+mod memory;
 mod resources;
 mod session;
 mod work_dir;

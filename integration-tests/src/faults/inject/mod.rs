@@ -6,6 +6,7 @@
 
 mod disk;
 mod masters;
+mod memory;
 mod network;
 mod stream;
 mod weather;
@@ -104,6 +105,7 @@ pub async fn inject(scene: &mut Scene<'_>, fault: Fault) -> Injected {
         Fault::Network { line, mode, seconds } => {
             network::line(scene, line, mode, Duration::from_secs(seconds)).await
         }
+        Fault::Memory => memory::eaten(scene).await,
         Fault::OneWay { seconds } => network::one_way(scene, Duration::from_secs(seconds)).await,
         Fault::Narrow { seconds } => network::narrow(scene, Duration::from_secs(seconds)).await,
         Fault::Partition { seconds } => {
@@ -114,7 +116,6 @@ pub async fn inject(scene: &mut Scene<'_>, fault: Fault) -> Injected {
         Fault::Drain { seconds } => masters::drain(scene, Duration::from_secs(seconds)).await,
         Fault::Roll => masters::roll(scene).await,
         Fault::Disk(fault) => disk::fail(scene, fault).await,
-        Fault::None => panic!("there is nothing to inject"),
     }
 }
 
