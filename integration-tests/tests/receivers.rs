@@ -289,7 +289,7 @@ async fn a_shard_that_moves_again_and_again_is_never_throttled() {
                 let moved = v1::ShardAssignment {
                     generation,
                     // As the driver says it of a shard that changes executors.
-                    rest_ms: if generation == 1 { 0 } else { 1_200 },
+                    rest_ms: if generation == 1 { 0 } else { 600 },
                     ..assignment(&shard, start)
                 };
                 to.host.assign(vec![moved]).expect("a good assignment");

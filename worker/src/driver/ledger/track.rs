@@ -11,9 +11,14 @@ use millrace_common::position::{Position, SequenceNumber};
 
 use super::{Block, EMPTY_MARGIN_MS, EmptyRead, Held};
 
-/// Kinesis counts calls by the second: whoever takes a shard over leaves it alone for one, and a
-/// little more for the word to reach whoever read it before.
-const HANDOVER_REST: Duration = Duration::from_millis(1_200);
+/// Five calls a second are allowed, and each reader leaves more than 200 ms between two of its own:
+/// when as much lies between the last call of one and the first of the next, no second holds six
+/// (nor more than 2 MiB in answers of at most 1 MiB, each followed by its pause). Whoever takes a
+/// shard over waits for that long, and for 400 ms more, within which the word must reach whoever
+/// read it before; should it come later, a call may be throttled, which is waited out. Longer would
+/// show: a record waits for the rest, for the cut and for the commit, and is to be behind by no more
+/// than two batches of a second.
+const HANDOVER_REST: Duration = Duration::from_millis(600);
 
 /// How long an idle shard may wait for its first word of emptiness in the head. Attempts may be
 /// shorter than the interval of renewals, and each must leave a position that can be resumed.

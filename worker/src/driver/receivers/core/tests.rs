@@ -602,14 +602,14 @@ fn a_shard_that_moves_to_another_executor_rests_and_one_that_stays_does_not() {
     let mut core = Core::new(vec![setup(Start::Earliest)], &BTreeMap::new(), NOW);
     core.listed("logs", vec![listed("a", &[], true), listed("b", &[], true)], 1, NOW);
     assert_eq!(rests(&join(&mut core, 1)), [0, 0], "nobody has read them before");
-    assert_eq!(rests(&join(&mut core, 2)), [1_200], "one moves, and may be read until now");
-    let later = Duration::from_millis(700);
+    assert_eq!(rests(&join(&mut core, 2)), [600], "one moves, and may be read until now");
+    let later = Duration::from_millis(400);
     let effects = core.lost(&e(1), later);
-    assert_eq!(rests(&effects), [1_200]);
-    // Long after its reader was lost nobody reads it any more.
+    assert_eq!(rests(&effects), [600]);
+    // Some time after its reader was lost less is left.
     core.lost(&e(2), later);
     let effects = core.joined(e(3), home(3, 100 * MIB), &BTreeSet::new(), later * 2);
-    assert_eq!(rests(&effects), [500, 500]);
+    assert_eq!(rests(&effects), [200, 200]);
 }
 
 #[test]
