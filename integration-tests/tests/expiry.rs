@@ -1,6 +1,7 @@
 //! Days pass for Kinesis: an idle shard's position outlives the record that it names, and what
 //! expired unread is told, shard by shard, or counted where the application goes on. And what came
-//! before an application began stays unread.
+//! before an application began stays unread. A shard that expires while it is read is a loss, and no
+//! sign that its stream is gone.
 
 #![allow(clippy::unwrap_used, reason = "what a test sets up must hold, in helpers as in tests")]
 
@@ -13,12 +14,13 @@ use millrace_integration_tests::application::File;
 use millrace_integration_tests::checker::head::{self, SeenHead};
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
 use millrace_integration_tests::eventually::{PATIENCE, within};
-use millrace_integration_tests::faults::control::Control;
+use millrace_integration_tests::faults::control::{Control, Rule};
 use millrace_integration_tests::lines::{
     NAME, STREAM, application, failed, numbered, rows_are, written,
 };
-use millrace_integration_tests::{processes, reshard};
+use millrace_integration_tests::{objects, processes, reshard, truth};
 use millrace_proto::v1::{ContainerKind, GapReport};
+use serde_json::json;
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// How old a position of an idle shard may be, against its hour between renewals: what is read
@@ -34,9 +36,12 @@ struct Scene {
 
 impl Scene {
     async fn start() -> Self {
-        let cluster =
-            Cluster::start(&Judge::Emulator, &[NodeSize { cores: 3, memory: "2GiB" }]).await;
-        cluster.aws.create_stream(STREAM, 2).await;
+        Self::with(NodeSize { cores: 3, memory: "2GiB" }, 2).await
+    }
+
+    async fn with(node: NodeSize, num_shards: u8) -> Self {
+        let cluster = Cluster::start(&Judge::Emulator, &[node]).await;
+        cluster.aws.create_stream(STREAM, num_shards).await;
         cluster.aws.create_bucket("results").await;
         let control = Control::of(&cluster.aws.endpoint);
         Self { cluster, control, ahead: Duration::ZERO }
@@ -163,6 +168,61 @@ async fn what_expires_unread_is_told_by_shard_or_counted_for_good() {
     let mut expected = [numbered("old", 20), numbered("kept", 20), numbered("more", 10)].concat();
     expected.sort();
     assert_eq!(written(&scene.cluster).await, expected);
+}
+
+#[tokio::test]
+async fn a_closed_shard_that_expires_unread_is_a_loss_and_its_stream_is_there() {
+    let mut scene = Scene::with(NodeSize { cores: 4, memory: "2GiB" }, 1).await;
+    scene.put("old", 20).await;
+    let going_on = File { source: "on_data_loss = \"continue\"", executors: 1, ..application() };
+    let path = "s3://results/careful/";
+    let careful = File { name: "careful", path, executors: 1, ..application() };
+    scene.cluster.submit(&going_on).await;
+    scene.cluster.submit(&careful).await;
+    rows_are(&scene.cluster, 20).await;
+    within(PATIENCE, "the careful one has committed", async || {
+        match objects::json_lines(&scene.cluster.aws.endpoint, "results", "careful/").await {
+            found if truth::num_rows(&found) == 20 => Ok(()),
+            found => Err(format!("{found:?}")),
+        }
+    })
+    .await;
+    let head = scene.head().await;
+    let left_at = head.positions.iter().map(|(shard, at)| {
+        (shard.shard.clone(), at.number.map(String::from).expect("it was read"))
+    });
+    let left_at: BTreeMap<String, String> = left_at.collect();
+    assert_eq!(left_at.len(), 1, "{left_at:?}");
+
+    // Nothing is read while the shard is closed, and until it is gone with what it held.
+    let silence = Rule::new("silence", "kinesis", "GetRecords", json!({"type": "throttle"}));
+    scene.control.add(std::slice::from_ref(&silence)).await;
+    scene.put("lost", 20).await;
+    reshard::split(&scene.cluster.aws, STREAM, 0).await;
+    scene.pass(25 * HOUR).await;
+    scene.put("kept", 20).await;
+    scene.control.remove(&[silence]).await;
+
+    // By policy the children are read, within the same attempt.
+    rows_are(&scene.cluster, 40).await;
+    gaps_are(&scene.cluster, &left_at).await;
+    let attempts = scene.cluster.application(NAME).await.expect("it is known").attempts;
+    assert_eq!(attempts.len(), 1, "{attempts:?}");
+    scene.cluster.stop(NAME, &["--drain"]).await;
+    let mut expected = [numbered("old", 20), numbered("kept", 20)].concat();
+    expected.sort();
+    assert_eq!(written(&scene.cluster).await, expected);
+    let head = scene.head().await;
+    let mut left = head.positions.iter().filter(|(shard, _)| left_at.contains_key(&shard.shard));
+    assert!(left.all(|(_, position)| position.ended), "{head:?}");
+
+    // By default the shard is named, and where the loss begins.
+    let failure = failed(&scene.cluster, careful.name).await.failure.expect("a failure");
+    assert_eq!(failure.code, "MR5001", "{failure:?}");
+    let is_named = |(shard, after): (&String, &String)| {
+        failure.message.contains(shard) && failure.message.contains(after)
+    };
+    assert!(left_at.iter().all(is_named), "{failure:?}");
 }
 
 /// Waits until one gap is reported for each shard, which names where it begins.

@@ -43,6 +43,8 @@ pub(super) struct Track {
     pub(super) tail: Option<SequenceNumber>,
     /// True when the block that ends the shard is accepted.
     pub(super) ended: bool,
+    /// True when the shard is gone, and so ends at its tail, whatever that is.
+    is_gone: bool,
     /// Accepted and not planned.
     pub(super) pending: VecDeque<Held>,
     /// Who read the shard last, and until when, monotonic.
@@ -76,6 +78,7 @@ impl Track {
             planned_end: position.ended,
             tail: position.sequence_number,
             ended: position.ended,
+            is_gone: false,
             pending: VecDeque::new(),
             left: None,
             gap_after: None,
@@ -125,7 +128,7 @@ impl Track {
 
     pub(super) fn end_with_gap(&mut self, now: Duration) {
         self.unassign(now);
-        (self.ended, self.planned_end) = (true, true);
+        (self.ended, self.planned_end, self.is_gone) = (true, true, true);
     }
 
     pub(super) fn skips_gap(&self) -> bool {
@@ -219,7 +222,7 @@ impl Track {
         let gone = self.pending.split_off(first);
         if let Some(held) = gone.front() {
             self.tail = held.block.after;
-            self.ended = false;
+            self.ended = self.is_gone;
             self.read_until_ms = 0;
             self.unassign(now);
         }

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use millrace_common::clock::SharedClock;
-use millrace_common::error::Error;
+use millrace_common::error::{Code, Error};
 use millrace_common::id::ContainerId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::core::{Core, Effect, Home, Planned, PlannedBlock, Snapshot, Stream};
-use super::discovery::{Filter, Shards, Streams};
+use super::discovery::{Description, Filter, Shards, Streams};
 use crate::driver::executors::actor::{BlockMissing, ExecutorEvent, FromExecutor, Report};
 use crate::driver::executors::core::Registration;
 use crate::driver::executors::outbox::Outbox;
@@ -50,6 +50,16 @@ struct Preparing {
     batch: u64,
     drained_since_ms: Option<i64>,
     reply: oneshot::Sender<Prepared>,
+}
+
+/// What asking for a source's shards came to.
+enum Listing {
+    /// The stream as it is, and its shards if they could be had.
+    Described(Result<Shards, Error>, Description),
+    /// Kinesis does not know the stream.
+    Missing(Error),
+    /// Nothing is known.
+    Failed(Error),
 }
 
 /// The input of an application.
@@ -141,7 +151,7 @@ impl Receivers {
         }
     }
 
-    /// Lists a source's shards, unless that is being done.
+    /// Lists a source's shards and describes its stream, unless that is being done.
     fn discover(&mut self, source: &str, ctx: &mut Context<Self>) {
         let Some(stream) = self.setup.streams.get(source).cloned() else { return };
         if self.listing.contains_key(source) {
@@ -149,41 +159,55 @@ impl Receivers {
         }
         let kinesis = self.setup.kinesis.clone();
         let listing = async move {
-            let shards = kinesis.list(&stream, Filter::All).await?;
+            let shards = match kinesis.list(&stream, Filter::All).await {
+                // Whether it is the stream that is missing its description says.
+                Err(error) if error.code() != Code::StreamMissing => return Listing::Failed(error),
+                shards => shards,
+            };
             // After the listing: if the stream is the one it was, the listing was of that one.
-            let today = kinesis.describe(&stream.name).await?.stream;
-            Ok((shards, today))
+            match kinesis.describe(&stream.name).await {
+                Ok(today) => Listing::Described(shards, today),
+                Err(error) if error.code() == Code::StreamMissing => Listing::Missing(error),
+                Err(error) => Listing::Failed(error),
+            }
         };
+        self.setup.core.listing_begins(source);
         let name = source.to_owned();
-        let listed = listing.into_actor(self).map(move |result, actor, ctx| {
+        let listed = listing.into_actor(self).map(move |listing, actor, ctx| {
             actor.listing.remove(&name);
-            actor.listed(&name, result, ctx);
+            let effects = actor.listed(&name, listing);
+            actor.perform(effects, ctx);
         });
         let handle = ctx.spawn(listed);
         self.listing.insert(source.to_owned(), handle);
     }
 
-    fn listed(
-        &mut self,
-        source: &str,
-        result: Result<(Shards, Stream), Error>,
-        ctx: &mut Context<Self>,
-    ) {
-        match result {
-            Ok((listing, today)) => {
-                let now = self.now();
-                let core = &mut self.setup.core;
-                let effects = match core.remade(source, &today) {
-                    Some(fail) => vec![fail],
-                    None => core.listed(source, listing.shards, listing.server_ms, now),
-                };
-                self.perform(effects, ctx);
+    fn listed(&mut self, source: &str, listing: Listing) -> Vec<Effect> {
+        let now = self.now();
+        let core = &mut self.setup.core;
+        let (shards, today) = match listing {
+            Listing::Described(shards, today) => (shards, today),
+            Listing::Missing(cause) => return core.stream_missing(source, cause),
+            Listing::Failed(error) => {
+                tracing::warn!(source, %error, "the shards could not be listed");
+                core.listing_failed(source);
+                return Vec::new();
+            }
+        };
+        let mut effects = core.described(source, &today.stream, today.retention, now);
+        if effects.iter().any(|effect| matches!(effect, Effect::Fail(_))) {
+            return effects;
+        }
+        match shards {
+            Ok(Shards { shards, server_ms }) => {
+                effects.extend(core.listed(source, shards, server_ms, now));
             }
             Err(error) => {
                 tracing::warn!(source, %error, "the shards could not be listed");
-                self.setup.core.listing_failed(source);
+                core.listing_failed(source);
             }
         }
+        effects
     }
 
     fn discover_all(&mut self, ctx: &mut Context<Self>) {

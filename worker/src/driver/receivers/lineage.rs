@@ -201,6 +201,18 @@ impl Lineage {
         }
     }
 
+    /// True when the last listing held this shard.
+    #[must_use]
+    pub fn is_listed(&self, shard_id: &str) -> bool {
+        self.shards.get(shard_id).is_some_and(|shard| shard.listed)
+    }
+
+    /// True when this shard may be read and its end is not planned.
+    #[must_use]
+    pub fn is_reading(&self, shard_id: &str) -> bool {
+        self.shards.get(shard_id).is_some_and(|shard| shard.stage == Stage::Reading)
+    }
+
     /// The range of keys of a shard, once it has been listed.
     #[must_use]
     pub fn range(&self, shard_id: &str) -> Option<HashKeyRange> {

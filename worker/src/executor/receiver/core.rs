@@ -10,13 +10,17 @@ use std::time::Duration;
 use millrace_common::position::{Position, SequenceNumber};
 use millrace_common::retry::Backoff;
 
+pub use super::brought::{Brought, EmptyAnswer, End, Lost, Run};
 use super::horizon::Horizon;
-use super::kinesis::{Answer, ChildShard, FailureKind, IteratorAt, RECORDS_PER_ANSWER_MAX, Record};
+use super::kinesis::{Answer, FailureKind, IteratorAt, RECORDS_PER_ANSWER_MAX, Record};
 
 /// An iterator lives five minutes; an older one than this is not used any more.
 pub const ITERATOR_AGE_MAX: Duration = Duration::from_secs(240);
 /// Records asked for as long as nothing is known of their size: 1,000 of 1 KiB make 1 MiB.
 const FIRST_LIMIT: u32 = 1_000;
+/// How long an iterator at the tail may give answers without records before the shard is read from
+/// its oldest record on: Kinesis has been seen to do so for ever where the tail is trimmed.
+const TAIL_PATIENCE: Duration = Duration::from_secs(60);
 /// Empty answers at the tip after which the shard counts as idle.
 const IDLE_AFTER: u32 = 10;
 
@@ -88,59 +92,6 @@ pub enum Step {
     Rest,
 }
 
-/// What an answer brought.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Brought {
-    /// New records, if any.
-    pub run: Option<Run>,
-    /// Set when the answer shows that the shard holds nothing past `after_seq`.
-    pub empty: Option<EmptyAnswer>,
-    /// Set when the shard has ended with this answer.
-    pub end: Option<End>,
-    /// Set when records are gone.
-    pub lost: Option<Lost>,
-    /// How far behind the answer is; none when it says nothing about the shard's tip.
-    pub millis_behind_latest: Option<i64>,
-}
-
-/// Records that follow `after_seq` without a gap.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Run {
-    /// The number the first of them follows; none at the start of the shard's reading.
-    pub after_seq: Option<SequenceNumber>,
-    /// At least one, in order.
-    pub records: Vec<Record>,
-}
-
-/// An answer without records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EmptyAnswer {
-    /// The last number read.
-    pub after_seq: Option<SequenceNumber>,
-    /// The server's date, Unix time in milliseconds.
-    pub server_ms: i64,
-    /// 0 when nothing was behind it.
-    pub millis_behind_latest: i64,
-}
-
-/// The end of a shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct End {
-    /// The last number read.
-    pub after_seq: Option<SequenceNumber>,
-    /// Who goes on.
-    pub children: Vec<ChildShard>,
-}
-
-/// Records between two numbers that can not be read any more, or may be missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lost {
-    /// The last number that was read.
-    pub after_seq: Option<SequenceNumber>,
-    /// The oldest the shard still holds; none when it holds nothing.
-    pub before_seq: Option<SequenceNumber>,
-}
-
 /// How the answers of an iterator are to be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
@@ -162,7 +113,7 @@ enum Phase {
     },
     Ended,
     Lost(Lost),
-    /// The stream or the shard is gone: whatever has its name later is another one.
+    /// Kinesis does not find the shard: whatever has its name later may be another stream's.
     Missing,
 }
 
@@ -181,6 +132,8 @@ pub struct ShardCore {
     /// Share of the byte limit that other consumers leave to us, lowered by throttles.
     share: f64,
     not_before: Duration,
+    /// Since when iterators at the tail gave nothing at all.
+    nothing_since: Option<Duration>,
     num_failures: u32,
     num_idle_reads: u32,
     /// Moving average of payload bytes per record.
@@ -208,6 +161,7 @@ impl ShardCore {
             limits,
             share: 1.0,
             not_before: Duration::ZERO,
+            nothing_since: None,
             num_failures: 0,
             num_idle_reads: 0,
             record_bytes: None,
@@ -329,16 +283,23 @@ impl ShardCore {
         }
         let Answer { records, next_iterator, millis_behind_latest, children, server_ms } = answer;
         let num_records = records.len();
+        if num_records > 0 || check != Check::Tail {
+            self.nothing_since = None;
+        }
         let (run, seen_tail, first) = self.after_tail(records);
         let at_tip = num_records == 0 && millis_behind_latest == 0;
         let tells_more = !run.is_empty() || at_tip || next_iterator.is_none();
         let check = match check {
-            Check::Follows if tells_more && self.is_doubtful(first, server_ms) => {
+            Check::Follows if tells_more && self.is_doubtful(run.first(), server_ms) => {
                 self.start_over();
                 return self.searching(server_ms, millis_behind_latest);
             }
             Check::Follows => Check::Follows,
             _ if seen_tail => Check::Follows,
+            Check::Tail if num_records == 0 && self.waits_in_vain(now, millis_behind_latest) => {
+                self.phase = Phase::NeedsIterator(Check::Horizon);
+                return self.searching(server_ms, millis_behind_latest);
+            }
             // Nothing but records before the tail, or nothing at all: it may still come.
             check if run.is_empty() && !at_tip && next_iterator.is_some() => check,
             Check::Tail => {
@@ -442,8 +403,15 @@ impl ShardCore {
         Some(EmptyAnswer { after_seq: self.tail, server_ms, millis_behind_latest })
     }
 
+    /// True when an answer without records says that the tail will not come from its iterator: all
+    /// that is past the retention is behind it, or it has given nothing for too long.
+    fn waits_in_vain(&mut self, now: Duration, millis_behind_latest: i64) -> bool {
+        let since = *self.nothing_since.get_or_insert(now);
+        self.horizon.is_reached(millis_behind_latest) || now.saturating_sub(since) >= TAIL_PATIENCE
+    }
+
     /// True when it has to be seen whether the tail is still there.
-    fn is_doubtful(&mut self, first: Option<SequenceNumber>, server_ms: Option<i64>) -> bool {
+    fn is_doubtful(&mut self, first: Option<&Record>, server_ms: Option<i64>) -> bool {
         server_ms.is_some_and(|server_ms| self.horizon.is_doubtful(first, server_ms))
     }
 

@@ -5,8 +5,17 @@
 
 use millrace_common::position::SequenceNumber;
 
+use super::kinesis::Record;
+
 /// Taken off the server's date of an empty answer: its clocks need not agree to the second.
 const EMPTY_MARGIN_MS: i64 = 60_000;
+
+/// The shortest retention a stream can be given.
+const RETENTION_MIN_MS: i64 = 24 * 3_600_000;
+/// Records that arrived so far apart may have had others between them.
+const JUMP_MS: i64 = 10_000;
+/// How near to the retention an answer counts as being at the oldest records.
+const HORIZON_MARGIN_MS: i64 = 60_000;
 
 /// What is known of one shard's oldest records, by times of the server alone.
 #[derive(Clone, Debug)]
@@ -67,16 +76,26 @@ impl Horizon {
     /// True when the stream may have let go of the tail, and so of records between it and the next
     /// one, which is `first`: an iterator passes over them without a word. Whether the tail is
     /// still there is to be seen then.
-    pub(super) fn is_doubtful(&mut self, first: Option<SequenceNumber>, server_ms: i64) -> bool {
-        let horizon_ms = server_ms - self.retention_ms;
+    pub(super) fn is_doubtful(&mut self, first: Option<&Record>, server_ms: i64) -> bool {
+        let number = first.map(|record| record.sequence_number);
+        let is_old = |kept_ms: i64| {
+            let horizon_ms = server_ms - kept_ms;
+            (1..horizon_ms).contains(&self.tail_arrival_ms) && self.empty_until_ms < horizon_ms
+        };
+        // The retention may have been shortened a moment ago: a jump may be over what went then.
+        let jumps = first.is_none_or(|first| first.arrival_ms - self.tail_arrival_ms >= JUMP_MS);
         let is_doubtful = self.retention_ms > 0
-            && (1..horizon_ms).contains(&self.tail_arrival_ms)
-            && self.empty_until_ms < horizon_ms
-            && (first.is_none() || first != self.proven_next);
+            && (is_old(self.retention_ms) || jumps && is_old(RETENTION_MIN_MS))
+            && (number.is_none() || number != self.proven_next);
         if is_doubtful {
-            self.doubted_next = first;
+            self.doubted_next = number;
         }
         is_doubtful
+    }
+
+    /// True when an answer that is so far behind lies where the stream lets go of its records.
+    pub(super) fn is_reached(&self, millis_behind_latest: i64) -> bool {
+        self.retention_ms > 0 && millis_behind_latest >= self.retention_ms - HORIZON_MARGIN_MS
     }
 
     /// True when everything that arrived after the tail must still be held: it arrived after

@@ -9,6 +9,7 @@ pub mod actor;
 pub mod assignment;
 pub mod block_builder;
 pub mod book;
+mod brought;
 pub mod core;
 pub mod host;
 pub mod kinesis;

@@ -12,6 +12,7 @@ use millrace_common::retry::Backoff;
 use millrace_common::{Code, Error, Result};
 use millrace_proto::v1;
 use millrace_sql::scan::block::BlockId;
+use tokio::time::Instant;
 
 use super::assignment::{range_of, shard_ref};
 use super::block_builder::{BlockBuilder, BlockContext, Built, prepare};
@@ -25,6 +26,9 @@ use crate::executor::block_store::core::Purpose;
 
 /// How long one block may take; the driver gives up the run of its batch about then.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// How long iterators at the block's first record may give answers without records before the shard
+/// is read from its oldest record on: Kinesis has been seen to do so for ever where it is trimmed.
+const FIRST_PATIENCE: Duration = Duration::from_secs(15);
 /// Guess of a partition key's bytes, for the first reservation.
 const KEY_BYTES: u64 = 32;
 
@@ -96,7 +100,8 @@ async fn read(
     let guess = block.num_bytes + block.num_records * (RECORD_OVERHEAD_BYTES as u64 + KEY_BYTES);
     let mut room = shared.store.reserve(guess, Purpose::Reread).await?;
     let shard_ref = shard_ref(shard, &command.stream_name);
-    let mut reading = Reading { range, builder, added: None };
+    let mut reading =
+        Reading { range, builder, added: None, nothing_since: None, from_oldest: false };
     reading.run(shared, &shard_ref, block.num_raw_records).await?;
     let size = reading.builder.size() as u64;
     if size > room.bytes() {
@@ -113,6 +118,10 @@ struct Reading {
     range: Range,
     builder: BlockBuilder,
     added: Option<SequenceNumber>,
+    /// Since when nothing at all came.
+    nothing_since: Option<Instant>,
+    /// True when the block's first record did not come from an iterator of its own.
+    from_oldest: bool,
 }
 
 impl Reading {
@@ -131,7 +140,10 @@ impl Reading {
             let outcome = match iterator.take() {
                 None => {
                     pace.iterator().await;
-                    let at = IteratorAt::Record(self.added.unwrap_or(self.range.first));
+                    let at = match self.added {
+                        None if self.from_oldest => IteratorAt::TrimHorizon,
+                        added => IteratorAt::Record(added.unwrap_or(self.range.first)),
+                    };
                     shared.kinesis.get_shard_iterator(shard, at).await.map(Progress::More)
                 }
                 Some(at) => {
@@ -142,7 +154,7 @@ impl Reading {
             };
             match outcome {
                 Ok(Progress::Done) => return Ok(()),
-                Ok(Progress::More(next)) => iterator = Some(next),
+                Ok(Progress::More(next)) => iterator = (!self.turns_back()).then_some(next),
                 Err(CallFailure { kind: FailureKind::ExpiredIterator, .. }) => {}
                 Err(CallFailure { kind, error }) if is_final(kind) => return Err(error),
                 Err(failure) => {
@@ -155,8 +167,21 @@ impl Reading {
         }
     }
 
+    /// True once, when the first record is waited for in vain.
+    fn turns_back(&mut self) -> bool {
+        let waited = self.nothing_since.is_some_and(|since| since.elapsed() >= FIRST_PATIENCE);
+        let is_due = waited && self.added.is_none() && !self.from_oldest;
+        self.from_oldest |= is_due;
+        is_due
+    }
+
     /// Adds what an answer brought of the range.
     fn take(&mut self, answer: Answer) -> Progress {
+        if answer.records.is_empty() {
+            self.nothing_since.get_or_insert_with(Instant::now);
+        } else {
+            self.nothing_since = None;
+        }
         let is_at_tip = answer.records.is_empty() && answer.millis_behind_latest == 0;
         for record in &answer.records {
             if record.sequence_number > self.range.last {

@@ -196,15 +196,19 @@ impl ShardReader {
         }
     }
 
-    /// Nothing to read any more: a loss or a missing stream is told until somebody acts on it.
+    /// Nothing to read any more: a loss or a missing shard is told until somebody acts on it. What
+    /// was read before it is announced all the same.
     async fn rest(&mut self) -> Heard<()> {
+        self.close_open_block();
         let told = match (self.core.lost(), self.core.is_missing()) {
             (Some(lost), _) => {
                 self.tell_lost(lost);
                 true
             }
             (None, true) => {
-                self.tell_trouble(shard_trouble::Kind::StreamGone, &missing(&self.assignment));
+                let read = Lost { after_seq: self.core.tail(), before_seq: None };
+                let error = missing(&self.assignment);
+                self.tell(shard_trouble::Kind::StreamGone, &error, Some(read));
                 true
             }
             (None, false) => false,
@@ -431,8 +435,8 @@ impl ShardReader {
 fn missing(assignment: &Assignment) -> Error {
     Error::new(
         Code::StreamMissing,
-        format!("{} does not exist", assignment.shard_ref),
-        "make the stream again, or drop the source with --drop-source",
+        format!("Kinesis does not find {}", assignment.shard_ref),
+        "see whether the stream still exists; the driver asks for its shards meanwhile",
     )
 }
 

@@ -99,6 +99,7 @@ impl Core {
                 self.rates.observe(&shard, bytes, now);
                 self.avoid.remove(&shard);
                 self.troubles.remove(&shard);
+                self.missing.remove(&shard);
                 if ends_shard {
                     self.end_accepted(&shard, children);
                 }
@@ -150,6 +151,7 @@ impl Core {
         if useful {
             self.avoid.remove(&shard);
             self.troubles.remove(&shard);
+            self.missing.remove(&shard);
             self.lags.insert(shard, read.millis_behind_latest);
         }
         Ok(())
@@ -181,13 +183,9 @@ impl Core {
                 let range = (trouble.lost_after_seq, trouble.lost_before_seq);
                 self.data_lost(&shard, &range, cause, now)
             }
-            Kind::StreamGone => vec![Effect::Fail(cause.unwrap_or_else(|| {
-                Error::new(
-                    Code::StreamMissing,
-                    format!("the stream of {shard} is gone"),
-                    "restore the stream, or remove the source from the application",
-                )
-            }))],
+            // What it has read comes first: a loss begins behind it.
+            Kind::StreamGone if trouble.lost_after_seq != self.tail_text(&shard) => Vec::new(),
+            Kind::StreamGone => self.not_found(&shard, true),
             Kind::Forbidden | Kind::Delayed | Kind::Unspecified => {
                 let text = cause.map_or_else(
                     || format!("{shard} can not be read for now"),
@@ -198,6 +196,12 @@ impl Core {
                 Vec::new()
             }
         }
+    }
+
+    /// The last accepted record of a shard, as a trouble names it.
+    fn tail_text(&self, shard: &ShardKey) -> String {
+        let tail = self.ledger.reading(shard).and_then(|(_, position)| position.sequence_number);
+        tail.map(|number| number.to_string()).unwrap_or_default()
     }
 
     fn data_lost(
@@ -224,6 +228,10 @@ impl Core {
         }
         if !self.survives_loss(shard) {
             return vec![Effect::Fail(error)];
+        }
+        // What was read before it comes first, so that no more is passed over than is gone.
+        if *after != self.tail_text(shard) {
+            return Vec::new();
         }
         self.ledger.skip_gap(shard, now);
         let mut effects = vec![self.gap(shard, error)];

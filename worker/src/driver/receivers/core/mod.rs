@@ -9,6 +9,7 @@ mod copy;
 mod exclude;
 mod gaps;
 mod leave;
+mod listing;
 mod place;
 mod plan;
 mod reread;
@@ -17,19 +18,20 @@ mod snapshot;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use millrace_common::error::{Code, Error};
+use millrace_common::error::Error;
 use millrace_common::id::{BlockId, ContainerId, ReceiverId};
 use millrace_common::position::{Position, ShardKey};
 use millrace_proto::v1;
 use millrace_proto::v1::executor_command::Body;
 
 use super::assignment::{Assignment, Layout};
-use super::lineage::{Lineage, ListedShard, Loss, Origin, Start};
+use super::lineage::{Lineage, Origin, Start};
 use super::rates::Rates;
 use crate::driver::head::Gaps;
 use crate::driver::ledger::Ledger;
 
 use gaps::Counted;
+use listing::Missing;
 pub use plan::{Planned, PlannedBlock};
 use reread::Reread;
 pub use snapshot::{GapView, ReceiverView, Snapshot};
@@ -156,6 +158,8 @@ pub struct Core {
     last_cut: u64,
     lags: BTreeMap<ShardKey, i64>,
     troubles: BTreeMap<ShardKey, String>,
+    /// Shards that Kinesis did not find when they were to be read.
+    missing: BTreeMap<ShardKey, Missing>,
     /// Losses that were passed over by policy, those of earlier attempts included.
     gaps: BTreeMap<ShardKey, Counted>,
     /// As the head has them.
@@ -199,79 +203,12 @@ impl Core {
             last_cut: 0,
             lags: BTreeMap::new(),
             troubles: BTreeMap::new(),
+            missing: BTreeMap::new(),
             gaps: BTreeMap::new(),
             committed_gaps: BTreeMap::new(),
             balanced_at: now,
             released: VecDeque::new(),
         }
-    }
-
-    /// A complete listing of a source's shards arrived, made at this server time.
-    pub fn listed(
-        &mut self,
-        source: &str,
-        shards: Vec<ListedShard>,
-        server_ms: i64,
-        now: Duration,
-    ) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        let Some(entry) = self.sources.get_mut(source) else { return effects };
-        entry.listing_is_stale = false;
-        entry.listed_ms = entry.listed_ms.max(server_ms);
-        let losses = entry.lineage.list(shards);
-        for loss in losses {
-            effects.push(self.lose_shard(source, &loss, now));
-        }
-        effects.extend(self.place(now));
-        effects
-    }
-
-    /// A source's stream as it is described today. When it is another one than the one that is
-    /// read, under the same name, the application can not go on: its positions are none of this one.
-    pub fn remade(&self, source: &str, today: &Stream) -> Option<Effect> {
-        let stream = &self.sources.get(source)?.setup.stream;
-        (stream.created_ms != today.created_ms).then(|| {
-            Effect::Fail(Error::new(
-                Code::SourceChanged,
-                format!(
-                    "stream {} of source {source} was deleted and made again while it was read",
-                    stream.name
-                ),
-                "reset the application to begin with the new stream; what was read of the old one \
-                 and not committed is lost with it",
-            ))
-        })
-    }
-
-    /// The listing of a source that was asked for could not be had.
-    pub fn listing_failed(&mut self, source: &str) {
-        if let Some(source) = self.sources.get_mut(source) {
-            source.listing_is_stale = true;
-        }
-    }
-
-    fn lose_shard(&mut self, source: &str, loss: &Loss, now: Duration) -> Effect {
-        let Some(entry) = self.sources.get_mut(source) else {
-            return Effect::Fail(Error::internal(format!("a loss in unknown source {source}")));
-        };
-        let key = entry.setup.stream.shard(source, loss.shard_id());
-        let error = Error::new(
-            Code::DataLost,
-            format!(
-                "records of source {source} (stream {}) are lost: {loss}",
-                entry.setup.stream.name
-            ),
-            "reset the application to a new start, or set on_data_loss = \"continue\" to go on",
-        );
-        if !entry.setup.survives_loss {
-            return Effect::Fail(error);
-        }
-        entry.lineage.accept(loss);
-        self.ledger.open(key.clone(), Position::default(), now);
-        if !matches!(loss, Loss::Orphan(_)) {
-            self.ledger.end_with_gap(&key, now);
-        }
-        self.gap(&key, error)
     }
 
     /// An executor registered. Whatever it holds nobody needs.
@@ -369,11 +306,12 @@ impl Core {
             cut.waiting.retain(|(container, _)| container != executor);
         }
         let lost = self.ledger.lose(executor, now);
-        let effects = self.drop_blocks(lost.dropped, now);
+        let mut effects = self.drop_blocks(lost.dropped, now);
         self.reread_lost_on(executor);
         for block in lost.reread {
             self.rereads.insert(block.id.clone(), Reread::of(block));
         }
+        effects.extend(self.went_with_their_shard(&lost.rolled_back));
         effects
     }
 

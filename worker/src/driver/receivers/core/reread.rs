@@ -132,7 +132,31 @@ impl Core {
         tracing::warn!(block = %id, executor = %from, %error, "a lost block could not be read again yet");
         reread.failures += 1;
         reread.not_before = now + Backoff::CALL.delay(reread.failures, 0.0);
-        self.reread(now)
+        let shard = reread.block.shard.clone();
+        let mut effects = Vec::new();
+        if error.code() == Code::StreamMissing {
+            effects = self.not_found(&shard, false);
+        }
+        effects.extend(self.reread(now));
+        effects
+    }
+
+    /// Kinesis has let go of this shard: its lost blocks can not be read again.
+    pub(super) fn blocks_are_gone_with(&mut self, shard: &ShardKey) {
+        for reread in self.rereads.values_mut().filter(|reread| reread.block.shard == *shard) {
+            let descriptor = &reread.block.descriptor;
+            let error = Error::new(
+                Code::DataLost,
+                format!(
+                    "records of {shard} from {} to {} were lost with their executor and can not be \
+                     read again: Kinesis lists the shard no more",
+                    descriptor.first_seq, descriptor.last_seq
+                ),
+                "reset the application to a new start, or set on_data_loss = \"continue\" to go on",
+            );
+            reread.asked = None;
+            reread.lost = Some(error.to_failure());
+        }
     }
 
     /// A lost block is held again, even if by then another executor was asked, or its batch is

@@ -1,9 +1,13 @@
 //! The receivers' core as its actor uses it: one step at a time.
 
+use millrace_common::error::Code;
 use millrace_common::position::HashKeyRange;
 
 use super::*;
 use crate::driver::receivers::lineage::ListedShard;
+
+#[path = "listing_tests.rs"]
+mod listing;
 
 const NOW: Duration = Duration::ZERO;
 const MIB: u64 = 1 << 20;
@@ -387,7 +391,13 @@ fn data_loss_stops_the_application_or_is_skipped_by_policy() {
         Core::new(vec![survivor], &planned.positions, NOW).after_gaps(planned.gaps.clone());
     core.listed("logs", vec![listed("a", &[], true)], 1, NOW);
     join(&mut core, 1);
-    core.troubled(&e(1), trouble(1), NOW);
+    let next = |lost_after: &str| v1::ShardTrouble {
+        lost_after_seq: lost_after.into(),
+        lost_before_seq: "15".into(),
+        ..trouble(1)
+    };
+    assert!(core.troubled(&e(1), next("11"), NOW).is_empty(), "what it read comes first");
+    core.troubled(&e(1), next("9"), NOW);
     assert_eq!(core.snapshot().gaps[0].count, 2);
     assert_eq!(core.plan(4, NOW).0.gaps, planned.gaps);
     // An answer from behind the loss that shows nothing more there is past it, too.
@@ -610,15 +620,6 @@ fn a_shard_that_moves_to_another_executor_rests_and_one_that_stays_does_not() {
     core.lost(&e(2), later);
     let effects = core.joined(e(3), home(3, 100 * MIB), &BTreeSet::new(), later * 2);
     assert_eq!(rests(&effects), [200, 200]);
-}
-
-#[test]
-fn a_stream_made_again_under_its_name_stops_the_application() {
-    let core = one_shard_on_one_executor();
-    assert!(core.remade("logs", &stream()).is_none());
-    let again = Stream { created_ms: 6, ..stream() };
-    let Some(Effect::Fail(error)) = core.remade("logs", &again) else { panic!("it goes on") };
-    assert_eq!(error.code(), Code::SourceChanged);
 }
 
 #[test]

@@ -80,6 +80,8 @@ fn read_all(
                 }
             }
             Step::Records { iterator, limit } => {
+                // A shard answers five times a second.
+                now += Duration::from_millis(200);
                 let mood = moods.next().unwrap_or(Mood::Truth);
                 match mood.read(shard, &iterator, limit) {
                     Ok(answer) => seen.add(core.answer(now, answer))?,
@@ -144,11 +146,15 @@ proptest! {
         position in 0usize..30,
         trimmed in 0usize..30,
         is_recently_empty: bool,
+        is_silent in prop::option::of(prop_oneof![
+            Just(RETENTION_MS), Just(RETENTION_MS - 30_000), Just(HOUR_MS), Just(1),
+        ]),
         moods in prop::collection::vec(Mood::any(), 0..40),
     ) {
         let mut shard = FakeShard::of((1..=num_records as u64).map(|value| value * 10));
         let position = position.min(num_records - 1);
         shard.num_trimmed = trimmed.min(num_records);
+        shard.is_silent_at_trimmed = is_silent;
         let empty_until = SERVER_MS - if is_recently_empty { HOUR_MS } else { 2 * RETENTION_MS };
         let start = after_empty_until((position as u64 + 1) * 10, empty_until);
         let mut core = ShardCore::new(start, RETENTION_MS, Limits::KINESIS);
@@ -208,6 +214,45 @@ proptest! {
     }
 }
 
+/// The stream let go of what is older than a day, and the reader still believes in a week: a reader
+/// that was two days behind is told the loss, and one on a sparse shard loses nothing.
+#[test]
+fn a_retention_that_is_shortened_under_the_reader_hides_no_loss() {
+    let arrived = |value: u64, hours_ago: i64| {
+        let mut record = record(value);
+        record.arrival_ms = SERVER_MS - hours_ago * HOUR_MS;
+        record
+    };
+    for is_shortened in [false, true] {
+        let records = [(1, 50), (2, 49), (3, 48), (4, 20), (5, 10)];
+        let records = records.map(|(value, hours)| arrived(value, hours)).into();
+        let mut shard = FakeShard { records, ..FakeShard::default() };
+        let mut core = ShardCore::new(Start::TrimHorizon, 7 * RETENTION_MS, Limits::KINESIS);
+        core.iterator(Duration::ZERO, shard.make_iterator(IteratorAt::TrimHorizon));
+        let mut numbers = Vec::new();
+        let mut take = |core: &mut ShardCore, now: u64, answer| {
+            let run = core.answer(Duration::from_secs(now), answer).run;
+            numbers.extend(run.into_iter().flat_map(|run| run.records).map(|r| r.sequence_number));
+        };
+        let Step::Records { iterator, .. } = core.step(Duration::ZERO) else { panic!() };
+        take(&mut core, 1, shard.read(&iterator, 2));
+        shard.num_trimmed = if is_shortened { 3 } else { 0 };
+        for now in 2..60 {
+            match core.step(Duration::from_secs(now)) {
+                Step::Iterator(at) => {
+                    core.iterator(Duration::from_secs(now), shard.make_iterator(at));
+                }
+                Step::Records { iterator, .. } => take(&mut core, now, shard.read(&iterator, 2)),
+                Step::WaitUntil(_) | Step::Rest => {}
+            }
+        }
+        let lost = Lost { after_seq: Some(seq(2)), before_seq: Some(seq(4)) };
+        assert_eq!(core.lost(), is_shortened.then_some(lost));
+        let expected = if is_shortened { 1..=2 } else { 1..=5 };
+        assert_eq!(numbers, expected.map(seq).collect::<Vec<_>>());
+    }
+}
+
 #[test]
 fn a_start_before_what_the_stream_holds_is_a_loss() {
     let shard = FakeShard::of([10]);
@@ -228,6 +273,38 @@ fn a_loss_names_both_ends_of_the_gap() {
     shard.num_trimmed = 2;
     let lost = read(&shard, after(10)).lost.unwrap();
     assert_eq!(lost, Lost { after_seq: Some(seq(10)), before_seq: Some(seq(30)) });
+}
+
+/// When the reading asks for the oldest record, of a shard that gives nothing at its trimmed tail.
+fn looks_at_the_horizon(millis_behind_latest: i64) -> Duration {
+    let mut shard = FakeShard::of([10, 20, 30]);
+    shard.num_trimmed = 2;
+    shard.is_silent_at_trimmed = Some(millis_behind_latest);
+    let mut core = ShardCore::new(after(10), RETENTION_MS, Limits::KINESIS);
+    let mut now = Duration::ZERO;
+    for _ in 0..1_000 {
+        match core.step(now) {
+            Step::WaitUntil(time) => now = time,
+            Step::Rest => break,
+            Step::Iterator(IteratorAt::TrimHorizon) => return now,
+            Step::Iterator(at) => core.iterator(now, shard.make_iterator(at)),
+            Step::Records { iterator, limit } => {
+                now += Duration::from_millis(200);
+                let brought = core.answer(now, shard.read(&iterator, limit));
+                assert_eq!(brought.lost, None, "nothing is known yet");
+                assert!(brought.empty.is_some_and(|empty| empty.millis_behind_latest > 0));
+            }
+        }
+    }
+    panic!("it waits at the tail for ever")
+}
+
+#[test]
+fn a_tail_that_gives_nothing_for_ever_is_looked_for_from_the_oldest_record() {
+    let at_once = looks_at_the_horizon(RETENTION_MS);
+    assert!(at_once < Duration::from_secs(1), "{at_once:?}");
+    let after_a_minute = looks_at_the_horizon(HOUR_MS);
+    assert!((60..62).contains(&after_a_minute.as_secs()), "{after_a_minute:?}");
 }
 
 #[test]

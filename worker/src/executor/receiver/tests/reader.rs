@@ -357,6 +357,38 @@ async fn a_lost_record_is_told_with_its_range_again_and_again() {
         .await;
 }
 
+#[tokio::test]
+async fn a_shard_that_is_gone_is_told_with_what_was_read_of_it_which_is_announced() {
+    LocalSet::new()
+        .run_until(async {
+            let fake = Arc::new(Fake::with([("a", FakeShard::of([10, 20, 30]))]));
+            let mut scene = Scene::new(Arc::clone(&fake) as Arc<dyn Kinesis>, BUDGET);
+            scene.host.assign(vec![assign("r0", "a", 1)]).unwrap();
+            let open_bytes = async || {
+                while scene.shared.store.block_bytes() == 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, open_bytes()).await.expect("nothing is read");
+            fake.shards().clear();
+            let (mut announced, mut told) = (None, None);
+            while announced.is_none() || told.is_none() {
+                let message = tokio::time::timeout(PATIENCE, scene.wire.recv()).await.unwrap();
+                match message.unwrap().body {
+                    Some(executor_message::Body::Announcement(announcement)) => {
+                        announced = announced.or(announcement.blocks.first().cloned());
+                    }
+                    Some(executor_message::Body::Trouble(trouble)) => told = Some(trouble),
+                    _ => {}
+                }
+            }
+            let (announced, told) = (announced.unwrap(), told.unwrap());
+            assert_eq!(told.kind(), v1::shard_trouble::Kind::StreamGone);
+            assert_eq!((&*told.lost_after_seq, &*announced.last_seq), ("30", "30"));
+        })
+        .await;
+}
+
 /// Reads everything, loses one of the blocks, and has it read again by `change`d Kinesis.
 async fn read_again(
     change: impl FnOnce(&mut FakeShard),
@@ -424,6 +456,21 @@ async fn a_range_that_was_trimmed_or_differs_is_data_lost() {
             assert!(after.is_empty(), "a damaged block was put back");
             let spoil = |shard: &mut FakeShard| shard.records[1].data = "other".into();
             assert_eq!(read_again(spoil, vec![]).await.0.unwrap_err().code(), Code::DataLost);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_range_whose_first_record_gives_nothing_for_ever_is_looked_for_and_lost() {
+    LocalSet::new()
+        .run_until(async {
+            let silence = |shard: &mut FakeShard| {
+                shard.num_trimmed = 3;
+                shard.is_silent_at_trimmed = Some(86_400_000);
+            };
+            let (outcome, _, after) = read_again(silence, vec![]).await;
+            assert_eq!(outcome.unwrap_err().code(), Code::DataLost);
+            assert!(after.is_empty());
         })
         .await;
 }

@@ -34,6 +34,9 @@ pub(crate) fn record(value: u64) -> Record {
     }
 }
 
+/// The iterator at a trimmed record that gives nothing.
+const SILENT: &str = "18446744073709551615";
+
 /// One shard.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeShard {
@@ -41,6 +44,9 @@ pub(crate) struct FakeShard {
     pub(crate) records: Vec<Record>,
     /// How many of them are trimmed.
     pub(crate) num_trimmed: usize,
+    /// Set when iterators at a trimmed record give nothing, for ever, and say this many
+    /// milliseconds behind.
+    pub(crate) is_silent_at_trimmed: Option<i64>,
     /// Set when the shard is closed.
     pub(crate) children: Option<Vec<ChildShard>>,
 }
@@ -60,10 +66,24 @@ impl FakeShard {
                 self.records.partition_point(|record| record.arrival_ms < ms)
             }
         };
+        let is_trimmed = matches!(at, IteratorAt::Record(_)) && index < self.num_trimmed;
+        if is_trimmed && self.is_silent_at_trimmed.is_some() {
+            return SILENT.to_owned();
+        }
         index.max(self.num_trimmed).to_string()
     }
 
     pub(crate) fn read(&self, iterator: &str, limit: u32) -> Answer {
+        if let Some(millis_behind_latest) = self.is_silent_at_trimmed.filter(|_| iterator == SILENT)
+        {
+            return Answer {
+                records: Vec::new(),
+                next_iterator: Some(iterator.to_owned()),
+                millis_behind_latest,
+                children: Vec::new(),
+                server_ms: Some(SERVER_MS),
+            };
+        }
         let from = iterator.parse::<usize>().unwrap().max(self.num_trimmed);
         let limited = (from + limit as usize).min(self.records.len()).max(from);
         let mut num_bytes = 0;

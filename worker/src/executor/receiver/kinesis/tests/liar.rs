@@ -73,7 +73,10 @@ impl Mood {
                     ..truth
                 })
             }
-            Self::Double => Ok(shard.read(&from.saturating_sub(2).to_string(), limit)),
+            Self::Double if from <= shard.records.len() => {
+                Ok(shard.read(&from.saturating_sub(2).to_string(), limit))
+            }
+            Self::Double => Ok(shard.read(iterator, limit)),
         }
     }
 
