@@ -65,6 +65,10 @@ pub(crate) enum Command {
     Node(Node),
     /// Check an application file and print the plan of its query; needs no cluster.
     Explain(FileAndSettings),
+    /// Print the least IAM policy that an application can work with; needs no cluster.
+    Policy(Policy),
+    /// Try every right of an application, and all that its start would find wrong in AWS.
+    Preflight(Preflight),
     /// Make the cluster's DynamoDB table.
     Init(Init),
     /// Make the next start of a stopped application begin somewhere else.
@@ -207,6 +211,43 @@ pub(crate) struct Init {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Policy {
+    #[command(flatten)]
+    pub(crate) source: FileAndSettings,
+    /// Whose policy.
+    #[arg(long = "for", value_name = "ROLE", default_value = "application")]
+    pub(crate) role: PolicyRole,
+    /// Account of the table and the streams; else that of the credentials is asked for.
+    #[arg(long, value_name = "ID", value_parser = parse_account)]
+    pub(crate) account: Option<String>,
+    /// Name of the cluster's table.
+    #[arg(long, default_value = DEFAULT_TABLE)]
+    pub(crate) table: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyRole {
+    /// Driver and executors; the credentials of the nodes.
+    Application,
+    /// The master of the cluster.
+    Master,
+    /// Who looks after the application by `preflight`, `uploads`, `repair`, `ls` and `cat`.
+    Operator,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Preflight {
+    #[command(flatten)]
+    pub(crate) source: FileAndSettings,
+    /// Account that the statements to add name; else that of the credentials.
+    #[arg(long, value_name = "ID", value_parser = parse_account)]
+    pub(crate) account: Option<String>,
+    /// Name of the cluster's table.
+    #[arg(long, default_value = DEFAULT_TABLE)]
+    pub(crate) table: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Reset {
     #[command(flatten)]
     pub(crate) named: Named,
@@ -337,6 +378,11 @@ pub(crate) struct ObjectPath {
     pub(crate) path: String,
 }
 
+fn parse_account(text: &str) -> Result<String, String> {
+    let is_account = text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
+    if is_account { Ok(text.to_owned()) } else { Err("an account is 12 digits".to_owned()) }
+}
+
 fn parse_size(text: &str) -> Result<ByteSize, String> {
     text.parse().map_err(|error: millrace_common::error::Error| {
         format!("{}; {}", error.message(), error.next_move())
@@ -378,6 +424,8 @@ mod tests {
             "millrace stop a --drain --deadline 5",
             "millrace reset a",
             "millrace reset a --to noon",
+            "millrace policy app.toml --account 12",
+            "millrace policy app.toml --for me",
             "millrace local up --workers 0",
             "millrace local up --memory 2",
         ] {

@@ -11,6 +11,8 @@ mod local;
 mod logs;
 mod nodes;
 mod objects;
+mod policy;
+mod preflight;
 mod produce;
 mod repair;
 mod reset;
@@ -42,6 +44,8 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
         Command::Node(Node::Drain(command)) => nodes::drain(global, output, &command).await,
         Command::Node(Node::Undrain { node }) => nodes::undrain(global, output, &node).await,
         Command::Explain(command) => explain::run(output, &command).await,
+        Command::Policy(command) => policy::run(output, &command).await,
+        Command::Preflight(command) => preflight::run(output, &command).await,
         Command::Init(command) => init::run(output, &command).await,
         Command::Reset(command) => reset::run(global, output, &command).await,
         Command::Repair(command) => repair::run(global, output, &command).await,

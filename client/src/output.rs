@@ -49,6 +49,11 @@ impl Output {
         self.bytes(&line)
     }
 
+    /// One JSON document for people and programs alike, over several lines.
+    pub(crate) fn json_document(&self, value: &serde_json::Value) -> Outcome {
+        self.text(&format!("{value:#}"))
+    }
+
     /// Text for people; a final newline is added where it is missing.
     pub(crate) fn text(&self, text: &str) -> Outcome {
         let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };

@@ -80,6 +80,7 @@ codes! {
     Throttled = "MR3009", ResourceExhausted, "AWS throttles the calls";
     StreamNotActive = "MR3010", FailedPrecondition, "The Kinesis stream is being made or deleted";
     AwsOther = "MR3011", Internal, "AWS answers with an error that has no page of its own";
+    RightsMissing = "MR3012", PermissionDenied, "Rights are missing, or something in AWS is not as the application needs it";
     Fenced = "MR4001", Aborted, "A newer driver owns the head";
     HeadMissing = "MR4002", DataLoss, "The head is gone although the application has run before";
     HeadForeign = "MR4003", AlreadyExists, "Another cluster owns the head of this name";

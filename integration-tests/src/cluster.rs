@@ -40,8 +40,17 @@ pub enum Judge {
     Emulator,
     /// ministack, run by this Python.
     Ministack(PathBuf),
-    /// ministack that checks rights; the cluster calls it as a user with only this policy.
-    MinistackWithRights(PathBuf, String),
+    /// ministack that checks rights; master and nodes call it as users with only these policies.
+    MinistackWithRights(PathBuf, Policies),
+}
+
+/// Policy documents of the two who call AWS.
+#[derive(Clone, Debug)]
+pub struct Policies {
+    /// Of the nodes, whose credentials driver and executors inherit.
+    pub application: String,
+    /// Of the master.
+    pub master: String,
 }
 
 /// What one node offers.
@@ -58,8 +67,10 @@ pub struct NodeSize {
 pub struct Cluster {
     /// The judge, with a caller who may do everything.
     pub aws: Aws,
-    /// The AWS caller that master and nodes run as.
+    /// The AWS caller that nodes and commands run as.
     pub caller: Endpoint,
+    /// The AWS caller that masters run as.
+    pub master_caller: Endpoint,
     /// The master.
     pub master: Process,
     /// The nodes, in order.
@@ -108,15 +119,16 @@ impl Cluster {
     ) -> Self {
         let turn = TURN.lock().await;
         let directory = tempfile::tempdir().expect("the temporary directory can be written to");
-        let (aws, caller) = start_judge(judge, directory.path()).await;
+        let (aws, caller, master_caller) = start_judge(judge, directory.path()).await;
         init_table(&aws.endpoint).await;
-        let mut environment = caller.environment();
-        environment.extend(master_environment(&caller));
+        let mut environment = master_caller.environment();
+        environment.extend(master_environment(&master_caller));
         let (master, address) =
             start_master("test", "127.0.0.1:0", &environment, directory.path()).await;
         let mut cluster = Self {
             aws,
             caller,
+            master_caller,
             master,
             workers: Vec::new(),
             address,
@@ -259,7 +271,7 @@ impl Cluster {
 
     /// Starts the master of another cluster on the same table and waits until it answers.
     pub async fn start_master_of(&self, cluster: &str) -> Process {
-        start_master(cluster, "127.0.0.1:0", &self.caller.environment(), self.path()).await.0
+        start_master(cluster, "127.0.0.1:0", &self.master_caller.environment(), self.path()).await.0
     }
 
     /// Runs the `millrace` command against this cluster.

@@ -53,22 +53,40 @@ pub async fn start(python: &Path, rights: bool, directory: &Path) -> Aws {
     Aws { endpoint, process }
 }
 
-/// Makes a user who holds exactly `policy` (an IAM policy document) and returns the endpoint as
-/// that user calls it.
+/// Makes a user for each of `policies` (IAM policy documents), who holds exactly that one, and
+/// returns the endpoint as each of them calls it.
 ///
 /// # Panics
-/// When the user can not be made.
-pub async fn user(python: &PathBuf, root: &Endpoint, policy: &str) -> Endpoint {
+/// When they can not be made.
+pub async fn users<const N: usize>(
+    python: &PathBuf,
+    root: &Endpoint,
+    policies: [String; N],
+) -> [Endpoint; N] {
+    let made = many_users(python, root, &policies).await;
+    made.try_into().expect("the program makes a user for each policy")
+}
+
+/// As [`users`], for any number.
+///
+/// # Panics
+/// When they can not be made.
+pub async fn many_users(python: &PathBuf, root: &Endpoint, policies: &[String]) -> Vec<Endpoint> {
     let program =
-        crate::dataset::repository_root().join("integration-tests/reference/make_user.py");
-    let arguments = [program.into_os_string(), policy.into()];
+        crate::dataset::repository_root().join("integration-tests/reference/make_users.py");
+    let mut arguments = vec![program.into_os_string()];
+    arguments.extend(policies.iter().map(Into::into));
     let environment = root.environment();
     let made = command::run(python, &arguments, &environment, Duration::from_secs(60)).await;
     let keys = made.success().json();
-    let field = |name: &str| keys[name].as_str().expect("the program prints both").to_owned();
-    Endpoint {
-        url: root.url.clone(),
-        access_key_id: field("access_key_id"),
-        secret_access_key: field("secret_access_key"),
-    }
+    let keys = keys.as_array().expect("the program prints a list");
+    let endpoint = |keys: &serde_json::Value| {
+        let field = |name: &str| keys[name].as_str().expect("it prints both").to_owned();
+        Endpoint {
+            url: root.url.clone(),
+            access_key_id: field("access_key_id"),
+            secret_access_key: field("secret_access_key"),
+        }
+    };
+    keys.iter().map(endpoint).collect()
 }

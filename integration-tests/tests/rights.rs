@@ -1,33 +1,99 @@
-//! Least privilege: on an AWS that checks rights, the whole word count runs as a user who holds
-//! only what `rights-policy.json` says: no List and no Delete on S3, no wildcard action.
+//! Least privilege, on an AWS that checks rights: the whole word count runs with exactly the policy
+//! that `millrace policy` prints, and whatever is taken out of it, `millrace preflight` names that
+//! and nothing else.
+
+use std::time::Duration;
 
 use millrace_integration_tests::application::File;
-use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
+use millrace_integration_tests::aws::Endpoint;
+use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize, Policies};
+use millrace_integration_tests::command::{Output, base_environment, binary, run};
 use millrace_integration_tests::eventually::{PATIENCE, within};
 use millrace_integration_tests::words::{Counts, assert_equal};
 use millrace_integration_tests::{ministack, objects};
 use millrace_proto::v1::ApplicationState;
+use serde_json::Value;
 
-/// The policy under which master, nodes, driver and executors run.
-const POLICY: &str = include_str!("rights-policy.json");
+/// The account of ministack.
+const ACCOUNT: &str = "000000000000";
 
-#[tokio::test]
-async fn the_policy_has_no_wildcard_action_and_only_puts_objects() {
-    let policy: serde_json::Value = serde_json::from_str(POLICY).unwrap();
-    let statements = policy["Statement"].as_array().unwrap();
-    let actions = statements.iter().flat_map(|statement| statement["Action"].as_array().unwrap());
-    let actions: Vec<&str> = actions.map(|action| action.as_str().unwrap()).collect();
-    assert!(actions.iter().all(|action| !action.contains('*')), "{actions:?}");
-    let s3: Vec<_> = actions.iter().filter(|action| action.starts_with("s3:")).collect();
-    assert_eq!(s3, [&"s3:PutObject"]);
+/// Runs `millrace` as this caller, without a cluster.
+async fn millrace(caller: &Endpoint, arguments: &[&str]) -> Output {
+    let mut environment = base_environment();
+    environment.extend(caller.environment());
+    run(&binary("millrace"), arguments, &environment, Duration::from_secs(60)).await
+}
+
+/// The policy of a role for an application file. Nothing listens at the endpoint: with the account
+/// given, a policy is made of the file alone.
+async fn policy(file: &str, role: &str) -> Value {
+    let nobody = Endpoint {
+        url: "http://127.0.0.1:9".to_owned(),
+        access_key_id: "none".to_owned(),
+        secret_access_key: "none".to_owned(),
+    };
+    let arguments = ["policy", file, "--account", ACCOUNT, "--for", role];
+    millrace(&nobody, &arguments).await.success().json()
+}
+
+async fn policies(file: &str) -> Policies {
+    Policies {
+        application: policy(file, "application").await.to_string(),
+        master: policy(file, "master").await.to_string(),
+    }
+}
+
+/// The word count as a file of its own, in a directory that lives as long as the test.
+fn file() -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().expect("the temporary directory can be written to");
+    let path = directory.path().join("word-count.toml");
+    std::fs::write(&path, File::default().toml()).expect("it is this test's own");
+    let path = path.display().to_string();
+    (directory, path)
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().expect("a list")
+}
+
+fn actions(policy: &Value) -> Vec<String> {
+    let actions = list(&policy["Statement"]).iter().flat_map(|one| list(&one["Action"]));
+    actions.map(|action| action.as_str().expect("a text").to_owned()).collect()
+}
+
+/// `policy` without this action.
+fn without(policy: &Value, action: &str) -> Value {
+    let less = list(&policy["Statement"]).iter().filter_map(|statement| {
+        let mut statement = statement.clone();
+        let kept: Vec<_> =
+            list(&statement["Action"]).iter().filter(|one| *one != action).cloned().collect();
+        let is_left = !kept.is_empty();
+        statement["Action"] = kept.into();
+        is_left.then_some(statement)
+    });
+    serde_json::json!({ "Version": policy["Version"], "Statement": less.collect::<Vec<_>>() })
+}
+
+/// One policy that allows what both do.
+fn together(one: &Value, other: &Value) -> Value {
+    let all: Vec<_> = list(&one["Statement"]).iter().chain(list(&other["Statement"])).collect();
+    serde_json::json!({ "Version": one["Version"], "Statement": all })
+}
+
+/// The checks of findings with this verdict.
+fn verdicts(value: &Value, verdict: &str) -> Vec<String> {
+    let of = list(&value["findings"]).iter().filter(|finding| finding["verdict"] == verdict);
+    of.map(|finding| finding["check"].as_str().expect("a text").to_owned()).collect()
 }
 
 #[tokio::test]
-async fn the_word_count_runs_with_only_the_rights_of_the_policy() {
+async fn the_word_count_runs_with_exactly_the_policy_that_is_printed() {
     let Some(python) = ministack::python("least privilege on ministack") else { return };
-    let judge = Judge::MinistackWithRights(python, POLICY.to_owned());
+    let (_directory, path) = file();
+    let policies = policies(&path).await;
+    println!("policy of the application: {}", policies.application);
+    let judge = Judge::MinistackWithRights(python, policies);
     let cluster = Cluster::start(&judge, &[NodeSize { cores: 2, memory: "2GiB" }; 2]).await;
-    println!("policy: integration-tests/tests/rights-policy.json\n{POLICY}");
     cluster.aws.create_stream("lines", 4).await;
     cluster.aws.create_bucket("results").await;
     let lines: Vec<String> = (0..400).map(|i| format!("a b{}", i % 4)).collect();
@@ -50,11 +116,64 @@ async fn the_word_count_runs_with_only_the_rights_of_the_policy() {
 }
 
 #[tokio::test]
-async fn a_missing_right_is_named() {
+async fn preflight_names_exactly_what_is_taken_out_of_the_policy() {
+    let Some(python) = ministack::python("preflight on ministack") else { return };
+    let (directory, path) = file();
+    let whole = policy(&path, "application").await;
+    let operator = policy(&path, "operator").await;
+    let all = actions(&whole);
+    assert!(all.len() >= 10 && all.iter().all(|action| !action.contains('*')), "{all:?}");
+    let s3: Vec<_> = all.iter().filter(|action| action.starts_with("s3:")).collect();
+    assert_eq!(s3, ["s3:PutObject"]);
+
+    let aws = ministack::start(&python, true, directory.path()).await;
+    let _ = millrace(&aws.endpoint, &["init"]).await.success();
+    aws.create_stream("lines", 2).await;
+    aws.create_bucket("results").await;
+    let mut wanted = vec![together(&whole, &operator).to_string(), whole.to_string()];
+    wanted.extend(all.iter().map(|action| without(&whole, action).to_string()));
+    let callers = ministack::many_users(&python, &aws.endpoint, &wanted).await;
+    let preflight = async |caller| millrace(caller, &["preflight", &path, "--json"]).await;
+
+    // With the operator's rights nothing at all is left behind.
+    let clean = preflight(&callers[0]).await.success();
+    assert_eq!(clean.json()["account"], ACCOUNT, "by STS");
+    assert_eq!(verdicts(&clean.json(), "warning"), Vec::<String>::new(), "{clean}");
+    let open = aws.endpoint.s3().list_multipart_uploads().bucket("results").send().await.unwrap();
+    assert!(open.uploads().is_empty(), "{open:?}");
+    // With the application's alone, an upload that nobody may abort is named.
+    let clean = preflight(&callers[1]).await.success();
+    assert_eq!(clean.json()["missing"], serde_json::json!([]), "{clean}");
+    assert_eq!(verdicts(&clean.json(), "warning"), ["left open"], "{clean}");
+    let written = aws.endpoint.dynamodb().scan().table_name("millrace").send().await.unwrap();
+    assert_eq!(written.count(), 0, "{written:?}");
+
+    for (action, caller) in all.iter().zip(&callers[2..]) {
+        let output = preflight(caller).await;
+        assert_eq!(output.code, 1, "{output}");
+        let error: Value = serde_json::from_str(&output.stderr).unwrap();
+        assert_eq!(error["code"], "MR3012", "{output}");
+        assert!(error["message"].as_str().unwrap().ends_with(&format!("may not {action}")));
+        let value = output.json();
+        assert_eq!(value["missing"], serde_json::json!([action]), "{output}");
+        let denied = list(&value["findings"]).iter().find(|one| one["verdict"] == "missing");
+        let add = denied.unwrap()["add"].as_str().unwrap();
+        let add: Value = serde_json::from_str(add).unwrap();
+        let mut of = list(&whole["Statement"]).iter();
+        let of = of.find(|one| list(&one["Action"]).iter().any(|other| other == action));
+        assert_eq!(add["Action"], serde_json::json!([action]), "{output}");
+        assert_eq!(add["Resource"], of.unwrap()["Resource"], "{output}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_right_is_named_while_the_application_runs() {
     let Some(python) = ministack::python("a missing right on ministack") else { return };
-    let policy = POLICY.replace("\"kinesis:GetRecords\"", "\"kinesis:ListTagsForStream\"");
-    assert_ne!(policy, POLICY);
-    let judge = Judge::MinistackWithRights(python, policy);
+    let (_directory, path) = file();
+    let whole = policies(&path).await;
+    let application = without(&policy(&path, "application").await, "kinesis:GetRecords");
+    let policies = Policies { application: application.to_string(), ..whole };
+    let judge = Judge::MinistackWithRights(python, policies);
     let cluster = Cluster::start(&judge, &[NodeSize { cores: 4, memory: "2GiB" }]).await;
     cluster.aws.create_stream("lines", 2).await;
     cluster.aws.create_bucket("results").await;

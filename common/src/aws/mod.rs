@@ -3,6 +3,7 @@
 //! The clients never retry by themselves: who calls knows whether a call may be sent again, and at
 //! which pace. Nothing here knows what the calls are for.
 
+mod account;
 mod explain;
 pub mod rights;
 mod server_date;

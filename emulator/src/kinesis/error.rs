@@ -5,6 +5,7 @@
 /// The name of an error on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorKind {
+    DryRunOperation,
     ExpiredIterator,
     ExpiredNextToken,
     InternalFailure,
@@ -21,6 +22,7 @@ impl ErrorKind {
     /// The name as AWS spells it.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::DryRunOperation => "DryRunOperationException",
             Self::ExpiredIterator => "ExpiredIteratorException",
             Self::ExpiredNextToken => "ExpiredNextTokenException",
             Self::InternalFailure => "InternalFailureException",
@@ -57,6 +59,12 @@ pub(crate) type KinesisResult<T> = Result<T, KinesisError>;
 impl KinesisError {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
+    }
+
+    /// The answer to a call that would have succeeded, and was only tried.
+    pub(crate) fn dry_run() -> Self {
+        let message = "Request would have succeeded, but DryRun flag is set.";
+        Self::new(ErrorKind::DryRunOperation, message)
     }
 
     pub(crate) fn invalid_argument(message: impl Into<String>) -> Self {

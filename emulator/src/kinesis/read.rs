@@ -21,6 +21,9 @@ impl Kinesis {
         let mut stream = self.lock(&shared);
         require_readable(&stream, &self.options.account_id)?;
         let shard = shard_index(&stream, &request.shard_id)?;
+        if request.dry_run == Some(true) {
+            return Err(KinesisError::dry_run());
+        }
         let now_ms = self.now_ms();
         if self.options.limited && !stream.limits(shard)?.admit_iterator(now_ms) {
             return Err(self.rate_exceeded(&stream.meta.name, shard));
@@ -64,6 +67,9 @@ impl Kinesis {
                 ErrorKind::ResourceNotFound,
                 format!("The stream {} that the iterator names was deleted.", iterator.stream),
             ));
+        }
+        if request.dry_run == Some(true) {
+            return Err(KinesisError::dry_run());
         }
         if self.options.limited && !stream.limits(iterator.shard)?.admit_read(now_ms) {
             return Err(self.rate_exceeded(&stream.meta.name, iterator.shard));

@@ -112,8 +112,9 @@ request!(GetShardIterator {
     shard_iterator_type: String,
     starting_sequence_number: Option<String>,
     timestamp: Option<f64>,
+    dry_run: Option<bool>,
 });
-request!(GetRecords { shard_iterator: String, limit: Option<u64> });
+request!(GetRecords { shard_iterator: String, limit: Option<u64>, dry_run: Option<bool> });
 request!(SplitShard { shard_to_split: String, new_starting_hash_key: String });
 request!(MergeShards { shard_to_merge: String, adjacent_shard_to_merge: String });
 request!(UpdateShardCount { target_shard_count: u32, scaling_type: Option<String> });

@@ -24,22 +24,24 @@ pub(super) fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-pub(super) async fn start_judge(judge: &Judge, directory: &Path) -> (Aws, Endpoint) {
+/// The judge, the caller of the nodes, and the caller of the master.
+pub(super) async fn start_judge(judge: &Judge, directory: &Path) -> (Aws, Endpoint, Endpoint) {
     match judge {
         Judge::Emulator => {
             let aws = crate::emulator::start(directory).await;
             let caller = aws.endpoint.clone();
-            (aws, caller)
+            (aws, caller.clone(), caller)
         }
         Judge::Ministack(python) => {
             let aws = crate::ministack::start(python, false, directory).await;
             let caller = aws.endpoint.clone();
-            (aws, caller)
+            (aws, caller.clone(), caller)
         }
-        Judge::MinistackWithRights(python, policy) => {
+        Judge::MinistackWithRights(python, policies) => {
             let aws = crate::ministack::start(python, true, directory).await;
-            let caller = crate::ministack::user(python, &aws.endpoint, policy).await;
-            (aws, caller)
+            let policies = [policies.application.clone(), policies.master.clone()];
+            let [caller, master] = crate::ministack::users(python, &aws.endpoint, policies).await;
+            (aws, caller, master)
         }
     }
 }

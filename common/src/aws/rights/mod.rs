@@ -1,6 +1,15 @@
 //! The rights that calls need, as a policy spells them.
 //!
-//! IAM has no right of the name of some calls: a multipart upload needs `s3:PutObject`.
+//! IAM has no right of the name of some calls: a multipart upload needs `s3:PutObject`. Every right
+//! that Millrace needs stands once, in [`RIGHTS`]; policies, checks and documents come from there.
+
+mod arns;
+mod policy;
+mod table;
+
+pub use self::arns::{Arns, account_of, partition};
+pub use self::policy::{document, statement_for};
+pub use self::table::{On, RIGHTS, Right, Role, of};
 
 /// What a policy has to allow for a call: `service` as in "s3", `action` as in
 /// "CreateMultipartUpload". What the service itself names in its `message` counts first: a bucket
