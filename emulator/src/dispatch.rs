@@ -204,7 +204,10 @@ impl Services {
             Some(Action::EmptyPage) if job.operation == "GetRecords" => {
                 Ok(self.kinesis_answer(self.kinesis.empty_page(&job.body)))
             }
-            Some(Action::EmptyPage) => Ok(self.apply(job).await),
+            Some(Action::StuckIterator) if job.operation == "GetShardIterator" => {
+                Ok(self.kinesis_answer(self.kinesis.stuck_iterator(&job.body)))
+            }
+            Some(Action::EmptyPage | Action::StuckIterator) => Ok(self.apply(job).await),
         }
     }
 

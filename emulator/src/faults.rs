@@ -31,6 +31,9 @@ pub(crate) enum Action {
     ApplyTwice,
     /// Answers a GetRecords without records although there are some; other calls are not touched.
     EmptyPage,
+    /// Answers a GetShardIterator at a trimmed record with an iterator that gives nothing, for ever,
+    /// and says that all the retention is behind it; other calls are not touched.
+    StuckIterator,
 }
 
 /// A rule as the control endpoint takes and shows it.

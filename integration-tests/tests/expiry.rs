@@ -105,7 +105,11 @@ async fn an_idle_shard_moves_on_so_that_nothing_of_it_expires() {
     let with_number = head.positions.iter().filter(|(_, position)| position.number.is_some());
     assert_eq!((head.positions.len(), with_number.count()), (2, 1), "{head:?}");
 
-    // The record of the position is long gone, and nothing was lost, also across a stop.
+    // The record of the position is long gone, and nothing was lost, also across a stop; and also
+    // where Kinesis answers nothing at that record, again and again.
+    let stuck = json!({"type": "stuck_iterator"});
+    let stuck = Rule::new("stuck", "kinesis", "GetShardIterator", stuck);
+    scene.control.add(&[stuck]).await;
     scene.cluster.stop(NAME, &[]).await;
     scene.pass(20 * HOUR).await;
     scene.put_into_one("new", 10).await;

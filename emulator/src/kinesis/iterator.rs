@@ -26,6 +26,9 @@ pub(crate) struct ShardIterator {
     pub(crate) issued_ms: u64,
     /// How often all iterators had been made to expire when this one was issued.
     pub(crate) expiries: u64,
+    /// True when it gives nothing, for ever, as the real service's do at a trimmed record.
+    #[serde(default)]
+    pub(crate) is_stuck: bool,
 }
 
 impl ShardIterator {
@@ -115,6 +118,7 @@ mod tests {
             next_index: 44,
             issued_ms: 1000,
             expiries: 2,
+            is_stuck: false,
         }
     }
 

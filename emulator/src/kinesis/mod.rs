@@ -102,7 +102,7 @@ impl Kinesis {
             "PutRecord" => self.put_record(body),
             "PutRecords" => self.put_records(body),
             "GetRecords" => self.get_records(body, true),
-            "GetShardIterator" => self.get_shard_iterator(body),
+            "GetShardIterator" => self.get_shard_iterator(body, false),
             "ListShards" => self.list_shards(body),
             "CreateStream" => self.create_stream(body),
             "DeleteStream" => self.delete_stream(body),
@@ -128,6 +128,12 @@ impl Kinesis {
     /// Answers a GetRecords without records, whether there are any or not, as the real service may.
     pub(crate) fn empty_page(&self, body: &[u8]) -> (u16, Vec<u8>) {
         self.get_records(body, false).map_or_else(|e| refusal(&e), |answer| (200, answer))
+    }
+
+    /// Answers a GetShardIterator at a trimmed record with an iterator that gives nothing for ever, as
+    /// the real service has been seen to.
+    pub(crate) fn stuck_iterator(&self, body: &[u8]) -> (u16, Vec<u8>) {
+        self.get_shard_iterator(body, true).map_or_else(|e| refusal(&e), |answer| (200, answer))
     }
 
     /// Forgets the records of a shard below the given sequence number, as if they had passed the

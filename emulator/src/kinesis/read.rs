@@ -15,7 +15,9 @@ use super::{Kinesis, to_json};
 const MAX_RECORDS: u64 = 10_000;
 
 impl Kinesis {
-    pub(super) fn get_shard_iterator(&self, body: &[u8]) -> KinesisResult<Vec<u8>> {
+    /// Makes an iterator. One at a record that is trimmed begins at the oldest there is, or, if
+    /// `sticks`, gives nothing for ever.
+    pub(super) fn get_shard_iterator(&self, body: &[u8], sticks: bool) -> KinesisResult<Vec<u8>> {
         let request: requests::GetShardIterator = parse(body)?;
         let shared = self.find(&request.stream())?;
         let mut stream = self.lock(&shared);
@@ -29,6 +31,7 @@ impl Kinesis {
             return Err(self.rate_exceeded(&stream.meta.name, shard));
         }
         let next_index = start_index(&mut stream, shard, &request, now_ms)?;
+        let is_stuck = sticks && is_trimmed(&mut stream, shard, &request, now_ms)?;
         let iterator = ShardIterator {
             stream: stream.meta.name.clone(),
             stream_created_ms: stream.meta.created_ms,
@@ -36,6 +39,7 @@ impl Kinesis {
             next_index,
             issued_ms: now_ms,
             expiries: self.expiries.load(Ordering::Relaxed),
+            is_stuck,
         };
         Ok(to_json(&serde_json::json!({ "ShardIterator": iterator.to_token() })))
     }
@@ -76,6 +80,11 @@ impl Kinesis {
         }
         let limit = if with_records { limit } else { 0 };
         let mut writer = RecordsWriter::new();
+        if iterator.is_stuck {
+            iterator.issued_ms = now_ms;
+            let behind_ms = now_ms.saturating_sub(stream.meta.horizon_ms(now_ms));
+            return Ok(writer.finish(behind_ms, Some(&iterator.to_token()), &[]));
+        }
         let read =
             stream.read(iterator.shard, iterator.next_index, limit, now_ms, |stamp, frame| {
                 writer.push(stamp, frame);
@@ -91,6 +100,22 @@ impl Kinesis {
         iterator.next_index = read.next_index;
         iterator.issued_ms = now_ms;
         Ok(writer.finish(read.behind_ms, Some(&iterator.to_token()), &[]))
+    }
+}
+
+/// True when an iterator is asked for at a record that the stream has let go of.
+fn is_trimmed(
+    stream: &mut Stream,
+    shard: u32,
+    request: &requests::GetShardIterator,
+    now_ms: u64,
+) -> KinesisResult<bool> {
+    let (first, end) = stream.bounds(shard, now_ms)?;
+    match &request.starting_sequence_number {
+        Some(number) if request.shard_iterator_type == "AT_SEQUENCE_NUMBER" => {
+            Ok(index_of(stream, shard, parse_sequence(number)?, end)? < first)
+        }
+        _ => Ok(false),
     }
 }
 

@@ -166,6 +166,36 @@ fn millis_behind_latest_is_the_age_of_what_is_unread() {
 }
 
 #[test]
+fn a_stuck_iterator_gives_nothing_where_the_record_is_trimmed_and_only_there() {
+    let bench = Bench::active(false);
+    bench.put(1);
+    let first = bench.ok("GetRecords", json!({ "ShardIterator": bench.iterator("TRIM_HORIZON") }));
+    let at = json!({
+        "StreamName": "s",
+        "ShardId": SHARD,
+        "ShardIteratorType": "AT_SEQUENCE_NUMBER",
+        "StartingSequenceNumber": first["Records"][0]["SequenceNumber"],
+    });
+    let read = || {
+        let (status, body) = bench.kinesis.stuck_iterator(at.to_string().as_bytes());
+        assert_eq!(status, 200);
+        let iterator: Value = serde_json::from_slice(&body).expect("JSON");
+        bench.ok("GetRecords", iterator)
+    };
+    assert_eq!(read()["Records"].as_array().map(Vec::len), Some(1), "it is still there");
+    bench.kinesis.advance_clock(25 * 3_600_000);
+    bench.put(1);
+    let mut answer = read();
+    for _ in 0..3 {
+        assert_eq!(answer["Records"], json!([]));
+        assert_eq!(answer["MillisBehindLatest"], 24 * 3_600_000);
+        answer = bench.ok("GetRecords", json!({ "ShardIterator": answer["NextShardIterator"] }));
+    }
+    let oldest = bench.ok("GetRecords", json!({ "ShardIterator": bench.iterator("TRIM_HORIZON") }));
+    assert_eq!(oldest["Records"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
 fn an_empty_page_loses_no_record() {
     let bench = Bench::active(false);
     bench.put(1);
