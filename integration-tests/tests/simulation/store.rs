@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use millrace_common::clock::Clock as _;
 use millrace_common::head::{ChunkName, HeadItem, PendingUpload};
 use millrace_worker::driver::commit::core::CompleteAnswer;
-use millrace_worker::driver::commit::{Completed, Seen, UploadStore};
+use millrace_worker::driver::commit::{Completed, Seen, StoredParts, UploadStore};
 use millrace_worker::driver::head::{
-    AcquireWrite, CommitWrite, HeadStore, StoreFailure, WriteFailure,
+    AcquireWrite, CommitWrite, HeadStore, PublishedMark, StoreFailure, WriteFailure,
 };
 use tokio::time::sleep;
 
@@ -87,6 +87,34 @@ impl HeadStore for World {
         }
     }
 
+    async fn mark_published(&self, mark: &PublishedMark) -> Result<(), WriteFailure> {
+        let refused = |head: Option<HeadItem>| Err(WriteFailure::Refused(head.map(Box::new)));
+        match self.fate() {
+            fate @ (Fate::Answered(after) | Fate::Twice(after, _)) => {
+                sleep(after).await;
+                let mut state = self.lock();
+                if let Fate::Twice(_, again) = fate {
+                    state.later(again, Late::Mark(mark.clone()));
+                }
+                if state.mark(mark, "") { Ok(()) } else { refused(state.head.clone()) }
+            }
+            Fate::AnswerLost(after) => {
+                self.lock().mark(mark, "unheard");
+                sleep(after).await;
+                Err(again().into())
+            }
+            Fate::Failed(after) => {
+                sleep(after).await;
+                Err(again().into())
+            }
+            Fate::Late(after, late) => {
+                self.lock().later(after + late, Late::Mark(mark.clone()));
+                sleep(after).await;
+                Err(again().into())
+            }
+        }
+    }
+
     async fn put_chunk(&self, name: &ChunkName, bytes: &[u8]) -> Result<(), StoreFailure> {
         self.reach().await.map_err(StoreFailure::Again)?;
         self.lock().chunks.insert(key(name), bytes.to_vec());
@@ -157,6 +185,10 @@ impl UploadStore for World {
                 unheard()
             }
         }
+    }
+
+    async fn parts(&self, _: &PendingUpload) -> StoredParts {
+        StoredParts::Forbidden
     }
 
     async fn look(&self, _: &str, _: &str, key: &str) -> Seen {
