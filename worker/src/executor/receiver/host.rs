@@ -223,7 +223,9 @@ impl ReceiverHost {
     /// The shards in a receiver's book.
     #[cfg(test)]
     pub(super) fn shards_of(&self, receiver_id: &str) -> Vec<ShardKey> {
-        self.children.get(receiver_id).map_or_else(Vec::new, |c| c.book.lock().unwrap().shards())
+        self.children.get(receiver_id).map_or_else(Vec::new, |c| {
+            c.book.lock().unwrap_or_else(std::sync::PoisonError::into_inner).shards()
+        })
     }
 
     /// Ends every receiver.
