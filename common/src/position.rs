@@ -240,6 +240,10 @@ impl HashKeyRange {
 }
 
 #[cfg(test)]
+#[path = "../../fuzz/properties/sequence_number.rs"]
+mod property;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
@@ -273,17 +277,32 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_a_number_or_refused(text in "\\PC{0,80}|[0-9]{0,80}") {
-            match text.parse::<SequenceNumber>() {
-                Ok(number) => {
-                    let zeros = text.trim_start_matches('0');
-                    let shown = if zeros.is_empty() { "0" } else { zeros };
-                    prop_assert_eq!(number.to_string(), shown);
-                }
-                Err(error) => prop_assert_eq!(error.code(), Code::InvalidValue),
+        fn any_text_is_a_number_or_refused(text in "\\PC{0,80}|[0-9]{0,80}|[0-9]{0,59}-[0-9]{0,59}") {
+            property::any_text(&text);
+            property::any_text(&format!("{text}-{text}"));
+            if let Err(error) = text.parse::<SequenceNumber>() {
+                prop_assert_eq!(error.code(), Code::InvalidValue);
             }
-            let is_range = HashKeyRange::parse(&text, &text).is_ok();
-            prop_assert_eq!(is_range, text.parse::<u128>().is_ok());
+        }
+
+        #[test]
+        fn a_damaged_number_is_another_or_refused(
+            bytes: [u8; SEQUENCE_NUMBER_BYTES],
+            other: [u8; SEQUENCE_NUMBER_BYTES],
+            damage in prop::collection::vec(
+                (any::<prop::sample::Index>(), 0usize..3, "\\PC{0,2}|[0-9]{0,2}"), 1..4,
+            ),
+        ) {
+            let pair = [bytes, other].map(|bytes| SequenceNumber::from_bytes(bytes).to_string());
+            let mut text: Vec<char> = pair.join("-").chars().collect();
+            for (at, removed, added) in damage {
+                let at = at.index(text.len().max(1)).min(text.len());
+                let until = (at + removed).min(text.len());
+                text.splice(at..until, added.chars());
+            }
+            let text: String = text.into_iter().collect();
+            property::any_text(&text);
+            text.split('-').for_each(property::any_text);
         }
 
         #[test]

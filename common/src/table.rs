@@ -37,6 +37,10 @@ pub const HEAD_RESET: &str = "reset";
 /// Attribute of a head, binary: an encoded [`millrace_proto::v1::RepairRequest`], by which the master
 /// tells the next start what is to become of a lost batch. Like `reset`, it is not the driver's.
 pub const HEAD_REPAIR: &str = "repair";
+/// Attribute of a head, a string: the id of the last commit whose uploads were all seen to be
+/// complete while no other commit followed. It says something of the head's batch only where it is
+/// the id of the head's own commit.
+pub const HEAD_PUBLISHED: &str = "published";
 /// What a cluster's table is called unless told otherwise.
 pub const DEFAULT_TABLE: &str = "millrace";
 

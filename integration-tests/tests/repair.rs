@@ -4,12 +4,16 @@
 //! The worker must be built with its feature `failpoints`, as `test.sh` does.
 #![cfg(feature = "failpoints")]
 
+use millrace_common::head;
+use millrace_common::table::DEFAULT_TABLE;
 use millrace_integration_tests::application::File;
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
 use millrace_integration_tests::eventually::{PATIENCE, within};
-use millrace_integration_tests::objects;
+use millrace_integration_tests::faults::control::{Control, Rule};
 use millrace_integration_tests::words::{Counts, assert_equal};
-use millrace_proto::v1::ApplicationState;
+use millrace_integration_tests::{objects, processes};
+use millrace_proto::v1::{ApplicationState, ContainerKind};
+use serde_json::json;
 
 const NAME: &str = "word-count";
 
@@ -49,6 +53,11 @@ async fn lose(cluster: &Cluster, how_many: impl Fn(usize) -> usize) -> usize {
 /// Runs the healthy application until `total` words stand, and gives all that stand then.
 async fn heal(cluster: &Cluster, total: i64) -> Counts {
     cluster.submit(&File::default()).await;
+    words_when_stopped(cluster, total).await
+}
+
+/// Waits until the running application has written `total` words, stops it, and gives all that stand.
+async fn words_when_stopped(cluster: &Cluster, total: i64) -> Counts {
     cluster.wait_for_words(NAME, "results", "word-count/", total).await;
     cluster.stop(NAME, &[]).await;
     let found = objects::json_lines(&cluster.aws.endpoint, "results", "word-count/").await;
@@ -103,5 +112,53 @@ async fn a_lost_batch_is_read_again_and_stands_once() {
     assert_equal(&heal(&cluster, 800).await, &expected(2));
     let over = cluster.millrace(&["repair", NAME, "--yes"]).await;
     over.assert_refused("MR2004", &[NAME]);
+    cluster.wait_for_no_containers().await;
+
+    readers_remove_the_files_of_the_last_batch(&cluster).await;
+}
+
+/// Files that were published and that readers have loaded and removed are no loss: the next driver
+/// does not look for them, whatever S3 says of their uploads by then.
+async fn readers_remove_the_files_of_the_last_batch(cluster: &Cluster) {
+    put(cluster).await;
+    cluster.submit(&File::default()).await;
+    cluster.wait_for_words(NAME, "results", "word-count/", 1_200).await;
+    let (name, table) = (NAME.parse().expect("a name"), DEFAULT_TABLE);
+    let dynamodb = cluster.aws.endpoint.dynamodb();
+    let batch = within(PATIENCE, "the head says that its batch is published", async || {
+        let head = head::read(&dynamodb, table, &name).await.map_err(|error| error.to_string())?;
+        let head = head.ok_or("there is no head")?;
+        assert!(!head.pending.is_empty(), "the last batch has files");
+        if head.is_published { Ok(head.batch) } else { Err(format!("batch {}", head.batch)) }
+    })
+    .await;
+    let refused = cluster.millrace(&["repair", NAME, "--yes"]).await;
+    refused.assert_refused("MR2004", &["published", "nothing is lost"]);
+    for key in objects::keys(&cluster.aws.endpoint, "results", "word-count/").await {
+        let delete = cluster.aws.endpoint.s3().delete_object().bucket("results").key(key);
+        delete.send().await.expect("a reader may delete");
+    }
+    // S3 forgets an upload some time after it was completed.
+    let forgotten = json!({"type": "fail", "status": 404, "code": "NoSuchUpload", "message": ""});
+    let forgotten = Rule::new("forgotten", "s3", "CompleteMultipartUpload", forgotten)
+        .containing(&format!("-b{batch}-"));
+    let control = Control::of(&cluster.aws.endpoint);
+    control.add(std::slice::from_ref(&forgotten)).await;
+    let num_attempts = cluster.application(NAME).await.expect("it runs").attempts.len();
+    let containers = cluster.containers(NAME).await;
+    let drivers = containers.into_iter().filter_map(|container| container.status);
+    for driver in drivers.filter(|status| status.kind() == ContainerKind::Driver) {
+        processes::kill_by_id(driver.pid);
+    }
+    within(PATIENCE, "the next driver is at work", async || {
+        let application = cluster.application(NAME).await?;
+        let (state, num) = (application.state(), application.attempts.len());
+        let is_there = num > num_attempts && state == ApplicationState::Running;
+        if is_there { Ok(()) } else { Err(format!("{num} attempts, {state:?}")) }
+    })
+    .await;
+    put(cluster).await;
+    assert_equal(&words_when_stopped(cluster, 400).await, &expected(1));
+    assert_eq!(control.num_struck(&forgotten.id).await, 0, "nobody asks for its uploads");
     cluster.wait_for_no_containers().await;
 }

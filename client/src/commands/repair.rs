@@ -64,6 +64,18 @@ pub(super) async fn run(global: &Global, output: &Output, command: &Repair) -> O
         )
         .into());
     };
+    if head.is_published {
+        return Err(Error::new(
+            Code::WrongState,
+            format!(
+                "batch {} of {name} was published: each of its files was visible, and one that is \
+                 gone was removed since by somebody else; nothing is lost",
+                head.batch
+            ),
+            format!("submit {name} again: it goes on after this batch"),
+        )
+        .into());
+    }
     let files = look(&subject, &head).await?;
     let ranges = head.before.as_ref().map(|before| ranges(&head, before)).unwrap_or_default();
     if !output.json() {

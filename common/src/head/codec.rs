@@ -89,9 +89,19 @@ pub fn hash_of(packed: &[u8]) -> [u8; 32] {
     Sha256::digest(packed).into()
 }
 
+/// A body that nobody could read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it takes {num_bytes} bytes, and a head holds {UNPACKED_LIMIT} at most")]
+pub struct TooLarge {
+    /// Size before compression, in bytes.
+    pub num_bytes: usize,
+}
+
 /// Packs a body.
-#[must_use]
-pub fn encode_body(body: &Body) -> Vec<u8> {
+///
+/// # Errors
+/// [`TooLarge`] when [`decode_body`] would refuse it: it must never be written then.
+pub fn encode_body(body: &Body) -> Result<Vec<u8>, TooLarge> {
     let packed = PackedBody {
         streams: pack_positions(&body.positions),
         uploads: body.pending.iter().map(uploads::pack).collect(),
@@ -99,7 +109,11 @@ pub fn encode_body(body: &Body) -> Vec<u8> {
         before: body.before.as_ref().map(|moved| before::pack(moved, &body.positions)),
         gaps: gaps::pack(&body.gaps),
     };
-    compress(&packed.encode_to_vec())
+    let num_bytes = packed.encoded_len();
+    if num_bytes > UNPACKED_LIMIT {
+        return Err(TooLarge { num_bytes });
+    }
+    Ok(compress(&packed.encode_to_vec()))
 }
 
 /// Unpacks a body.
@@ -438,5 +452,8 @@ fn unpack_start(packed: PackedStart) -> Result<(String, SourceStart), CodecError
     Ok((packed.source, start))
 }
 
+#[cfg(test)]
+#[path = "../../../fuzz/properties/head.rs"]
+mod property;
 #[cfg(test)]
 mod tests;

@@ -65,6 +65,16 @@ pub struct HeadItem {
     pub reset: Option<Vec<u8>>,
     /// An operator's word about the last batch: an encoded `RepairRequest`.
     pub repair: Option<Vec<u8>>,
+    /// Id of the last commit that was marked as published; empty when none was.
+    pub published: String,
+}
+
+impl HeadItem {
+    /// True when the batch that the item holds is marked as published.
+    #[must_use]
+    pub fn is_published(&self) -> bool {
+        !self.commit_id.is_empty() && self.published == self.commit_id
+    }
 }
 
 /// Where the packed body is.
@@ -161,6 +171,7 @@ pub fn parse_head(item: &Item) -> Result<HeadItem, String> {
         starts: bytes(attribute::STARTS)?.unwrap_or_default(),
         reset: bytes(table::HEAD_RESET)?,
         repair: bytes(table::HEAD_REPAIR)?,
+        published: text_or_empty(table::HEAD_PUBLISHED)?,
     })
 }
 
@@ -199,6 +210,7 @@ pub fn unpack(item: &HeadItem, chunks: &[u8]) -> Result<Head, CodecError> {
         commit_id: item.commit_id.clone(),
         positions: body.positions,
         pending: body.pending,
+        is_published: item.is_published(),
         before: body.before,
         gaps: body.gaps,
         state_ptr: body.state_ptr,
@@ -296,6 +308,7 @@ pub fn item_bytes(pk: &str, item: &HeadItem) -> usize {
         + if item.starts.is_empty() { 0 } else { "starts".len() + item.starts.len() }
         + item.reset.as_ref().map_or(0, |reset| "reset".len() + reset.len())
         + item.repair.as_ref().map_or(0, |repair| "repair".len() + repair.len())
+        + if item.published.is_empty() { 0 } else { "published".len() + item.published.len() }
 }
 
 /// Write units of a write that leaves this item behind: one per KiB, rounded up.

@@ -14,8 +14,8 @@ mod text;
 
 pub use self::before::{Before, RepairChoice, RepairRequest};
 pub use self::codec::{
-    Body, CHUNK_BYTES, CodecError, HEAD_VERSION, INLINE_LIMIT, decode_body, decode_starts,
-    encode_body, encode_starts, hash_of,
+    Body, CHUNK_BYTES, CodecError, HEAD_VERSION, INLINE_LIMIT, TooLarge, decode_body,
+    decode_starts, encode_body, encode_starts, hash_of,
 };
 pub use self::item::{
     ChunkName, HeadItem, Item, Sizes, StoredBody, attribute, item_bytes, parse_chunk_data,

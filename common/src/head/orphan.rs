@@ -184,6 +184,7 @@ mod tests {
                 commit_id: String::new(),
                 positions: BTreeMap::new(),
                 pending: Vec::new(),
+                is_published: false,
                 before: None,
                 gaps: BTreeMap::new(),
                 state_ptr: None,

@@ -28,6 +28,9 @@ pub struct Head {
     pub positions: Positions,
     /// Uploads of the last batch. They are complete, or must be completed before the next commit.
     pub pending: Vec<PendingUpload>,
+    /// True when a driver has said that all of `pending` are complete: whoever reads the files may
+    /// have removed them since. False says nothing: the mark is written late, or never.
+    pub is_published: bool,
     /// Where the last batch began, so that it can be read again should its uploads be lost. None
     /// when it has no uploads, or an older Millrace wrote it.
     pub before: Option<Before>,

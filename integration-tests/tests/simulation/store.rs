@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use millrace_common::clock::Clock as _;
 use millrace_common::head::{ChunkName, HeadItem, PendingUpload};
 use millrace_worker::driver::commit::core::CompleteAnswer;
-use millrace_worker::driver::commit::{Completed, Seen, UploadStore};
+use millrace_worker::driver::commit::{Completed, Seen, StoredParts, UploadStore};
 use millrace_worker::driver::head::{
-    AcquireWrite, CommitWrite, HeadStore, StoreFailure, WriteFailure,
+    AcquireWrite, CommitWrite, HeadStore, PublishedMark, StoreFailure, WriteFailure,
 };
 use tokio::time::sleep;
 
@@ -24,6 +24,47 @@ fn acquire(state: &mut State, write: &AcquireWrite) -> Result<HeadItem, WriteFai
     state.note(format!("acquire e{} b{}", item.epoch, item.batch));
     state.head = Some(item.clone());
     Ok(item)
+}
+
+impl World {
+    /// A conditional write of the head: `apply` is true when its condition held, and `late` is the
+    /// same write for another time.
+    async fn conditional(
+        &self,
+        late: impl Fn() -> Late,
+        apply: impl Fn(&mut State, &str) -> bool,
+    ) -> Result<(), WriteFailure> {
+        let refused = |head: Option<HeadItem>| Err(WriteFailure::Refused(head.map(Box::new)));
+        match self.fate() {
+            fate @ (Fate::Answered(after) | Fate::Twice(after, _)) => {
+                sleep(after / 2).await;
+                let (is_applied, head) = {
+                    let mut state = self.lock();
+                    let is_applied = apply(&mut state, "");
+                    if let Fate::Twice(_, again) = fate {
+                        state.later(again, late());
+                    }
+                    (is_applied, state.head.clone())
+                };
+                sleep(after / 2).await;
+                if is_applied { Ok(()) } else { refused(head) }
+            }
+            Fate::AnswerLost(after) => {
+                apply(&mut self.lock(), "unheard");
+                sleep(after).await;
+                Err(again().into())
+            }
+            Fate::Failed(after) => {
+                sleep(after).await;
+                Err(again().into())
+            }
+            Fate::Late(after, by) => {
+                self.lock().later(after + by, late());
+                sleep(after).await;
+                Err(again().into())
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -55,36 +96,12 @@ impl HeadStore for World {
     }
 
     async fn commit(&self, write: &CommitWrite) -> Result<(), WriteFailure> {
-        let refused = |head: Option<HeadItem>| Err(WriteFailure::Refused(head.map(Box::new)));
-        match self.fate() {
-            fate @ (Fate::Answered(after) | Fate::Twice(after, _)) => {
-                sleep(after / 2).await;
-                let (is_applied, head) = {
-                    let mut state = self.lock();
-                    let is_applied = state.commit(write, "");
-                    if let Fate::Twice(_, again) = fate {
-                        state.later(again, Late::Commit(write.clone()));
-                    }
-                    (is_applied, state.head.clone())
-                };
-                sleep(after / 2).await;
-                if is_applied { Ok(()) } else { refused(head) }
-            }
-            Fate::AnswerLost(after) => {
-                self.lock().commit(write, "unheard");
-                sleep(after).await;
-                Err(again().into())
-            }
-            Fate::Failed(after) => {
-                sleep(after).await;
-                Err(again().into())
-            }
-            Fate::Late(after, late) => {
-                self.lock().later(after + late, Late::Commit(write.clone()));
-                sleep(after).await;
-                Err(again().into())
-            }
-        }
+        self.conditional(|| Late::Commit(write.clone()), |state, how| state.commit(write, how))
+            .await
+    }
+
+    async fn mark_published(&self, mark: &PublishedMark) -> Result<(), WriteFailure> {
+        self.conditional(|| Late::Mark(mark.clone()), |state, how| state.mark(mark, how)).await
     }
 
     async fn put_chunk(&self, name: &ChunkName, bytes: &[u8]) -> Result<(), StoreFailure> {
@@ -157,6 +174,10 @@ impl UploadStore for World {
                 unheard()
             }
         }
+    }
+
+    async fn parts(&self, _: &PendingUpload) -> StoredParts {
+        StoredParts::Forbidden
     }
 
     async fn look(&self, _: &str, _: &str, key: &str) -> Seen {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use millrace_common::error::{Code, Error};
 use millrace_common::head::HeadItem;
-use millrace_worker::driver::head::CommitWrite;
+use millrace_worker::driver::head::{CommitWrite, PublishedMark};
 use millrace_worker::executor::block_store::BlockStore;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -65,6 +65,7 @@ pub(crate) enum Fate {
 pub(crate) enum Late {
     Commit(CommitWrite),
     Complete(String),
+    Mark(PublishedMark),
 }
 
 /// Everything, behind one lock.
@@ -155,6 +156,9 @@ impl World {
                 Late::Complete(key) => {
                     state.complete(&key, "late");
                 }
+                Late::Mark(mark) => {
+                    state.mark(&mark, "late");
+                }
             }
         }
     }
@@ -235,6 +239,25 @@ impl State {
             }
             Err(error) => self.accuse(format!("a head can not be read: {error}")),
         }
+        true
+    }
+
+    /// Marks the head's batch as published: every file of it must be visible then.
+    pub(crate) fn mark(&mut self, mark: &PublishedMark, how: &str) -> bool {
+        let Some(item) = mark.applied_to(self.head.as_ref()) else { return false };
+        self.note(format!("mark b{} {how}", item.batch));
+        match self.pending_keys(&item) {
+            Ok(keys) => {
+                if let Some(key) = keys
+                    .iter()
+                    .find(|key| !self.uploads.get(*key).is_some_and(|upload| upload.is_complete))
+                {
+                    self.accuse(format!("batch {} is marked without {key}", item.batch));
+                }
+            }
+            Err(error) => self.accuse(format!("a head can not be read: {error}")),
+        }
+        self.head = Some(item);
         true
     }
 

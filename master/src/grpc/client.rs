@@ -247,7 +247,11 @@ async fn repair(
         Err(StoreError::Passing(error) | StoreError::Lasting(error)) => Err(error),
         Err(StoreError::Refused) => Err(Error::new(
             Code::WrongState,
-            format!("the head of {name} does not stand at batch {} any more", repair.batch),
+            format!(
+                "the head of {name} does not stand at batch {} any more, or says by now that all of \
+                 its files were published",
+                repair.batch
+            ),
             format!("look again with `millrace repair {name}`"),
         )),
     }

@@ -393,12 +393,14 @@ impl Store for DynamoStore {
             .key(table::SK, AttributeValue::S(table::HEAD_SK.to_owned()))
             .update_expression("SET #repair = :repair")
             .condition_expression(
-                "#cluster = :cluster AND #batch = :batch AND #commit_id = :commit_id",
+                "#cluster = :cluster AND #batch = :batch AND #commit_id = :commit_id \
+                 AND (attribute_not_exists(#published) OR #published <> :commit_id)",
             )
             .expression_attribute_names("#repair", table::HEAD_REPAIR)
             .expression_attribute_names("#cluster", table::HEAD_CLUSTER)
             .expression_attribute_names("#batch", table::HEAD_BATCH)
             .expression_attribute_names("#commit_id", table::HEAD_COMMIT_ID)
+            .expression_attribute_names("#published", table::HEAD_PUBLISHED)
             .expression_attribute_values(":repair", word)
             .expression_attribute_values(":cluster", AttributeValue::S(self.cluster.clone()))
             .expression_attribute_values(":batch", number(repair.batch))

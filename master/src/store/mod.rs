@@ -148,7 +148,8 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Leaves an operator's word about the head's batch for the next start, while the leader item
     /// still has this term; [`StoreError::Refused`] when the head is not this cluster's or stands at
-    /// another commit, [`StoreError::Deposed`] when another master leads.
+    /// another commit or says that its batch is published, [`StoreError::Deposed`] when another
+    /// master leads.
     async fn repair_head(
         &self,
         term: u64,

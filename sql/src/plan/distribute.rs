@@ -176,6 +176,22 @@ fn stages_of(plan: &Arc<dyn ExecutionPlan>) -> Result<(Option<uuid::Uuid>, usize
     Ok((query_id, highest))
 }
 
+/// Tasks of the last stage of a distributed plan: those that end in the sink.
+pub(crate) fn count_last_tasks(plan: &Arc<dyn ExecutionPlan>) -> Result<usize> {
+    let mut tasks = None;
+    plan.apply(|node| {
+        let Some(boundary) = node.as_network_boundary() else {
+            return Ok(TreeNodeRecursion::Continue);
+        };
+        tasks = Some(boundary.input_stage().task_count());
+        Ok(TreeNodeRecursion::Stop)
+    })?;
+    match tasks {
+        Some(tasks) => Ok(tasks),
+        None => plan_err!("the plan of a batch has no stage on executors"),
+    }
+}
+
 /// Tasks over all stages of a distributed plan.
 pub(crate) fn count_tasks(plan: &Arc<dyn ExecutionPlan>) -> Result<usize> {
     let mut tasks = 0;

@@ -53,6 +53,8 @@ pub struct PlannedBatch {
     pub scans: BTreeMap<u32, String>,
     /// Tasks over all stages, all on executors.
     pub num_tasks: usize,
+    /// Tasks of the last stage, numbered from 0.
+    pub num_last_tasks: usize,
     /// True when a correct plan may leave blocks half read: it has a limit or a join.
     pub may_stop_early: bool,
 }
@@ -163,6 +165,7 @@ impl PreparedQuery {
         Ok(PlannedBatch {
             scans,
             num_tasks: distribute::count_tasks(&plan)?,
+            num_last_tasks: distribute::count_last_tasks(&plan)?,
             may_stop_early: may_stop_early(&plan)?,
             context: state.task_ctx(),
             plan,

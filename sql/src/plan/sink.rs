@@ -122,6 +122,8 @@ pub struct SinkExec {
 impl SinkExec {
     /// Name of the only column: a [`SinkResult`] as JSON.
     pub const COLUMN: &'static str = "result";
+    /// Name of the node, which is the head of every task of the last stage and of no other.
+    pub const NAME: &'static str = "SinkExec";
 
     /// A sink for all partitions of `input`.
     #[must_use]
@@ -154,7 +156,7 @@ impl DisplayAs for SinkExec {
 
 impl ExecutionPlan for SinkExec {
     fn name(&self) -> &'static str {
-        "SinkExec"
+        Self::NAME
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {

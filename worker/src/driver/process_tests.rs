@@ -141,6 +141,32 @@ fn nothing_new_makes_no_batch() {
 }
 
 #[test]
+fn a_batch_is_marked_as_published_once_when_no_other_follows() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.put("a", 0..3);
+        let clock = TurnedClock::shared();
+        let world = World { clock: clock.clone(), ..fake.world() };
+        let driver = start_in(world, 1, FILE).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("the batch", || fake.visible().len() == 3).await;
+        // It may have rested meanwhile, should this machine be slow; else it is made to.
+        eventually("the mark", || {
+            clock.turn(Duration::from_secs(1));
+            fake.marks() == (1, true)
+        })
+        .await;
+        for _ in 0..100 {
+            clock.turn(Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // What is committed meanwhile says how long the shard was idle, and has no files.
+        assert_eq!(fake.marks().0, 1, "one write for one rest");
+        driver.stop().await;
+    });
+}
+
+#[test]
 fn a_killed_executors_blocks_are_read_again() {
     in_system(async {
         let fake = Fake::with_shards(&["a", "b", "c", "d"]);

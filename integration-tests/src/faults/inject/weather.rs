@@ -21,7 +21,8 @@ pub fn rules(weather: Weather, application: &str, seed: u64) -> Vec<Rule> {
     let head = format!("application#{application}");
     let commit = |id: &str, action: Value| {
         let rule = Rule::new(id, "dynamodb", "UpdateItem", action).times(1);
-        rule.containing("commit_id")
+        // No other write of a head carries it.
+        rule.containing("spec_hash")
     };
     let complete = |id: &str, action: Value| {
         let rule = Rule::new(id, "s3", "CompleteMultipartUpload", action).times(1);

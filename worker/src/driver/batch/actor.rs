@@ -3,6 +3,9 @@
 //! Promises: performs what the core decides and nothing else; tells once how the life of batches
 //! ended. Owned by the driver's main. Never does: decide.
 
+mod marking;
+mod wishes;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +19,8 @@ use millrace_proto::v1;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::marking::Marking;
+pub use self::wishes::{Drain, InputFailed, Stop};
 use super::blame::{blame, suspect};
 use super::core::{Core, Effect, Ended, Event};
 use super::making::{Making, Published as PublishedBatch, Totals};
@@ -37,9 +42,6 @@ use crate::driver::session::MasterHandle;
 const TICK: Duration = Duration::from_millis(50);
 /// Open blocks are closed at least this often, so that a long interval does not look like silence.
 const CLOSE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How long an application that was asked to end waits for executors to compute its last batch.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How the life of batches ended.
 #[derive(Debug)]
@@ -100,6 +102,7 @@ pub struct Batches {
     making: Option<Making>,
     committed: Option<Committed>,
     publishing: Option<PublishedBatch>,
+    marking: Marking,
     run_cancel: CancellationToken,
     drained_since_ms: Option<i64>,
     /// Why the input can not go on.
@@ -121,6 +124,7 @@ impl Batches {
             making: None,
             committed: None,
             publishing: None,
+            marking: Marking::default(),
             run_cancel: CancellationToken::new(),
             drained_since_ms: None,
             input_failure: None,
@@ -406,6 +410,7 @@ impl Batches {
         if self.setup.input.borrow().under_pressure {
             self.event(Event::Pressure, ctx);
         }
+        self.mark_when_quiet(now, ctx);
     }
 }
 
@@ -440,58 +445,5 @@ impl Handler<ExecutorEvent> for Batches {
         for container in gone {
             self.event(Event::ExecutorLost(container), ctx);
         }
-    }
-}
-
-/// Finish what was begun and end.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub struct Stop;
-
-impl Handler<Stop> for Batches {
-    type Result = ();
-
-    fn handle(&mut self, Stop: Stop, ctx: &mut Self::Context) {
-        ctx.run_later(PATIENCE, |actor, ctx| actor.event(Event::PatienceOver, ctx));
-        self.event(Event::Stop, ctx);
-    }
-}
-
-/// Read what had arrived by then and end.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub struct Drain {
-    /// Server time, Unix milliseconds.
-    pub since_ms: i64,
-    /// When to give up.
-    pub deadline: Option<Duration>,
-}
-
-impl Handler<Drain> for Batches {
-    type Result = ();
-
-    fn handle(&mut self, Drain { since_ms, deadline }: Drain, ctx: &mut Self::Context) {
-        self.drained_since_ms.get_or_insert(since_ms);
-        if let Some(deadline) = deadline {
-            ctx.run_later(deadline, |actor, ctx| actor.event(Event::DrainDeadline, ctx));
-            let patience = deadline.saturating_add(PATIENCE);
-            ctx.run_later(patience, |actor, ctx| actor.event(Event::PatienceOver, ctx));
-        }
-        self.event(Event::Drain, ctx);
-    }
-}
-
-/// The input can not go on: publish what is committed and end with this.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct InputFailed(pub Error);
-
-impl Handler<InputFailed> for Batches {
-    type Result = ();
-
-    fn handle(&mut self, InputFailed(error): InputFailed, ctx: &mut Self::Context) {
-        tracing::error!(%error, "the input can not go on");
-        self.input_failure.get_or_insert(error);
-        self.event(Event::InputFailed, ctx);
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millrace_common::clock::SharedClock;
-use millrace_common::error::{Code, Error};
+use millrace_common::error::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::core::{self, AcquireRefusal, CommitRefusal, Completer, Repair, RepairRefusal};
@@ -23,7 +23,7 @@ use super::steps::{self, Edge, Step};
 use super::uploads::UploadStore;
 use crate::driver::head::{
     self, AcquireWrite, Before, Body, ChunkName, CommitWrite, Head, HeadItem, HeadStore,
-    RepairRequest, Sizes, SourceStart, StoredBody, WriteFailure,
+    PublishedMark, RepairRequest, Sizes, SourceStart, StoreFailure, StoredBody, WriteFailure,
 };
 
 /// Performs k0, k1, k5 and k6 for one driver.
@@ -135,15 +135,25 @@ impl Committer {
             let LaunchFacts { epoch, owner, cluster, .. } = &self.launch;
             match core::acquire_refused(*epoch, owner, cluster, found.as_deref()) {
                 AcquireRefusal::Mine => {
-                    return found.map(|item| *item).ok_or_else(|| self.head_missing().into());
+                    return found
+                        .map(|item| *item)
+                        .ok_or_else(|| errors::head_missing(&self.launch.application).into());
                 }
                 AcquireRefusal::EpochTooLow { seen } => {
                     return Err(CommitError::EpochTooLow { seen });
                 }
                 AcquireRefusal::Foreign { cluster, owner, epoch } => {
-                    return Err(self.head_foreign(&cluster, &owner, epoch).into());
+                    return Err(errors::head_foreign(
+                        &self.launch.application,
+                        &cluster,
+                        &owner,
+                        epoch,
+                    )
+                    .into());
                 }
-                AcquireRefusal::Missing => return Err(self.head_missing().into()),
+                AcquireRefusal::Missing => {
+                    return Err(errors::head_missing(&self.launch.application).into());
+                }
                 AcquireRefusal::Again => {
                     self.heads.pace.sleep(self.heads.pace.head_back_off(1)).await
                 }
@@ -151,7 +161,8 @@ impl Committer {
         }
     }
 
-    /// k1: completes what the driver before committed and did not publish. Rolls forward only.
+    /// k1: completes what the driver before committed and did not publish. Rolls forward only. What
+    /// is marked as published is not asked for: whoever reads the files may have removed them.
     ///
     /// # Errors
     /// MR4005 when an upload is lost; the others are complete then.
@@ -163,11 +174,12 @@ impl Committer {
         steps::reached(Step::K1, Edge::Before).await;
         let Acquired { head, num_chunks } = acquired;
         let published = unless_cancelled(cancel, async {
-            let repaired = self.repair(&head, num_chunks).await?;
-            let published = match repaired {
+            let published = match self.repair(&head, num_chunks).await? {
                 Some(published) => published,
                 None => {
-                    self.complete_pending(&head, Completer::Recovery).await?;
+                    if !head.is_published {
+                        self.complete_pending(&head, Completer::Recovery).await?;
+                    }
                     Published { head, num_chunks }
                 }
             };
@@ -183,11 +195,14 @@ impl Committer {
     /// nothing was said about this batch. What can be completed is completed first.
     async fn repair(&self, head: &Head, num_chunks: u32) -> Result<Option<Published>, CommitError> {
         let of_this = |request: &&RepairRequest| {
-            request.batch == head.batch && request.commit_id == head.commit_id
+            request.batch == head.batch && request.commit_id == head.commit_id && !head.is_published
         };
         let Some(request) = head.repair.as_ref().filter(of_this) else { return Ok(None) };
         let completer = Completer::Repair { absence_seen: request.absence_seen };
-        let lost = self.publisher.complete_all(&head.pending, completer).await;
+        let mut lost = self.publisher.complete_all(&head.pending, completer).await;
+        if !lost.is_empty() && self.heads.is_marked(head).await? {
+            lost.clear();
+        }
         let (application, before) = (&self.launch.application, head.before.as_ref());
         let verdict =
             core::repair(request.choice, head.pending.len(), lost.len(), before.is_some());
@@ -352,9 +367,29 @@ impl Committer {
         Ok(Published { head, num_chunks })
     }
 
+    /// Says in the head that every upload of its batch is complete, for a start that comes when
+    /// readers have removed the files. True when the head says so now, false when it holds another
+    /// batch. Sent once: nothing waits for it, and without it a start looks at the files.
+    ///
+    /// # Errors
+    /// What DynamoDB says; the mark may have been written all the same.
+    pub async fn mark_published(&self, mark: &PublishedMark) -> Result<bool, Error> {
+        let sent = self.heads.in_time(async {
+            match self.heads.store.mark_published(mark).await {
+                Ok(()) => Ok(true),
+                Err(WriteFailure::Refused(_)) => Ok(false),
+                Err(WriteFailure::Store(failure)) => Err(failure),
+            }
+        });
+        sent.await.map_err(StoreFailure::into_error)
+    }
+
     /// Writes `head` as the batch after `before`'s.
     async fn write(&self, before: Published, head: Head) -> Result<Committed, CommitError> {
-        let packed = head::encode_body(&Body::of(&head));
+        let packed = head::encode_body(&Body::of(&head)).map_err(|large| {
+            let num_uploads = head.pending.len();
+            errors::head_too_large(&self.launch.application, head.batch, num_uploads, large)
+        })?;
         let body = self.heads.sizes.place(&packed);
         let num_chunks = match &body {
             StoredBody::Chunked { count, .. } => *count,
@@ -406,7 +441,7 @@ impl Committer {
             CommitRefusal::Fenced { found } => {
                 Err(CommitError::Fenced { mine: write.epoch, found })
             }
-            CommitRefusal::Missing => Err(self.head_missing().into()),
+            CommitRefusal::Missing => Err(errors::head_missing(&self.launch.application).into()),
             CommitRefusal::Impossible { batch } => Err(Error::internal(format!(
                 "the head of {} is at batch {batch} where batch {} was to be written, and its \
                  epoch is still {}",
@@ -424,33 +459,14 @@ impl Committer {
             Some((now, _)) if now.epoch != head.epoch => {
                 Err(CommitError::Fenced { mine: head.epoch, found: now.epoch })
             }
+            // The mark of the driver before came while we looked.
+            Some((now, _)) if now.is_published && now.commit_id == head.commit_id => Ok(()),
             Some(_) => {
                 Err(errors::upload_lost(&self.launch.application, head.batch, first, lost.len())
                     .into())
             }
-            None => Err(self.head_missing().into()),
+            None => Err(errors::head_missing(&self.launch.application).into()),
         }
-    }
-
-    fn head_missing(&self) -> Error {
-        Error::new(
-            Code::HeadMissing,
-            format!("the head of {} is gone although it has run before", self.launch.application),
-            "restore the table from a backup; only when its positions may be given up, remove the \
-             application from the cluster and submit it again",
-        )
-    }
-
-    fn head_foreign(&self, cluster: &str, owner: &str, epoch: u64) -> Error {
-        Error::new(
-            Code::HeadForeign,
-            format!(
-                "the name {} belongs to cluster {cluster:?} in this table (epoch {epoch}, driver \
-                 {owner})",
-                self.launch.application
-            ),
-            "choose another name, or stop the application there for good and delete its head",
-        )
     }
 
     /// The head that comes after `before`, with nothing pending and an id of its own.
@@ -459,6 +475,7 @@ impl Committer {
             batch: before.batch + 1,
             commit_id: self.heads.pace.uuid().to_string(),
             pending: Vec::new(),
+            is_published: false,
             before: None,
             repair: None,
             ..before.clone()

@@ -10,7 +10,7 @@ use std::time::Duration;
 use millrace_common::position::{Position, ShardKey};
 
 use super::outcome::RecordCounts;
-use crate::driver::head::{HeadItem, Positions, RepairChoice};
+use crate::driver::head::{HeadItem, PendingPart, Positions, RepairChoice};
 
 /// How long an unfinished upload is safe from the bucket's lifecycle rule, by S3's own dates. The
 /// rule that we ask people to set leaves uploads alone for at least a day.
@@ -341,6 +341,23 @@ impl UploadProgress {
     }
 }
 
+/// The parts to name in the next Complete, after S3 refused the ones that the head names; none when
+/// S3 does not hold other parts with the same bytes.
+///
+/// A part whose answer was lost was sent again under its number, because S3 wants numbers without
+/// gaps. Should the first sending arrive after the second, it replaces it, with the same bytes; but
+/// under SSE-KMS the ETag is no digest and is another one. The checksum tells that the bytes are ours.
+#[must_use]
+pub fn renamed_parts(named: &[PendingPart], stored: &[PendingPart]) -> Option<Vec<PendingPart>> {
+    let of_same_bytes = |part: &PendingPart| {
+        let same =
+            |other: &&PendingPart| other.number == part.number && other.crc32c == part.crc32c;
+        stored.iter().find(same).filter(|_| !part.crc32c.is_empty()).cloned()
+    };
+    let renamed: Vec<PendingPart> = named.iter().map(of_same_bytes).collect::<Option<_>>()?;
+    (renamed != named).then_some(renamed)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -379,6 +396,7 @@ mod tests {
             starts: Vec::new(),
             reset: None,
             repair: None,
+            published: String::new(),
         }
     }
 
@@ -443,6 +461,28 @@ mod tests {
             let unseen = if absence_seen { Next::Lost } else { Next::DoneUnverified };
             assert_eq!(seen(Verification::NoRight), unseen);
         }
+    }
+
+    #[test]
+    fn parts_are_named_anew_only_where_their_bytes_are_the_same() {
+        let part = |number, etag: &str, crc32c: &str| PendingPart {
+            number,
+            etag: etag.into(),
+            crc32c: crc32c.into(),
+        };
+        let named = [part(1, "a", "x"), part(2, "b", "y")];
+        // The second was replaced by its own first sending.
+        let stored = [part(1, "a", "x"), part(2, "c", "y")];
+        assert_eq!(renamed_parts(&named, &stored), Some(stored.to_vec()));
+        // Nothing was: naming the same parts again is of no use.
+        assert_eq!(renamed_parts(&named, &named), None);
+        // Other bytes, a part that is missing, bytes that nothing is known of.
+        assert_eq!(renamed_parts(&named, &[part(1, "a", "x"), part(2, "c", "z")]), None);
+        assert_eq!(renamed_parts(&named, &stored[1..]), None);
+        assert_eq!(renamed_parts(&[part(1, "a", "")], &[part(1, "b", "")]), None);
+        // What the head does not name stays unnamed.
+        let more = [stored[0].clone(), stored[1].clone(), part(3, "d", "z")];
+        assert_eq!(renamed_parts(&named, &more), Some(stored.to_vec()));
     }
 
     #[test]

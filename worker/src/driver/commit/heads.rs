@@ -111,6 +111,13 @@ impl Heads {
         Err(self.unreadable(&CodecError::Damaged("it moves faster than it can be read".into())))
     }
 
+    /// True when the head says by now that this one's batch is published: the mark of the driver that
+    /// published it may come after the next one has taken the head.
+    pub(super) async fn is_marked(&self, head: &Head) -> Result<bool, Error> {
+        let item = self.patiently(|| self.store.read()).await?;
+        Ok(item.is_some_and(|item| item.is_published() && item.commit_id == head.commit_id))
+    }
+
     /// Unpacks an item, reading its chunks if it has any. Gives the head and its chunks' number.
     pub(super) async fn unpack(&self, item: &HeadItem) -> Result<(Head, u32), Error> {
         self.check_version(item)?;

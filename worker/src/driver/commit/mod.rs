@@ -31,4 +31,4 @@ pub use self::committer::Committer;
 pub use self::outcome::{BatchCommit, CommitError, CommitOutcome, LaunchFacts, RecordCounts};
 pub use self::proof::{Acquired, Committed, Published};
 pub use self::status::{CommitStatus, Count};
-pub use self::uploads::{Completed, S3Uploads, Seen, TOKEN_METADATA, UploadStore};
+pub use self::uploads::{Completed, S3Uploads, Seen, StoredParts, TOKEN_METADATA, UploadStore};

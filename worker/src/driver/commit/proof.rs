@@ -3,7 +3,9 @@
 //! Promises: a [`Published`] exists only when no upload of the head's batch is left to complete.
 //! Never does: copy itself, or come to be outside this module's parent.
 
-use crate::driver::head::{ChunkName, Head, PendingUpload, Positions, ResetRequest, SourceStart};
+use crate::driver::head::{
+    ChunkName, Head, PendingUpload, Positions, PublishedMark, ResetRequest, SourceStart,
+};
 
 /// k0 is done: the head is this driver's. What the last batch left may be incomplete.
 #[derive(Debug)]
@@ -63,6 +65,19 @@ impl Published {
     #[must_use]
     pub fn start_of(&self, source: &str) -> Option<&SourceStart> {
         self.head.starts.get(source)
+    }
+
+    /// What [`super::Committer::mark_published`] has to write; none when the head says it already, or
+    /// names no uploads.
+    #[must_use]
+    pub fn mark(&self) -> Option<PublishedMark> {
+        let is_due = !self.head.pending.is_empty() && !self.head.is_published;
+        is_due.then(|| PublishedMark { commit_id: self.head.commit_id.clone() })
+    }
+
+    /// The mark was written.
+    pub fn marked(&mut self, mark: &PublishedMark) {
+        self.head.is_published |= self.head.commit_id == mark.commit_id;
     }
 
     /// An operator's wish to begin elsewhere; `Committer::reset` grants it.

@@ -2,7 +2,7 @@
 //!
 //! Promises: an upload is given up only when it is certain that S3 no longer has it and that its
 //! object never came to be; the others of its batch are completed first. Owned by the committer.
-//! Never does: abort, delete, list, or complete what no commit names.
+//! Never does: abort, delete, list a bucket, or complete what no commit names.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +11,12 @@ use std::time::Duration;
 use futures::StreamExt;
 use millrace_common::error::Error;
 
-use super::core::{Completer, DEGRADED_PAUSE, Next, UploadProgress, Verification};
+use super::core::{
+    CompleteAnswer, Completer, DEGRADED_PAUSE, Next, UploadProgress, Verification, renamed_parts,
+};
 use super::pace::Pace;
 use super::status::{CommitStatus, Count};
-use super::uploads::{Completed, Seen, UploadStore};
+use super::uploads::{Completed, Seen, StoredParts, UploadStore};
 use crate::driver::head::PendingUpload;
 
 /// Completes under way at once: enough to hide S3's latency, few enough to need no more
@@ -104,13 +106,16 @@ impl Publisher {
     async fn complete_one(&self, upload: &PendingUpload, completer: Completer) -> End {
         let object = format!("s3://{}/{}", upload.bucket, upload.key);
         let mut progress = UploadProgress::new(completer);
+        // Its parts may come to have other names.
+        let mut upload = upload.clone();
         let end = loop {
-            let Completed { answer, server_ms, error } = self.uploads.complete(upload).await;
+            let Completed { answer, server_ms, error } = self.uploads.complete(&upload).await;
             let next = match progress.on_answer(answer, self.pace.now()) {
                 Next::Verify => {
-                    let seen = self.verify(upload).await;
-                    progress.on_verification(seen, age(upload, server_ms), self.pace.now())
+                    let seen = self.verify(&upload).await;
+                    progress.on_verification(seen, age(&upload, server_ms), self.pace.now())
                 }
+                Next::Lost if answer == CompleteAnswer::Refused => self.rename(&mut upload).await,
                 next => next,
             };
             let pause = match next {
@@ -134,6 +139,27 @@ impl Publisher {
         }
         self.status.goes_on(&object);
         end
+    }
+
+    /// S3 refuses the parts that the upload names: looks for those that took their places.
+    async fn rename(&self, upload: &mut PendingUpload) -> Next {
+        match self.uploads.parts(upload).await {
+            StoredParts::Parts(stored) => match renamed_parts(&upload.parts, &stored) {
+                Some(parts) => {
+                    tracing::warn!(key = upload.key, "a part came twice and has another ETag now");
+                    upload.parts = parts;
+                    Next::Again
+                }
+                None => Next::Lost,
+            },
+            // Then the next Complete says so too.
+            StoredParts::Gone => Next::Again,
+            StoredParts::Forbidden => Next::Lost,
+            StoredParts::Unknown(error) => {
+                tracing::debug!(key = upload.key, %error, "no answer about parts");
+                Next::Again
+            }
+        }
     }
 
     async fn verify(&self, upload: &PendingUpload) -> Verification {

@@ -1,8 +1,8 @@
-//! The two calls to S3 that publishing needs, behind a trait.
+//! The calls to S3 that publishing needs, behind a trait.
 //!
 //! Promises: a Complete carries no condition and names every part as it was recorded; every answer
 //! is sorted into what it says about the upload. Owned by the committer.
-//! Never does: retry, abort, list or delete.
+//! Never does: retry, abort, delete, or list anything but the parts of an upload.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +14,7 @@ use millrace_common::aws::{self, Clients, Kind, ServerDate};
 use millrace_common::error::Error;
 
 use super::core::CompleteAnswer;
-use crate::driver::head::PendingUpload;
+use crate::driver::head::{PendingPart, PendingUpload};
 
 /// Key of an object's metadata under which its upload's token stands.
 pub const TOKEN_METADATA: &str = "millrace-token";
@@ -46,11 +46,27 @@ pub enum Seen {
     Unknown(Error),
 }
 
+/// An answer to the question which parts there are.
+#[derive(Debug)]
+pub enum StoredParts {
+    /// All of them, by rising number.
+    Parts(Vec<PendingPart>),
+    /// The upload is not there any more.
+    Gone,
+    /// We may not ask.
+    Forbidden,
+    /// No answer this time.
+    Unknown(Error),
+}
+
 /// S3 as far as publishing needs it.
 #[async_trait]
 pub trait UploadStore: Send + Sync + 'static {
     /// One CompleteMultipartUpload.
     async fn complete(&self, upload: &PendingUpload) -> Completed;
+
+    /// The parts that S3 holds of the upload, by ListParts.
+    async fn parts(&self, upload: &PendingUpload) -> StoredParts;
 
     /// One HeadObject on the upload's key.
     async fn look(&self, bucket: &str, region: &str, key: &str) -> Seen;
@@ -114,6 +130,45 @@ impl UploadStore for S3Uploads {
         let resource = format!("s3://{}/{}", upload.bucket, upload.key);
         let error = aws::explain("s3", "CompleteMultipartUpload", &resource, &error);
         Completed { answer, server_ms, error: Some(error) }
+    }
+
+    async fn parts(&self, upload: &PendingUpload) -> StoredParts {
+        let mut pages = self
+            .client(&upload.region)
+            .list_parts()
+            .bucket(&upload.bucket)
+            .key(&upload.key)
+            .upload_id(&upload.upload_id)
+            .into_paginator()
+            .items()
+            .send();
+        let mut parts = Vec::new();
+        while let Some(answer) = pages.next().await {
+            let part = match answer {
+                Ok(part) => part,
+                Err(error) if aws::error_code(&error) == Some("NoSuchUpload") => {
+                    return StoredParts::Gone;
+                }
+                Err(error) if aws::kind(&error) == Kind::Forbidden => {
+                    return StoredParts::Forbidden;
+                }
+                Err(error) => {
+                    let resource = format!("s3://{}/{}", upload.bucket, upload.key);
+                    return StoredParts::Unknown(aws::explain(
+                        "s3",
+                        "ListParts",
+                        &resource,
+                        &error,
+                    ));
+                }
+            };
+            parts.push(PendingPart {
+                number: part.part_number.and_then(|number| number.try_into().ok()).unwrap_or(0),
+                etag: part.e_tag.unwrap_or_default(),
+                crc32c: part.checksum_crc32_c.unwrap_or_default(),
+            });
+        }
+        StoredParts::Parts(parts)
     }
 
     async fn look(&self, bucket: &str, region: &str, key: &str) -> Seen {

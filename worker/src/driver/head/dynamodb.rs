@@ -20,7 +20,9 @@ use millrace_common::head::{
 use millrace_common::id::ApplicationName;
 use millrace_common::table;
 
-use super::store::{AcquireWrite, CommitWrite, HeadStore, StoreFailure, WriteFailure};
+use super::store::{
+    AcquireWrite, CommitWrite, HeadStore, PublishedMark, StoreFailure, WriteFailure,
+};
 
 /// The head of one application in the cluster's table.
 #[derive(Clone, Debug)]
@@ -211,6 +213,17 @@ impl HeadStore for DynamoHeadStore {
             update = update.expression_attribute_names("#reset", table::HEAD_RESET);
         }
         let update = update.update_expression(format!("{sets} REMOVE {}", removes.join(", ")));
+        self.send(update).await.map(|_| ())
+    }
+
+    async fn mark_published(&self, mark: &PublishedMark) -> Result<(), WriteFailure> {
+        let update = self
+            .update_head()
+            .update_expression("SET #published = :commit_id")
+            .condition_expression("#commit_id = :commit_id")
+            .expression_attribute_names("#published", table::HEAD_PUBLISHED)
+            .expression_attribute_names("#commit_id", table::HEAD_COMMIT_ID)
+            .expression_attribute_values(":commit_id", text(&mark.commit_id));
         self.send(update).await.map(|_| ())
     }
 

@@ -11,9 +11,11 @@ mod store;
 pub use millrace_common::head::{
     Before, Body, CHUNK_BYTES, ChunkName, CodecError, Gaps, HEAD_VERSION, Head, HeadItem,
     PendingPart, PendingUpload, Positions, RepairChoice, RepairRequest, ResetRequest, Sizes,
-    SourceStart, StartFrom, StoredBody, decode_body, encode_body, encode_starts, hash_of, unpack,
-    unreadable,
+    SourceStart, StartFrom, StoredBody, TooLarge, decode_body, encode_body, encode_starts, hash_of,
+    unpack, unreadable,
 };
 
 pub use self::dynamodb::DynamoHeadStore;
-pub use self::store::{AcquireWrite, CommitWrite, HeadStore, StoreFailure, WriteFailure};
+pub use self::store::{
+    AcquireWrite, CommitWrite, HeadStore, PublishedMark, StoreFailure, WriteFailure,
+};

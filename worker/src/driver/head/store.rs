@@ -42,6 +42,7 @@ impl AcquireWrite {
                 starts: self.starts.clone(),
                 reset: None,
                 repair: None,
+                published: String::new(),
             }),
             Some(old) if old.cluster == self.cluster && old.epoch < self.epoch => {
                 let starts = if old.starts.is_empty() { &self.starts } else { &old.starts };
@@ -94,7 +95,26 @@ impl CommitWrite {
             starts: self.starts.clone().unwrap_or_else(|| before.starts.clone()),
             reset: if self.clears_reset { None } else { before.reset.clone() },
             repair: if self.clears_repair { None } else { before.repair.clone() },
+            published: before.published.clone(),
         }
+    }
+}
+
+/// After k6: says that every upload of the head's batch is complete. It may come late, twice or
+/// never: it is true of its commit for ever, and of no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedMark {
+    /// Condition: the head holds the batch of this commit.
+    pub commit_id: String,
+}
+
+impl PublishedMark {
+    /// The item as it is once this write is applied to `found`; none when its condition refuses
+    /// that.
+    #[must_use]
+    pub fn applied_to(&self, found: Option<&HeadItem>) -> Option<HeadItem> {
+        let item = found.filter(|item| item.commit_id == self.commit_id)?;
+        Some(HeadItem { published: self.commit_id.clone(), ..item.clone() })
     }
 }
 
@@ -145,6 +165,9 @@ pub trait HeadStore: Send + Sync + 'static {
 
     /// k5.
     async fn commit(&self, write: &CommitWrite) -> Result<(), WriteFailure>;
+
+    /// Marks the head's batch as published.
+    async fn mark_published(&self, mark: &PublishedMark) -> Result<(), WriteFailure>;
 
     /// Stores a chunk. Its name is unique to one commit, so writing it twice changes nothing.
     async fn put_chunk(&self, name: &ChunkName, bytes: &[u8]) -> Result<(), StoreFailure>;

@@ -1,14 +1,14 @@
 //! The runner's decisions: how blocks are spread, what an error means, whether a run is complete.
 //!
-//! Promises: pure functions; a run is complete only when every task of the plan reported its end
-//! and every scan read every record of every block. Never does: wait, call, or look at a clock.
+//! Promises: pure functions; a run is complete only when every task of the plan reported its end,
+//! every task of the last stage gave its result, and every scan read every record of every block. Never does: wait, call, or look at a clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use millrace_proto::v1::{RunReport, TaskState};
 use millrace_sql::fault::Fault;
-use millrace_sql::plan::SourceBlocks;
+use millrace_sql::plan::{SinkExec, SinkResult, SourceBlocks};
 use millrace_sql::scan::block::BlockId;
 
 use super::{BatchPlan, BlockInput, RecordPlace, RunError, SourceCounts};
@@ -105,26 +105,33 @@ pub(super) struct Expectation<'a> {
     /// Source of every scan of the plan.
     pub(super) scans: &'a BTreeMap<u32, String>,
     pub(super) num_tasks: usize,
+    /// Tasks of the last stage.
+    pub(super) num_last_tasks: usize,
+    /// Tasks of the other stages may be left before they end, and blocks half read.
     pub(super) may_stop_early: bool,
 }
 
-/// The counts by source, if the reports prove that the run is complete.
+/// The counts by source, if the reports and the results of the last stage prove that the run is
+/// complete. What the last stage wrote is the batch: whatever the plan, nothing of it may be missing.
 pub(super) fn judge(
     expected: &Expectation<'_>,
     reports: &[RunReport],
+    results: &[SinkResult],
 ) -> Result<BTreeMap<Arc<str>, SourceCounts>, RunError> {
     let incomplete = |detail: String| Err(RunError::Incomplete { detail });
     let mut tasks = 0;
+    let mut last_tasks = 0;
     for (report, executor) in reports.iter().zip(&expected.plan.executors) {
         if report.panicked {
             return incomplete(format!("a thread of {} panicked", executor.container));
         }
         for task in &report.tasks {
             tasks += 1;
+            let is_last = task.stage == SinkExec::NAME;
+            last_tasks += usize::from(is_last);
             let fine = match task.state() {
                 TaskState::Ended => true,
-                TaskState::Dropped => expected.may_stop_early,
-                TaskState::Running => expected.may_stop_early,
+                TaskState::Dropped | TaskState::Running => expected.may_stop_early && !is_last,
                 _ => false,
             };
             if !fine {
@@ -138,6 +145,17 @@ pub(super) fn judge(
     }
     if tasks != expected.num_tasks {
         return incomplete(format!("{tasks} of {} tasks reported", expected.num_tasks));
+    }
+    let num_last = expected.num_last_tasks;
+    if last_tasks != num_last {
+        return incomplete(format!("{last_tasks} of {num_last} tasks of the last stage reported"));
+    }
+    let mut given: Vec<usize> = results.iter().map(|result| result.task).collect();
+    given.sort_unstable();
+    if !given.iter().copied().eq(0..num_last) {
+        return incomplete(format!(
+            "the last stage has {num_last} tasks, and results came of {given:?}"
+        ));
     }
     counts(expected, reports)
 }
@@ -231,15 +249,69 @@ mod tests {
                 num_bad: 0,
             })
             .collect();
-        let task = TaskReport { state: state.into(), blocks, ..TaskReport::default() };
+        let stage = "AggregateExec".to_owned();
+        let task = TaskReport { stage, state: state.into(), blocks, ..TaskReport::default() };
         RunReport { tasks: vec![task], ..RunReport::default() }
     }
 
+    /// Judges two tasks that read, whose reports these are, and two that wrote.
     fn judged(reports: &[RunReport], may_stop_early: bool) -> Result<u64, RunError> {
+        judged_last(reports, &[TaskState::Ended; 2], &[0, 1], may_stop_early)
+    }
+
+    /// The same with these ends and results of the last stage.
+    fn judged_last(
+        reports: &[RunReport],
+        ends: &[TaskState],
+        results: &[usize],
+        may_stop_early: bool,
+    ) -> Result<u64, RunError> {
         let plan = plan(vec![block(0, 1, 5), block(1, 2, 7)]);
         let scans = BTreeMap::from([(0, "logs".to_owned())]);
-        let expected = Expectation { plan: &plan, scans: &scans, num_tasks: 2, may_stop_early };
-        judge(&expected, reports).map(|counts| counts["logs"].records)
+        let (num_tasks, num_last_tasks) = (4, 2);
+        let expected =
+            Expectation { plan: &plan, scans: &scans, num_tasks, num_last_tasks, may_stop_early };
+        let mut reports = reports.to_vec();
+        for (number, state) in (0..).zip(ends) {
+            let stage = SinkExec::NAME.to_owned();
+            let state = (*state).into();
+            let task = TaskReport { stage, task: number, state, ..TaskReport::default() };
+            reports[0].tasks.push(task);
+        }
+        let results: Vec<SinkResult> = results
+            .iter()
+            .map(|task| SinkResult { task: *task, ..SinkResult::default() })
+            .collect();
+        judge(&expected, &reports, &results).map(|counts| counts["logs"].records)
+    }
+
+    #[test]
+    fn the_last_stage_is_complete_whatever_the_plan() {
+        use TaskState::{Dropped, Ended, Running};
+        let read = [report(Ended, &[("b1", 5)]), report(Ended, &[("b2", 7)])];
+        for may_stop_early in [false, true] {
+            let judged = |ends: &[TaskState], results: &[usize]| {
+                judged_last(&read, ends, results, may_stop_early)
+            };
+            assert_eq!(judged(&[Ended, Ended], &[1, 0]).unwrap(), 12);
+            // A stream that ended early on the driver's side loses a result, and its uploads.
+            for results in [&[][..], &[0], &[1], &[0, 0], &[0, 2], &[0, 1, 1], &[0, 1, 2]] {
+                let lacking = judged(&[Ended, Ended], results);
+                assert!(matches!(lacking, Err(RunError::Incomplete { .. })), "{results:?}");
+            }
+            for ends in [&[Ended, Dropped][..], &[Running, Ended], &[Ended], &[Ended; 3]] {
+                let open = judged(ends, &[0, 1]);
+                assert!(matches!(open, Err(RunError::Incomplete { .. })), "{ends:?}");
+            }
+        }
+        // Tasks that pass for others' by their name are not taken for the last stage's.
+        let other = judged_last(
+            &[report(Ended, &[("b1", 5)]), report(Ended, &[("b2", 7)]), report(Ended, &[])],
+            &[Ended],
+            &[0, 1],
+            true,
+        );
+        assert!(matches!(other, Err(RunError::Incomplete { .. })), "{other:?}");
     }
 
     #[test]

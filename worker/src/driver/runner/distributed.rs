@@ -121,9 +121,10 @@ impl DistributedRunner {
             plan,
             scans: &planned.scans,
             num_tasks: planned.num_tasks,
+            num_last_tasks: planned.num_last_tasks,
             may_stop_early: planned.may_stop_early,
         };
-        let sources = core::judge(&expected, &reports)?;
+        let sources = core::judge(&expected, &reports, &results)?;
         let mut output = BatchOutput {
             sources,
             num_tasks: planned.num_tasks,

@@ -19,10 +19,10 @@ use millrace_sql::plan::upload::Upload;
 use tokio_util::sync::CancellationToken;
 
 use super::commit::core::CompleteAnswer;
-use super::commit::{Completed, Seen, UploadStore};
+use super::commit::{Completed, Seen, StoredParts, UploadStore};
 use super::head::{
-    AcquireWrite, ChunkName, CommitWrite, HeadItem, HeadStore, PendingUpload, StoreFailure,
-    WriteFailure,
+    AcquireWrite, ChunkName, CommitWrite, HeadItem, HeadStore, PendingUpload, PublishedMark,
+    StoreFailure, WriteFailure,
 };
 use super::receivers::core::Stream;
 use super::receivers::discovery::{Description, Filter, Shards, Streams};
@@ -55,6 +55,8 @@ struct State {
     /// A record that makes every run over it fail.
     poison: Option<u64>,
     num_runs: u32,
+    /// Calls that mark the head's batch as published.
+    num_marks: u32,
     runs_held: bool,
 }
 
@@ -163,6 +165,12 @@ impl Fake {
         self.lock().runs_held = held;
     }
 
+    /// Calls that marked the head's batch as published, and whether it is marked.
+    pub(super) fn marks(&self) -> (u32, bool) {
+        let state = self.lock();
+        (state.num_marks, state.head.as_ref().is_some_and(HeadItem::is_published))
+    }
+
     pub(super) fn num_runs(&self) -> u32 {
         self.lock().num_runs
     }
@@ -238,6 +246,10 @@ impl UploadStore for Fake {
         Completed { answer: CompleteAnswer::Done, server_ms: None, error: None }
     }
 
+    async fn parts(&self, _: &PendingUpload) -> StoredParts {
+        StoredParts::Forbidden
+    }
+
     async fn look(&self, _: &str, _: &str, _: &str) -> Seen {
         Seen::Forbidden
     }
@@ -267,6 +279,16 @@ impl HeadStore for Fake {
             }
             other => Err(WriteFailure::Refused(other.clone().map(Box::new))),
         }
+    }
+
+    async fn mark_published(&self, mark: &PublishedMark) -> Result<(), WriteFailure> {
+        let mut state = self.lock();
+        state.num_marks += 1;
+        let Some(item) = mark.applied_to(state.head.as_ref()) else {
+            return Err(WriteFailure::Refused(state.head.clone().map(Box::new)));
+        };
+        state.head = Some(item);
+        Ok(())
     }
 
     async fn put_chunk(&self, _: &ChunkName, _: &[u8]) -> Result<(), StoreFailure> {

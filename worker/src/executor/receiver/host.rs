@@ -34,18 +34,57 @@ struct Child {
     num_restarts: u32,
     /// Set while the next one waits for its time.
     due: Option<Instant>,
+    /// Shards that were taken from it, which it could not be told yet. Nobody says that again: it
+    /// would read them beside their new reader for ever. Bounded by the shards of the streams.
+    to_revoke: BTreeSet<ShardKey>,
 }
 
 impl Child {
-    /// Tells the receiver. What a dead or overloaded one does not hear, the driver says again.
+    /// Tells the receiver what the driver says again, or the receiver announces again, should it be
+    /// dead or overloaded now.
     fn tell<M>(&self, message: M)
     where
         M: actix::Message + Send + 'static,
         M::Result: Send,
         Receiver: actix::Handler<M>,
     {
-        if let Err(error) = self.address.try_send(message) {
+        self.hears(message);
+    }
+
+    /// Tells the receiver; false when it is dead or overloaded.
+    fn hears<M>(&self, message: M) -> bool
+    where
+        M: actix::Message + Send + 'static,
+        M::Result: Send,
+        Receiver: actix::Handler<M>,
+    {
+        let told = self.address.try_send(message);
+        if let Err(error) = &told {
             tracing::warn!(%error, "a receiver does not take a message");
+        }
+        told.is_ok()
+    }
+
+    /// Takes shards from the receiver: now, or as soon as it hears again.
+    fn revoke(&mut self, shards: impl IntoIterator<Item = ShardKey>) {
+        self.to_revoke.extend(shards);
+        self.tell_revoked();
+    }
+
+    fn tell_revoked(&mut self) {
+        if self.to_revoke.is_empty() {
+            return;
+        }
+        if self.hears(Revoke(self.to_revoke.iter().cloned().collect())) {
+            self.to_revoke.clear();
+        }
+    }
+
+    /// Hands shards to the receiver. An older revocation of them is void once it has heard.
+    fn assign(&mut self, assignments: Vec<Assignment>) {
+        let shards: Vec<ShardKey> = assignments.iter().map(|a| a.shard.clone()).collect();
+        if self.hears(Assign(assignments)) {
+            self.to_revoke.retain(|shard| !shards.contains(shard));
         }
     }
 }
@@ -87,13 +126,13 @@ impl ReceiverHost {
         for (receiver_id, assignments) in by_receiver {
             let shards: BTreeSet<ShardKey> =
                 assignments.iter().map(|assignment| assignment.shard.clone()).collect();
-            for (id, other) in &self.children {
+            for (id, other) in &mut self.children {
                 if *id != receiver_id {
                     // A shard that moves between receivers of one executor has one reader.
-                    other.tell(Revoke(shards.iter().cloned().collect()));
+                    other.revoke(shards.iter().cloned());
                 }
             }
-            self.child(&receiver_id).tell(Assign(assignments));
+            self.child(&receiver_id).assign(assignments);
         }
         refused
     }
@@ -102,13 +141,13 @@ impl ReceiverHost {
     ///
     /// # Errors
     /// When a shard's key makes no sense.
-    pub fn revoke(&self, shards: Vec<v1::ShardKey>) -> Result<(), Error> {
+    pub fn revoke(&mut self, shards: Vec<v1::ShardKey>) -> Result<(), Error> {
         let shards: Vec<ShardKey> = shards
             .into_iter()
             .map(|shard| ShardKey::from_proto(Some(shard)))
             .collect::<Result<_, _>>()?;
-        for child in self.children.values() {
-            child.tell(Revoke(shards.clone()));
+        for child in self.children.values_mut() {
+            child.revoke(shards.iter().cloned());
         }
         Ok(())
     }
@@ -135,7 +174,7 @@ impl ReceiverHost {
         }
     }
 
-    /// Makes dead receivers anew. To be called often.
+    /// Makes dead receivers anew, and tells what could not be told. To be called often.
     ///
     /// # Errors
     /// When one dies again and again: the executor had better be another process.
@@ -143,6 +182,7 @@ impl ReceiverHost {
         let now = Instant::now();
         for (receiver_id, child) in &mut self.children {
             if child.address.connected() {
+                child.tell_revoked();
                 continue;
             }
             match child.due {
@@ -167,6 +207,7 @@ impl ReceiverHost {
                     let book = Arc::clone(&child.book);
                     child.address =
                         Receiver::new(Arc::clone(&self.shared), book, self.begun).start();
+                    child.tell_revoked();
                 }
                 Some(_) => {}
             }
@@ -179,6 +220,14 @@ impl ReceiverHost {
         self.children.get(receiver_id).map(|child| child.address.clone())
     }
 
+    /// The shards in a receiver's book.
+    #[cfg(test)]
+    pub(super) fn shards_of(&self, receiver_id: &str) -> Vec<ShardKey> {
+        self.children.get(receiver_id).map_or_else(Vec::new, |c| {
+            c.book.lock().unwrap_or_else(std::sync::PoisonError::into_inner).shards()
+        })
+    }
+
     /// Ends every receiver.
     pub fn stop(&mut self) {
         for child in std::mem::take(&mut self.children).into_values() {
@@ -186,13 +235,14 @@ impl ReceiverHost {
         }
     }
 
-    fn child(&mut self, receiver_id: &str) -> &Child {
+    fn child(&mut self, receiver_id: &str) -> &mut Child {
         let (shared, begun) = (&self.shared, self.begun);
         self.children.entry(receiver_id.to_owned()).or_insert_with(|| {
             let book = Arc::new(Mutex::new(Book::new(receiver_id)));
             let receiver = Receiver::new(Arc::clone(shared), Arc::clone(&book), begun);
             let address = receiver.start();
-            Child { address, book, born: Instant::now(), num_restarts: 0, due: None }
+            let to_revoke = BTreeSet::new();
+            Child { address, book, born: Instant::now(), num_restarts: 0, due: None, to_revoke }
         })
     }
 }

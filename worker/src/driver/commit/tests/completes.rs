@@ -172,3 +172,43 @@ fn uploads_older_than_the_guard_are_not_taken_on_trust() {
         assert_eq!(code_of(next.recover(acquired, &stage.cancel).await), Code::UploadLost);
     });
 }
+
+#[test]
+fn a_part_that_came_twice_is_named_by_the_sending_that_stayed() {
+    time::run(async {
+        // The first sending of part 1 is applied after the head has named the second one's ETag.
+        let late = |stage: &Stage| stage.s3.replace_part("a", s3::part(1, "second sending"));
+        let (stage, ended) = publish_with([], Sight::All, late).await;
+        assert_eq!(ended.unwrap(), 0);
+        assert_eq!(stage.visible(), ["out/a.json"]);
+        // The answers about it may be lost as well, and the next driver finds its way too.
+        for answers in [[s3::Whim::Honest, s3::Whim::LoseAnswer], [s3::Whim::LoseAnswer; 2]] {
+            let (stage, ended) = publish_with(answers, Sight::All, late).await;
+            assert!(ended.is_ok(), "{answers:?}: {ended:?}");
+            assert_eq!(stage.visible(), ["out/a.json"]);
+        }
+        let stage = Stage::new(FakeHeads::honest());
+        let (committer, published) = stage.start(1).await;
+        let uploads = vec![stage.upload("a")];
+        let _crashed = commit(&stage, &committer, published, batch(7, uploads)).await.unwrap();
+        late(&stage);
+        stage.start(2).await;
+        assert_eq!(stage.visible(), ["out/a.json"]);
+    });
+}
+
+#[test]
+fn a_part_with_other_bytes_is_not_taken_for_ours() {
+    time::run(async {
+        let mut foreign = s3::part(1, "second sending");
+        foreign.crc32c = "other bytes".into();
+        let spoil = |stage: &Stage| stage.s3.replace_part("a", foreign.clone());
+        let (stage, ended) = publish_with([], Sight::All, spoil).await;
+        assert_eq!(code_of(ended), Code::UploadLost);
+        assert_eq!(stage.visible(), Vec::<String>::new());
+        // Without the right to list parts a refusal is what it was.
+        let late = |stage: &Stage| stage.s3.replace_part("a", s3::part(1, "second sending"));
+        let (_, ended) = publish_with([], Sight::Nothing, late).await;
+        assert_eq!(code_of(ended), Code::UploadLost);
+    });
+}

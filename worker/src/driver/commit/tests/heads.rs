@@ -12,7 +12,8 @@ use millrace_common::error::{Code, Error};
 
 use super::time;
 use crate::driver::head::{
-    AcquireWrite, ChunkName, CommitWrite, HeadItem, HeadStore, StoreFailure, WriteFailure,
+    AcquireWrite, ChunkName, CommitWrite, HeadItem, HeadStore, PublishedMark, StoreFailure,
+    WriteFailure,
 };
 
 /// What the table does with one write.
@@ -79,6 +80,14 @@ pub(super) fn committed(
     }
 }
 
+/// The mark on this item: the item after it, or the one that refuses it.
+pub(super) fn marked(
+    found: Option<&HeadItem>,
+    mark: &PublishedMark,
+) -> Result<HeadItem, Option<Box<HeadItem>>> {
+    mark.applied_to(found).ok_or_else(|| found.cloned().map(Box::new))
+}
+
 impl Table {
     fn write(
         &mut self,
@@ -96,6 +105,10 @@ impl Table {
 
     fn commit(&mut self, write: &CommitWrite) -> Result<(), WriteFailure> {
         self.write(committed(self.item.as_ref(), write, Conditions::ALL)).map(drop)
+    }
+
+    fn mark(&mut self, mark: &PublishedMark) -> Result<(), WriteFailure> {
+        self.write(marked(self.item.as_ref(), mark)).map(drop)
     }
 }
 
@@ -116,7 +129,7 @@ impl FakeHeads {
     pub(super) fn scripted(whims: impl IntoIterator<Item = Whim>) -> Self {
         let script: Mutex<VecDeque<_>> = Mutex::new(whims.into_iter().collect());
         Self::with_whims(Arc::new(move |call| {
-            let is_write = matches!(call, "acquire" | "commit");
+            let is_write = matches!(call, "acquire" | "commit" | "mark");
             let next = if is_write { script.lock().unwrap().pop_front() } else { None };
             (Duration::ZERO, next.unwrap_or(Whim::Honest))
         }))
@@ -208,6 +221,11 @@ impl HeadStore for FakeHeads {
     async fn commit(&self, write: &CommitWrite) -> Result<(), WriteFailure> {
         let write = write.clone();
         self.write("commit", move |table| table.commit(&write)).await
+    }
+
+    async fn mark_published(&self, mark: &PublishedMark) -> Result<(), WriteFailure> {
+        let mark = mark.clone();
+        self.write("mark", move |table| table.mark(&mark)).await
     }
 
     async fn put_chunk(&self, name: &ChunkName, bytes: &[u8]) -> Result<(), StoreFailure> {

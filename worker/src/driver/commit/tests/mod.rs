@@ -2,6 +2,7 @@
 
 mod completes;
 mod heads;
+mod marks;
 mod model;
 mod repair;
 mod s3;

@@ -12,9 +12,9 @@ use millrace_common::clock::Clock;
 use millrace_common::error::{Code, Error};
 
 use super::super::core::CompleteAnswer;
-use super::super::uploads::{Completed, Seen, UploadStore};
+use super::super::uploads::{Completed, Seen, StoredParts, UploadStore};
 use super::time::{self, VirtualClock};
-use crate::driver::head::PendingUpload;
+use crate::driver::head::{PendingPart, PendingUpload};
 
 /// What the bucket does with one Complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub(super) struct FakeUpload {
     pub(super) key: String,
     pub(super) token: String,
     pub(super) is_open: bool,
+    /// The parts as they are stored; a Complete must name these.
+    pub(super) parts: Vec<PendingPart>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +57,11 @@ pub(super) struct FakeObject {
 pub(super) struct Bucket {
     pub(super) uploads: BTreeMap<String, FakeUpload>,
     pub(super) objects: BTreeMap<String, FakeObject>,
+}
+
+/// A part under SSE-KMS: its ETag is of the sending, its checksum of the bytes.
+pub(super) fn part(number: u32, etag: &str) -> PendingPart {
+    PendingPart { number, etag: etag.into(), crc32c: format!("bytes of {number}") }
 }
 
 #[derive(Clone)]
@@ -72,14 +79,17 @@ impl FakeS3 {
     /// Stores the parts of an upload that nobody can read yet.
     pub(super) fn upload(&self, key: String, id: String) -> PendingUpload {
         let token = format!("token of {id}");
-        let upload = FakeUpload { key: key.clone(), token: token.clone(), is_open: true };
+        let parts = vec![part(1, "first sending"), part(2, "only sending")];
+        let stored = parts.clone();
+        let upload =
+            FakeUpload { key: key.clone(), token: token.clone(), is_open: true, parts: stored };
         self.bucket.lock().unwrap().uploads.insert(id.clone(), upload);
         PendingUpload {
             bucket: "results".into(),
             region: "local".into(),
             key,
             upload_id: id,
-            parts: Vec::new(),
+            parts,
             rows: 1,
             bytes: 8,
             token,
@@ -93,11 +103,22 @@ impl FakeS3 {
         }
     }
 
-    /// A second Complete of an upload answers NoSuchUpload, as S3 does when some time has passed.
-    fn apply(&self, upload_id: &str) -> CompleteAnswer {
+    /// A part that is replaced: by another sending of the same bytes, or by other bytes.
+    pub(super) fn replace_part(&self, upload_id: &str, by: PendingPart) {
         let bucket = &mut *self.bucket.lock().unwrap();
-        let open = bucket.uploads.get_mut(upload_id).filter(|upload| upload.is_open);
+        let parts = &mut bucket.uploads.get_mut(upload_id).unwrap().parts;
+        let at = parts.iter().position(|part| part.number == by.number).unwrap();
+        parts[at] = by;
+    }
+
+    /// A second Complete of an upload answers NoSuchUpload, as S3 does when some time has passed.
+    fn apply(&self, named: &PendingUpload) -> CompleteAnswer {
+        let bucket = &mut *self.bucket.lock().unwrap();
+        let open = bucket.uploads.get_mut(&named.upload_id).filter(|upload| upload.is_open);
         let Some(upload) = open else { return CompleteAnswer::NoSuchUpload };
+        if upload.parts != named.parts {
+            return CompleteAnswer::Refused;
+        }
         upload.is_open = false;
         let object = FakeObject { token: upload.token.clone() };
         bucket.objects.insert(upload.key.clone(), object);
@@ -111,10 +132,10 @@ impl UploadStore for FakeS3 {
         let (latency, whim) = (self.whims)();
         time::sleep(latency).await;
         let answer = match whim {
-            Whim::Honest => self.apply(&upload.upload_id),
+            Whim::Honest => self.apply(upload),
             Whim::Refuse(answer) => answer,
             Whim::LoseAnswer => {
-                self.apply(&upload.upload_id);
+                self.apply(upload);
                 CompleteAnswer::Open
             }
         };
@@ -124,6 +145,22 @@ impl UploadStore for FakeS3 {
             answer,
             server_ms: Some(VirtualClock.now_ms()),
             error: (answer != CompleteAnswer::Done).then_some(error),
+        }
+    }
+
+    async fn parts(&self, upload: &PendingUpload) -> StoredParts {
+        let (latency, whim) = (self.whims)();
+        time::sleep(latency).await;
+        if whim == Whim::LoseAnswer {
+            return StoredParts::Unknown(Error::new(Code::AwsUnreachable, "no answer", "wait"));
+        }
+        if self.sight == Sight::Nothing {
+            return StoredParts::Forbidden;
+        }
+        let bucket = self.bucket.lock().unwrap();
+        match bucket.uploads.get(&upload.upload_id).filter(|upload| upload.is_open) {
+            Some(upload) => StoredParts::Parts(upload.parts.clone()),
+            None => StoredParts::Gone,
         }
     }
 

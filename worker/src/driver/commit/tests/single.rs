@@ -139,6 +139,26 @@ fn a_head_that_must_be_there_and_is_not_is_never_made_anew() {
 }
 
 #[test]
+fn a_head_that_no_driver_could_read_again_is_not_committed() {
+    time::run(async {
+        let stage = Stage::new(FakeHeads::honest());
+        let (committer, published) = stage.start(1).await;
+        let huge = BatchCommit {
+            state_ptr: Some("x".repeat(65 << 20)),
+            ..batch(7, vec![stage.upload("a")])
+        };
+        let refused = commit(&stage, &committer, published, huge).await.map(|_| ());
+        let error = refused.unwrap_err().explain(&"word-count".parse().unwrap());
+        assert_eq!(error.code(), Code::BatchFailed);
+        assert!(error.message().contains("name 1 uploads"), "{error}");
+        assert_eq!(stage.batch(), 0);
+        assert!(stage.heads.table.lock().unwrap().chunks.is_empty());
+        let (_, published) = stage.start(2).await;
+        assert_eq!(published.next_batch(), 1, "the head is as readable as it was");
+    });
+}
+
+#[test]
 fn a_newer_head_is_refused_before_its_driver_is_fenced() {
     time::run(async {
         let stage = Stage::new(FakeHeads::honest());

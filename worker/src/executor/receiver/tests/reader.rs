@@ -334,6 +334,43 @@ async fn a_shard_that_moves_within_the_executor_has_one_reader() {
 }
 
 #[tokio::test]
+async fn a_revocation_that_a_full_mailbox_refuses_is_told_later() {
+    LocalSet::new()
+        .run_until(async {
+            let fake = Fake::with([("a", FakeShard::of(1..=5)), ("b", FakeShard::of(1..=5))]);
+            let mut scene = Scene::new(Arc::new(fake), BUDGET);
+            scene.host.assign(vec![assign("r0", "a", 1), assign("r0", "b", 1)]).unwrap();
+            scene.receive(10).await;
+            assert_eq!(scene.host.shards_of("r0").len(), 2);
+            // Nothing is awaited: the receiver's actor can not run, and its mailbox fills.
+            let fill = |host: &ReceiverHost| (0..100).for_each(|_| host.reconnected());
+            fill(&scene.host);
+            scene.host.assign(vec![assign("r1", "a", 2)]).unwrap();
+            let b = assign("r0", "b", 1).shard.unwrap();
+            scene.host.revoke(vec![b]).unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            while !scene.host.shards_of("r0").is_empty() {
+                assert!(Instant::now() < deadline, "{:?}", scene.host.shards_of("r0"));
+                scene.host.tend().unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(scene.host.shards_of("r1").len(), 1);
+            fill(&scene.host);
+            let b = assign("r0", "b", 2);
+            scene.host.revoke(vec![b.shard.clone().unwrap()]).unwrap();
+            // The mailbox has room again before the host has looked: the new assignment counts.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            scene.host.assign(vec![b]).unwrap();
+            for _ in 0..20 {
+                scene.host.tend().unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(scene.host.shards_of("r0").len(), 1, "the older word is void");
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_lost_record_is_told_with_its_range_again_and_again() {
     LocalSet::new()
         .run_until(async {

@@ -106,7 +106,7 @@ async fn drive_to_the_end(
             batch: batch + 1,
             commit_id: pace.uuid().to_string(),
             spec_hash: String::new(),
-            body: Sizes::TABLE.place(&encode_body(&next)),
+            body: Sizes::TABLE.place(&encode_body(&next).unwrap()),
             starts: None,
             clears_reset: false,
             clears_repair: false,

@@ -19,7 +19,7 @@ use super::super::super::{
 use super::replay::{Answers, Call, Replay, Request};
 use super::world::{Ran, is_at_end};
 use super::{Config, Kind, by_hand};
-use crate::driver::head::{ChunkName, Head, SourceStart, StartFrom};
+use crate::driver::head::{ChunkName, Head, PublishedMark, SourceStart, StartFrom};
 
 /// How a driver ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +91,7 @@ impl Hash for Driver {
 
 fn hash_head<H: Hasher>(head: &Head, state: &mut H) {
     (head.epoch, head.batch, &head.commit_id, &head.positions).hash(state);
+    head.is_published.hash(state);
     head.repair.is_some().hash(state);
     head.pending.iter().for_each(|upload| upload.upload_id.hash(state));
     head.before.iter().for_each(|before| before.positions.hash(state));
@@ -151,10 +152,16 @@ impl Driver {
                 Point::Starting => replay.run(self.starts(config, &replay)),
                 Point::Published(head, num_chunks) => match self.next.take() {
                     Some(ran) => Ok(Ok(Point::Committing(head.clone(), *num_chunks, ran))),
-                    None if is_at_end(config, &head.positions) => {
-                        Ok(Ok(Point::Ended(End::Finished)))
+                    None => {
+                        let proof = Published { head: head.clone(), num_chunks: *num_chunks };
+                        match proof.mark().filter(|_| config.marks) {
+                            Some(mark) => replay.run(self.marks(config, &replay, proof, mark)),
+                            None if is_at_end(config, &head.positions) => {
+                                Ok(Ok(Point::Ended(End::Finished)))
+                            }
+                            None => return self.open.clear(),
+                        }
                     }
-                    None => return self.open.clear(),
                 },
                 Point::Committing(head, num_chunks, ran) => {
                     let before = Published { head: head.clone(), num_chunks: *num_chunks };
@@ -233,6 +240,21 @@ impl Driver {
             }
             CommitOutcome::RunTooOld(_) => Ok(Point::Ended(End::Failed("no run is old".into()))),
         }
+    }
+
+    /// A rest: the mark is sent until it is answered, or until the next run ends first.
+    async fn marks(
+        &self,
+        config: &Config,
+        replay: &Replay,
+        mut proof: Published,
+        mark: PublishedMark,
+    ) -> Result<Point, CommitError> {
+        let committer = self.committer(config, replay, proof.next_batch() - 1);
+        while committer.mark_published(&mark).await.is_err() {}
+        // Where it is refused another driver owns the head, and the next commit will say so.
+        proof.marked(&mark);
+        Ok(Point::Published(proof.head, proof.num_chunks))
     }
 
     async fn publishes(

@@ -76,6 +76,12 @@ struct Config {
     repair: Option<RepairChoice>,
     /// From which size on heads go to chunks.
     sizes: Sizes,
+    /// Drivers that rest say in the head that its batch is published.
+    marks: bool,
+    /// Files that those who read them remove.
+    takes: u8,
+    /// They do not wait for the mark.
+    takes_early: bool,
 }
 
 impl Config {
@@ -95,6 +101,9 @@ impl Config {
         expiries: 0,
         repair: None,
         sizes: Sizes::TABLE,
+        marks: false,
+        takes: 0,
+        takes_early: false,
     };
 }
 
@@ -125,6 +134,8 @@ enum Action {
     GcAbort(String),
     /// The bucket's lifecycle rule takes an upload.
     Expire(String),
+    /// Somebody who has read a file removes it.
+    Take(String),
     /// An operator says what is to become of the head's batch.
     AskRepair,
 }
@@ -188,8 +199,11 @@ impl Config {
             let may_go = world.pending.iter().filter(open);
             actions.extend(may_go.map(|id| Action::Expire(id.clone())));
         }
+        // Where files are removed an operator may take them for lost.
+        let looks_lost =
+            self.takes > 0 && !world.pending.is_empty() || world.has_lost_what_is_pending();
         let is_asked = world.item.as_ref().is_some_and(|item| item.repair.is_some());
-        if self.repair.is_some() && !is_asked && world.has_lost_what_is_pending() {
+        if self.repair.is_some() && !is_asked && looks_lost {
             actions.push(Action::AskRepair);
         }
     }
@@ -221,7 +235,8 @@ impl Model for Config {
 
     fn init_states(&self) -> Vec<State> {
         let (faults_left, expiries_left) = (self.faults, self.expiries);
-        let world = World { faults_left, expiries_left, ..World::default() };
+        let takes_left = self.takes;
+        let world = World { faults_left, expiries_left, takes_left, ..World::default() };
         vec![State { world, drivers: Vec::new() }]
     }
 
@@ -244,6 +259,7 @@ impl Model for Config {
         actions.extend(tags.into_iter().map(|tag| Action::Arrive(tag.clone())));
         self.gc_actions(world, actions);
         self.loss_actions(state, actions);
+        actions.extend(world.takeable(self.takes_early).map(|key| Action::Take(key.clone())));
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
@@ -303,6 +319,7 @@ impl Model for Config {
             }
             Action::GcAbort(id) => state.world.abort(&id),
             Action::Expire(id) => state.world.expire(&id),
+            Action::Take(key) => state.world.take(&key),
             Action::AskRepair => state.world.ask_repair(self.repair?)?,
         }
         Some(state)
@@ -455,6 +472,29 @@ fn a_batch_whose_uploads_expired_is_named_or_read_again_exactly_once() {
     holds("lost and read again", Config { repair: Some(RepairChoice::Reread), ..LOST });
 }
 
+/// One batch of one file, which those who read it remove as soon as they may.
+const TAKEN: Config =
+    Config { marks: true, takes: 1, records: [1, 0], cuts: &[Cut::Whole], ..Config::SMALL };
+
+#[test]
+fn a_mark_changes_nothing_whenever_it_comes() {
+    holds("marks", Config { marks: true, records: [2, 0], cuts: &[Cut::OneEach], ..Config::SMALL });
+}
+
+#[test]
+fn files_that_readers_remove_once_the_batch_is_marked_are_no_loss() {
+    holds("removed once marked", TAKEN);
+    let repair = Some(RepairChoice::Reread);
+    holds("removed once marked, and taken for lost", Config { repair, ..TAKEN });
+    holds("removed once marked, repeatable", Config { repair, repeatable: true, ..TAKEN });
+}
+
+#[test]
+fn files_that_readers_remove_before_the_mark_can_be_doubled_by_a_repair() {
+    let early = Config { takes_early: true, repair: Some(RepairChoice::Reread), ..TAKEN };
+    is_found("removed before the mark", Config { faults: 0, ..early });
+}
+
 #[test]
 fn reading_a_batch_again_that_is_partly_visible_doubles_records() {
     is_found(
@@ -484,6 +524,10 @@ fn a_larger_world_is_no_other() {
     let asked = Config { repair: Some(RepairChoice::Reread), num_drivers: 3, ..LOST };
     holds("lost and read again, large", asked);
     holds("lost, large", LOST);
+    holds("marks, large", Config { marks: true, ..Config::SMALL });
+    let repair = Some(RepairChoice::Reread);
+    holds("removed, large", Config { repair, takes: 2, records: [1, 1], ..TAKEN });
+    holds("removed and lost, large", Config { repair, expiries: 1, records: [1, 1], ..TAKEN });
 }
 
 /// Enough of a world to be caught in.

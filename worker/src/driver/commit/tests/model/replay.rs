@@ -18,11 +18,11 @@ use millrace_common::error::{Code, Error};
 use super::super::super::core::{COMPLETE_SETTLES, CompleteAnswer};
 use super::super::super::heads::HEAD_CALL_DEADLINE;
 use super::super::super::pace::Pace;
-use super::super::super::uploads::{Completed, Seen, UploadStore};
+use super::super::super::uploads::{Completed, Seen, StoredParts, UploadStore};
 use super::world::Ran;
 use crate::driver::head::{
     AcquireWrite, ChunkName, CommitWrite, HeadItem, HeadStore, PendingUpload, Positions,
-    StoreFailure, StoredBody, WriteFailure,
+    PublishedMark, StoreFailure, StoredBody, WriteFailure,
 };
 
 /// A call by its name and how often it was made before: an answer belongs to one of them.
@@ -38,6 +38,7 @@ pub(super) enum Name {
     Read,
     Acquire,
     Commit,
+    Mark,
     PutChunk(u32),
     ReadChunk(u32),
     DeleteChunk(String, u32),
@@ -56,6 +57,7 @@ pub(super) enum Request {
     Read,
     Acquire(AcquireWrite),
     Commit(CommitWrite),
+    Mark(PublishedMark),
     PutChunk(ChunkName, Vec<u8>),
     ReadChunk(ChunkName),
     DeleteChunk(ChunkName),
@@ -116,7 +118,7 @@ impl Hash for Answer {
 /// Everything of an item in which two of them can differ here.
 pub(super) fn hash_item<H: Hasher>(item: &HeadItem, state: &mut H) {
     (item.epoch, item.batch, &item.commit_id, &item.owner, &item.starts).hash(state);
-    item.repair.hash(state);
+    (&item.repair, &item.published).hash(state);
     match &item.body {
         StoredBody::None => 0.hash(state),
         StoredBody::Inline(bytes) => bytes.hash(state),
@@ -238,6 +240,10 @@ impl HeadStore for Replay {
         self.write(Name::Commit, Request::Commit(write.clone())).await.map(drop)
     }
 
+    async fn mark_published(&self, mark: &PublishedMark) -> Result<(), WriteFailure> {
+        self.write(Name::Mark, Request::Mark(mark.clone())).await.map(drop)
+    }
+
     async fn put_chunk(&self, name: &ChunkName, bytes: &[u8]) -> Result<(), StoreFailure> {
         let request = Request::PutChunk(name.clone(), bytes.to_vec());
         match self.ask(Name::PutChunk(name.index), request).await {
@@ -283,6 +289,10 @@ impl UploadStore for Replay {
             server_ms: Some(upload.created_ms),
             error: (answer != CompleteAnswer::Done).then_some(error),
         }
+    }
+
+    async fn parts(&self, _upload: &PendingUpload) -> StoredParts {
+        unreachable!("parts of this world are never refused")
     }
 
     async fn look(&self, _bucket: &str, _region: &str, key: &str) -> Seen {

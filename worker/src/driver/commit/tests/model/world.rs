@@ -11,7 +11,7 @@ use millrace_common::position::{Position, SEQUENCE_NUMBER_BYTES, SequenceNumber,
 use prost::Message;
 
 use super::super::super::core::CompleteAnswer;
-use super::super::heads::{acquired, committed};
+use super::super::heads::{acquired, committed, marked};
 use super::Config;
 use super::replay::{Answer, Look, Request, hash_item};
 use crate::driver::head::{
@@ -91,11 +91,14 @@ pub(super) struct World {
     pub(super) uploads: BTreeMap<String, Upload>,
     /// Upload of each visible object, by key.
     pub(super) objects: BTreeMap<String, String>,
+    /// Uploads whose objects were visible and were removed by those who read them.
+    pub(super) taken: BTreeSet<String>,
     /// Sorted by tag.
     pub(super) late: Vec<Late>,
     pub(super) gc: Option<Sight>,
     pub(super) faults_left: u8,
     pub(super) expiries_left: u8,
+    pub(super) takes_left: u8,
     /// Ghost: uploads that an applied commit has named, but those of a batch that is read again.
     pub(super) named: BTreeSet<String>,
     /// Ghost: uploads that the head names now.
@@ -110,9 +113,9 @@ impl Hash for World {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.item.is_some().hash(state);
         self.item.iter().for_each(|item| hash_item(item, state));
-        (&self.chunks, &self.uploads, &self.objects).hash(state);
+        (&self.chunks, &self.uploads, &self.objects, &self.taken).hash(state);
         self.late.iter().for_each(|late| late.tag.hash(state));
-        (&self.gc, self.faults_left, self.expiries_left).hash(state);
+        (&self.gc, self.faults_left, self.expiries_left, self.takes_left).hash(state);
         (&self.named, &self.pending).hash(state);
         (&self.positions, self.flaw).hash(state);
     }
@@ -139,6 +142,16 @@ impl World {
                     Err(found) => Answer::Refused(found),
                 }
             }
+            Request::Mark(mark) => match marked(self.item.as_ref(), mark) {
+                Ok(item) => {
+                    if !self.pending.iter().all(|id| self.was_visible(id)) {
+                        self.flaw.get_or_insert("a batch is marked that is not all visible");
+                    }
+                    self.take_head(item);
+                    Answer::Done
+                }
+                Err(found) => Answer::Refused(found),
+            },
             Request::PutChunk(name, bytes) => {
                 let at = (name.batch, name.commit_id.clone(), name.index);
                 self.chunks.insert(at, bytes.clone());
@@ -219,9 +232,29 @@ impl World {
         }
     }
 
+    fn was_visible(&self, id: &String) -> bool {
+        self.taken.contains(id) || self.objects.values().any(|by| by == id)
+    }
+
+    /// Keys that somebody who reads the files may remove: of the head's batch, which is the one that
+    /// a driver may look for. The patient wait until it is marked as published.
+    pub(super) fn takeable(&self, early: bool) -> impl Iterator<Item = &String> {
+        let is_marked = self.item.as_ref().is_some_and(HeadItem::is_published);
+        let may_go = move |id: &String| (early || is_marked) && self.pending.contains(id);
+        let objects = self.objects.iter().filter(move |(_, id)| may_go(id));
+        objects.map(|(key, _)| key).take(usize::from(self.takes_left > 0) * usize::MAX)
+    }
+
+    /// Somebody who has read a file removes it.
+    pub(super) fn take(&mut self, key: &str) {
+        self.takes_left -= 1;
+        self.taken.extend(self.objects.remove(key));
+    }
+
     /// `millrace repair`: a word about the batch that the head holds now.
     pub(super) fn ask_repair(&mut self, choice: RepairChoice) -> Option<()> {
-        let item = self.item.as_mut()?;
+        // The master's condition.
+        let item = self.item.as_mut().filter(|item| !item.is_published())?;
         let request = RepairRequest {
             batch: item.batch,
             commit_id: item.commit_id.clone(),
@@ -356,9 +389,10 @@ impl World {
         self.late.insert(at, Late { tag, request: request.clone() });
     }
 
-    /// How often a record can be seen.
+    /// How often a record can be seen, or was seen in a file that was removed.
     pub(super) fn num_visible(&self, record: Record) -> usize {
-        let shown = self.objects.values().filter_map(|id| self.uploads.get(id));
+        let shown = self.objects.values().chain(&self.taken);
+        let shown = shown.filter_map(|id| self.uploads.get(id));
         shown.flat_map(|upload| &upload.records).filter(|other| **other == record).count()
     }
 
@@ -367,7 +401,8 @@ impl World {
     pub(super) fn keeps_what_was_named(&self) -> bool {
         self.named.iter().all(|id| {
             self.uploads.get(id).is_some_and(|upload| {
-                self.objects.get(&upload.key) == Some(id)
+                self.taken.contains(id)
+                    || self.objects.get(&upload.key) == Some(id)
                     || matches!(upload.stand, Stand::Open | Stand::Expired)
                         && self.pending.contains(id)
             })
