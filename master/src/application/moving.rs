@@ -20,6 +20,7 @@ impl Application {
             driver: None,
             driver_cost,
             executor_cost,
+            selector: self.selector(),
             num_minimum,
             num_wanted: self.num_wanted(),
             executors: std::collections::BTreeMap::new(),
