@@ -33,6 +33,11 @@ impl Application {
         self.target.as_ref().map(|target| target.count)
     }
 
+    /// True when it has more executors than its driver asks for.
+    pub(crate) fn has_surplus(&self) -> bool {
+        self.num_wanted().is_some_and(|wanted| self.executors.len() > wanted as usize)
+    }
+
     /// True while it was asked to read everything that is there before it ends.
     pub(crate) fn is_draining_streams(&self) -> bool {
         !self.is_concluded() && self.record.stop.is_some_and(|stop| stop.drain)
