@@ -58,6 +58,10 @@ pub(crate) enum Command {
     Kill(Named),
     /// Print the logs of an application's containers.
     Logs(Logs),
+    /// Set the number of executors of an application, or let it follow the load again.
+    Scale(Scale),
+    /// List the queues, their shares of the cluster and what they hold.
+    Queues,
     /// List the nodes of the cluster.
     Nodes,
     /// Take a node out of use, or back into it.
@@ -176,6 +180,19 @@ pub(crate) struct Logs {
     /// Go on as lines come, until the containers end.
     #[arg(long)]
     pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("number").required(true).args(["executors", "auto"]))]
+pub(crate) struct Scale {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// So many, for the attempts to come too, until this is said again or it is submitted anew.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) executors: Option<u32>,
+    /// As the application's file says: fixed, or between min and max as the load is.
+    #[arg(long)]
+    pub(crate) auto: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -423,6 +440,9 @@ mod tests {
             "millrace stop a --deadline 5s",
             "millrace stop a --drain --deadline 5",
             "millrace reset a",
+            "millrace scale a",
+            "millrace scale a --executors 0",
+            "millrace scale a --executors 2 --auto",
             "millrace reset a --to noon",
             "millrace policy app.toml --account 12",
             "millrace policy app.toml --for me",

@@ -219,6 +219,27 @@ impl Client {
         Ok(self.change("millrace nodes", call).await?.node.unwrap_or_default())
     }
 
+    /// Sets the number of executors of an application; 0: as its file says again.
+    ///
+    /// # Errors
+    /// [`Code::UnknownApplication`], [`Code::WrongState`], [`Code::InvalidValue`], or that the master
+    /// can not be reached.
+    pub async fn scale(&self, name: &str, executors: u32) -> Result<v1::Application> {
+        let request = v1::ScaleApplicationRequest { name: name.to_owned(), executors };
+        let call = async |mut master: Master| master.scale_application(request.clone()).await;
+        let answer = self.change(&format!("millrace status {name}"), call).await?;
+        Ok(answer.application.unwrap_or_default())
+    }
+
+    /// The queues with their shares and what they hold.
+    ///
+    /// # Errors
+    /// The master's, or that it can not be reached.
+    pub async fn queues(&self) -> Result<Vec<v1::Queue>> {
+        let request = v1::ListQueuesRequest {};
+        Ok(self.read(async |mut master| master.list_queues(request).await).await?.queues)
+    }
+
     /// Lets a node take containers again.
     ///
     /// # Errors

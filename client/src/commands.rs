@@ -16,6 +16,7 @@ mod preflight;
 mod produce;
 mod repair;
 mod reset;
+mod scale;
 mod status;
 mod subject;
 mod submit;
@@ -40,6 +41,8 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
         Command::Stop(command) => end::stop(global, output, &command).await,
         Command::Kill(command) => end::kill(global, output, &command.name).await,
         Command::Logs(command) => logs::run(global, output, &command).await,
+        Command::Scale(command) => scale::scale(global, output, &command).await,
+        Command::Queues => scale::queues(global, output).await,
         Command::Nodes => nodes::run(global, output).await,
         Command::Node(Node::Drain(command)) => nodes::drain(global, output, &command).await,
         Command::Node(Node::Undrain { node }) => nodes::undrain(global, output, &node).await,

@@ -4,12 +4,16 @@
 //! Unix milliseconds, sizes are bytes; what is not known is null, never a made-up number.
 //! Never does: decide anything, or format for people.
 
+mod node;
 mod parts;
+mod scaling;
 
 use millrace_proto::v1;
 use serde::{Deserialize, Serialize};
 
+pub use node::NodeView;
 pub use parts::{BadRecordsView, GapView, NodeExclusionView, ReceiverView};
+pub use scaling::{QueueView, ScalingDecisionView, ScalingView};
 
 /// A point in time from a message, where 0 means that it has not happened.
 fn known(time_ms: i64) -> Option<i64> {
@@ -214,6 +218,15 @@ pub struct ApplicationView {
     pub excluded_nodes: Vec<NodeExclusionView>,
     /// Executors the master has granted.
     pub num_executors: u32,
+    /// The queue it was submitted to.
+    #[serde(default)]
+    pub queue: String,
+    /// How many executors were asked for by hand; null when its file decides.
+    #[serde(default)]
+    pub scaled_to: Option<u32>,
+    /// How many executors its driver asks for and why; null before its first report.
+    #[serde(default)]
+    pub scaling: Option<ScalingView>,
     /// Receivers with their shards.
     pub receivers: Vec<ReceiverView>,
     /// Shards that are read.
@@ -278,6 +291,9 @@ impl ApplicationView {
             executors: report.executors.iter().map(executor_view).collect(),
             excluded_nodes: application.excluded_nodes.iter().map(NodeExclusionView::new).collect(),
             num_executors: application.num_executors,
+            queue: scaling::queue(application),
+            scaled_to: (application.scaled_to > 0).then_some(application.scaled_to),
+            scaling: report.scaling.as_ref().map(ScalingView::new),
             receivers: report.receivers.iter().map(ReceiverView::new).collect(),
             num_shards: report.num_shards,
             millis_behind_latest: reported
@@ -329,78 +345,6 @@ fn executor_view(executor: &v1::ExecutorReport) -> ExecutorView {
         num_spills_refused: executor.num_spills_refused,
         excluded_reason: text(&executor.excluded_reason),
         excluded_until_ms: known(executor.excluded_until_ms),
-    }
-}
-
-/// A node as `millrace nodes` shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeView {
-    /// The node's id.
-    pub node_id: String,
-    /// Where its containers can be reached.
-    pub host: String,
-    /// `alive`, `unhealthy`, `draining`, `drained`, `suspect` or `lost`.
-    pub state: String,
-    /// What its drain, or the move off it while it is unhealthy, waits for; empty when nothing does.
-    pub reason: String,
-    /// Why it is unhealthy, under a code; null when it is well.
-    #[serde(default)]
-    pub unhealthy: Option<String>,
-    /// Since when.
-    #[serde(default)]
-    pub unhealthy_since_ms: Option<i64>,
-    /// When its drain ends what is left.
-    pub drain_deadline_ms: Option<i64>,
-    /// Cores it offers.
-    pub cores: u32,
-    /// Cores that are granted.
-    pub cores_used: u32,
-    /// Memory it offers.
-    pub memory_bytes: u64,
-    /// Memory that is granted.
-    pub memory_used_bytes: u64,
-    /// Containers on it.
-    pub num_containers: u32,
-    /// Its last heartbeat.
-    pub last_heartbeat_ms: Option<i64>,
-    /// Process id of its worker.
-    pub pid: Option<u32>,
-    /// Version of its worker.
-    pub version: String,
-}
-
-impl NodeView {
-    /// From a message.
-    #[must_use]
-    pub fn new(node: &v1::Node) -> Self {
-        let offered = node.offered.unwrap_or_default();
-        let used = node.used.unwrap_or_default();
-        Self {
-            node_id: node.node_id.clone(),
-            host: node.host.clone(),
-            state: match node.state() {
-                v1::NodeState::Alive => "alive",
-                v1::NodeState::Suspect => "suspect",
-                v1::NodeState::Lost => "lost",
-                v1::NodeState::Draining => "draining",
-                v1::NodeState::Drained => "drained",
-                v1::NodeState::Unhealthy => "unhealthy",
-                v1::NodeState::Unspecified => "unknown",
-            }
-            .to_owned(),
-            reason: node.reason.clone(),
-            unhealthy: (!node.unhealthy.is_empty()).then(|| node.unhealthy.clone()),
-            unhealthy_since_ms: known(node.unhealthy_since_ms),
-            drain_deadline_ms: known(node.drain_deadline_ms),
-            cores: offered.cores,
-            cores_used: used.cores,
-            memory_bytes: offered.memory_bytes,
-            memory_used_bytes: used.memory_bytes,
-            num_containers: node.num_containers,
-            last_heartbeat_ms: known(node.last_heartbeat_ms),
-            pid: (node.pid != 0).then_some(node.pid),
-            version: node.version.clone(),
-        }
     }
 }
 

@@ -69,6 +69,8 @@ codes! {
     DriverUnreachable = "MR2011", Unavailable, "The driver of an executor can not be reached";
     NotLeader = "MR2012", Unavailable, "The master that was asked does not lead";
     UnknownNode = "MR2013", NotFound, "No node of this name is known";
+    UnknownQueue = "MR2017", NotFound, "The master has no queue of this name";
+    QueueDenied = "MR2018", PermissionDenied, "The user may not submit to this queue";
     TableMissing = "MR3001", FailedPrecondition, "The DynamoDB table does not exist";
     StreamMissing = "MR3002", FailedPrecondition, "The Kinesis stream does not exist";
     BucketMissing = "MR3003", FailedPrecondition, "The S3 bucket does not exist";

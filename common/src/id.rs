@@ -92,6 +92,39 @@ impl ContainerId {
     }
 }
 
+/// The queue of applications that name none.
+pub const DEFAULT_QUEUE: &str = "default";
+
+string_id!(
+    /// A share of the cluster that applications are submitted to; see [`QueueName::parse`].
+    QueueName
+);
+
+impl QueueName {
+    /// A name of 1 to 63 of `[a-z0-9-]`, starting with a letter.
+    ///
+    /// # Errors
+    /// [`Code::InvalidValue`] for any other text.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let starts = text.starts_with(|c: char| c.is_ascii_lowercase());
+        if starts && text.len() <= APPLICATION_NAME_MAX && text.chars().all(is_plain) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::new(
+            Code::InvalidValue,
+            format!("{text:?} is not a queue's name"),
+            "use 1 to 63 of a-z, 0-9 and -, starting with a letter",
+        ))
+    }
+}
+
+impl Default for QueueName {
+    fn default() -> Self {
+        Self(DEFAULT_QUEUE.to_owned())
+    }
+}
+
 /// Longest application name in bytes: it is part of object keys and of container ids.
 pub const APPLICATION_NAME_MAX: usize = 63;
 

@@ -11,6 +11,7 @@ pub mod exit;
 #[cfg(feature = "head")]
 pub mod head;
 pub mod id;
+pub mod labels;
 pub mod masters;
 pub mod position;
 pub mod random;

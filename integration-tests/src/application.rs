@@ -44,6 +44,12 @@ pub struct File {
     pub path: &'static str,
     /// More lines for the source's table, as `on_data_loss = "continue"`.
     pub source: &'static str,
+    /// Lines at the top, as `queue = "etl"`.
+    pub top: &'static str,
+    /// What `executors` is instead of a number, as `{ min = 1, max = 3 }`.
+    pub range: &'static str,
+    /// More lines for `[resources]`, as `node_selector = { zone = "a" }`.
+    pub resources: &'static str,
     /// Lines for the sink's table, as `compression = "gzip"`; JSON lines is the default format.
     pub sink: &'static str,
 }
@@ -65,6 +71,9 @@ impl Default for File {
             sql: WORD_COUNT,
             path: "s3://results/word-count/",
             source: "",
+            top: "",
+            range: "",
+            resources: "",
             sink: "",
         }
     }
@@ -93,8 +102,8 @@ impl File {
         }
         let args: Vec<String> = self.args.iter().map(|argument| quoted(argument)).collect();
         format!(
-            "name = {name}\nargs = [{args}]\n\n\
-             [resources]\nexecutors = {executors}\n\
+            "name = {name}\nargs = [{args}]\n{top}\n\n\
+             [resources]\nexecutors = {executors}\n{resources}\n\
              executor = {{ cores = {cores}, memory = {memory} }}\n\
              driver = {{ cores = 1, memory = \"256MiB\" }}\n\n\
              [env]\n{env}\n\
@@ -105,7 +114,12 @@ impl File {
              [sink]\ntype = \"s3\"\npath = {path}\n{sink}\n",
             name = quoted(self.name),
             args = args.join(", "),
-            executors = self.executors,
+            top = self.top,
+            resources = self.resources,
+            executors = match self.range {
+                "" => self.executors.to_string(),
+                range => range.to_owned(),
+            },
             cores = self.executor_cores,
             memory = quoted(self.executor_memory),
             interval = quoted(self.interval),

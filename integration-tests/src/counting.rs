@@ -110,6 +110,13 @@ impl Counting {
         self.load.get_or_insert_with(|| Load::start(self.cluster.aws.endpoint.clone()));
     }
 
+    /// The load ends.
+    pub async fn rest(&mut self) {
+        if let Some(load) = self.load.take() {
+            self.num_lines += load.end().await;
+        }
+    }
+
     /// Puts some more lines.
     pub async fn put(&mut self) {
         put(&self.cluster.aws.endpoint).await;
@@ -139,9 +146,7 @@ impl Counting {
     /// # Panics
     /// When a word is counted twice or not at all.
     pub async fn ends_exactly(mut self) {
-        if let Some(load) = self.load.take() {
-            self.num_lines += load.end().await;
-        }
+        self.rest().await;
         self.put().await;
         self.is_counted().await;
         self.cluster.stop(self.application.name, &[]).await;

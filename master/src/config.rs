@@ -6,6 +6,8 @@ use std::time::Duration;
 use millrace_common::error::{Code, Error};
 use millrace_common::settings;
 
+pub use crate::scheduler::Queues;
+
 settings! {
     /// Configuration of `millrace-master`.
     pub struct MasterConfig for "millrace-master" {
@@ -49,6 +51,11 @@ settings! {
         attempt_failures_max: u32 = "5";
         /// Driver failures older than this are forgiven.
         attempt_window: Duration = "10m";
+        /// Shares of the cluster that applications are submitted to. `guarantee` is what nobody else
+        /// is given, used or not (default 0%); `cap` is what the queue never goes beyond (default
+        /// 100%); `submit` names who may submit to it (default everybody). The queue `default` is
+        /// always there.
+        queue: Queues = "";
     }
 }
 

@@ -220,7 +220,8 @@ impl Master {
             address: self.address.clone(),
             started_ms: now.wall_ms,
         };
-        let core = Core::new(now, self.config.timing(), identity, snapshot);
+        let core = Core::new(now, self.config.timing(), identity, snapshot)
+            .with_queues(self.config.queue.clone());
         let (writer, work) = Writer::new(Arc::clone(&self.store), term, tenure.clone());
         let (lost, mut seen) = watch::channel(None);
         let control =

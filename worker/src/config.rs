@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use millrace_common::labels::Labels;
 use millrace_common::resources::ByteSize;
 use millrace_common::settings;
 
@@ -21,6 +22,9 @@ settings! {
         cores: Option<u32> = "";
         /// Memory to offer; all that the machine or the process's cgroup has when not set.
         memory: Option<ByteSize> = "";
+        /// Labels of this node, for the `node_selector` of applications. One without a value has the
+        /// value `true`.
+        label: Labels = "";
         /// Directory for the containers' files and logs.
         work_dir: PathBuf = "millrace-work";
         /// With less than this free on the disk of work_dir the node is unhealthy: it gets no new

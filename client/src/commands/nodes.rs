@@ -66,7 +66,7 @@ pub(super) async fn undrain(global: &Global, output: &Output, name: &str) -> Out
 }
 
 fn show(views: &[NodeView]) -> String {
-    const COLUMNS: [(&str, Align); 8] = [
+    const COLUMNS: [(&str, Align); 9] = [
         ("NODE", Align::Left),
         ("HOST", Align::Left),
         ("STATE", Align::Left),
@@ -74,6 +74,7 @@ fn show(views: &[NodeView]) -> String {
         ("MEMORY", Align::Right),
         ("CONTAINERS", Align::Right),
         ("HEARTBEAT", Align::Left),
+        ("LABELS", Align::Left),
         ("WHY", Align::Left),
     ];
     let bytes = ByteSize::bytes;
@@ -88,10 +89,21 @@ fn show(views: &[NodeView]) -> String {
                 format!("{}/{}", bytes(view.memory_used_bytes), bytes(view.memory_bytes)),
                 view.num_containers.to_string(),
                 view.last_heartbeat_ms.map_or_else(|| "-".to_owned(), show_time),
+                labels(view),
                 why(view),
             ]
         }),
     )
+}
+
+/// Its labels as a worker is given them.
+fn labels(view: &NodeView) -> String {
+    let label = |(name, value): (&String, &String)| match value.as_str() {
+        "true" => name.clone(),
+        _ => format!("{name}={value}"),
+    };
+    let labels: Vec<String> = view.labels.iter().map(label).collect();
+    if labels.is_empty() { "-".to_owned() } else { labels.join(",") }
 }
 
 /// Why the node is not simply alive: its trouble, and what a move off it waits for.

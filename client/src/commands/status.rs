@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use millrace_client::view::{ApplicationView, ExecutorView, ReceiverView};
+use millrace_common::id::DEFAULT_QUEUE;
 use millrace_common::resources::ByteSize;
 
 use super::master;
@@ -29,7 +30,14 @@ fn show(view: &ApplicationView) -> String {
     }
     rows.push(("attempt", attempt(view)));
     rows.push(("driver", driver(view)));
-    rows.push(("executors", view.num_executors.to_string()));
+    if view.queue != DEFAULT_QUEUE {
+        rows.push(("queue", view.queue.clone()));
+    }
+    rows.push(("executors", executors_asked_for(view)));
+    for change in view.scaling.iter().flat_map(|scaling| &scaling.decisions) {
+        let at = change.at_ms.map(show_time).unwrap_or_default();
+        rows.push(("scaled", format!("{at} {} -> {}: {}", change.from, change.to, change.reason)));
+    }
     rows.push((
         "receivers",
         format!("{} reading {} shards", view.receivers.len(), view.num_shards),
@@ -77,6 +85,19 @@ fn show(view: &ApplicationView) -> String {
     }
     if !view.receivers.is_empty() {
         write!(text, "\n{}\n", receivers(&view.receivers)).ok();
+    }
+    text
+}
+
+/// How many there are, how many are asked for, and what speaks for more or fewer.
+fn executors_asked_for(view: &ApplicationView) -> String {
+    let mut text = view.num_executors.to_string();
+    let Some(scaling) = &view.scaling else { return text };
+    write!(text, " of {}", scaling.target).ok();
+    if view.scaled_to.is_some() {
+        text.push_str(", set by hand");
+    } else if scaling.min < scaling.max {
+        write!(text, " ({} to {}): {}", scaling.min, scaling.max, scaling.reason).ok();
     }
     text
 }
@@ -236,6 +257,18 @@ mod tests {
             report: Some(v1::DriverReport {
                 batch: 12,
                 task_cores_total: 32,
+                scaling: Some(v1::ScalingReport {
+                    target: 16,
+                    min: 4,
+                    max: 20,
+                    reason: "80% busy".to_owned(),
+                    decisions: vec![v1::ScalingDecision {
+                        at_ms: 1,
+                        from: 8,
+                        to: 16,
+                        reason: "95% busy".to_owned(),
+                    }],
+                }),
                 millis_behind_latest: 400,
                 num_shards: 36,
                 executors: vec![v1::ExecutorReport {
@@ -263,6 +296,8 @@ mod tests {
         };
         let text = show(&ApplicationView::new(&application, &[]));
         assert!(text.contains("cores free for tasks: 32 of 32"), "{text}");
+        assert!(text.contains("16 of 16 (4 to 20): 80% busy"), "{text}");
+        assert!(text.contains("8 -> 16: 95% busy"), "{text}");
         assert!(text.contains("2 (epoch 3); attempt 1 ended: node-2 was lost"), "{text}");
         assert!(text.contains("1 reading 36 shards"), "{text}");
         assert!(text.contains("shard-3 and 2 more"), "{text}");

@@ -129,6 +129,24 @@ impl ClientService for Fake {
         Ok(Response::new(v1::ResetApplicationResponse { batch: 41 }))
     }
 
+    async fn scale_application(
+        &self,
+        request: Request<v1::ScaleApplicationRequest>,
+    ) -> Answer<v1::ScaleApplicationResponse> {
+        self.refuse()?;
+        let v1::ScaleApplicationRequest { name, executors: scaled_to } = request.into_inner();
+        let application = v1::Application { name, scaled_to, ..self.application.clone() };
+        Ok(Response::new(v1::ScaleApplicationResponse { application: Some(application) }))
+    }
+
+    async fn list_queues(
+        &self,
+        _: Request<v1::ListQueuesRequest>,
+    ) -> Answer<v1::ListQueuesResponse> {
+        let queue = v1::Queue { name: "etl".to_owned(), cap_bp: 5_000, ..Default::default() };
+        Ok(Response::new(v1::ListQueuesResponse { queues: vec![queue] }))
+    }
+
     async fn drain_node(
         &self,
         request: Request<v1::DrainNodeRequest>,
@@ -418,6 +436,17 @@ async fn logs_are_whole_lines() {
     assert_eq!(said.done(), "wc-a1-driver | one\nwc-a1-driver | two\n");
     let said = against(Fake::default(), "logs wc --container wc-a1-driver").await;
     assert_eq!(said.done(), "one\ntwo\n");
+}
+
+#[tokio::test]
+async fn an_application_is_scaled_and_left_to_itself_again() {
+    let fake = Fake { application: application(S::Running), ..Fake::default() };
+    let said = against(fake.clone(), "scale wc --executors 4").await;
+    assert!(said.done().starts_with("wc: 4 executors are asked for; it has 2 now"), "{said:?}");
+    let said = against(fake.clone(), "scale wc --auto --json").await;
+    assert_eq!(said.json()["scaled_to"], serde_json::Value::Null);
+    let said = against(fake, "queues --json").await;
+    assert_eq!(said.json()[0]["cap_percent"], 50.0);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use super::spec::{
     ApplicationSpec, BadRecordPolicy, Compression, Receivers, RecordFormat, SinkFormat, SourceSpec,
 };
 use crate::error::{Code, Error};
+use crate::id::QueueName;
 use crate::resources::{ByteSize, Resources};
 
 /// Shortest batch interval: below it the commits would follow each other without a pause.
@@ -16,6 +17,10 @@ const INTERVAL_MIN: Duration = Duration::from_millis(50);
 const INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Most executors of one application.
 const EXECUTORS_MAX: u32 = 10_000;
+/// Shortest time before the number of executors changes: an observation takes a second.
+const SCALING_MIN: Duration = Duration::from_secs(1);
+/// Longest.
+const SCALING_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Most cores of one container; more than any host has.
 const CORES_MAX: u32 = 1_024;
 /// Least memory of a container.
@@ -67,7 +72,17 @@ impl ApplicationSpec {
         {
             check_cost(key, cost)?;
         }
-        Ok(())
+        for (key, time) in [("grow_after", count.grow_after), ("shrink_after", count.shrink_after)]
+        {
+            if !(SCALING_MIN..=SCALING_MAX).contains(&time) {
+                return refuse(
+                    format!("resources.executors.{key} is {}", humantime::format_duration(time)),
+                    "choose 1s to 24h",
+                );
+            }
+        }
+        QueueName::parse(self.queue.as_str())?;
+        self.resources.node_selector.check()
     }
 
     fn check_environment(&self) -> Result<(), Error> {

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use millrace_proto::v1;
 
+use super::executors::ExecutorCount;
 use super::spec::{
     ApplicationSpec, BadRecordPolicy, BatchSpec, Column, Compression, DataLossPolicy,
-    ExecutorCount, OutOfRangePolicy, QuerySpec, Receivers, RecordFormat, ResourcesSpec, SinkFormat,
-    SinkKind, SinkSpec, SourceKind, SourceSpec, StartPosition, StorageLevel,
+    OutOfRangePolicy, QuerySpec, Receivers, RecordFormat, ResourcesSpec, SinkFormat, SinkKind,
+    SinkSpec, SourceKind, SourceSpec, StartPosition, StorageLevel,
 };
 use crate::aws::AwsSettings;
 use crate::error::{Code, Error};
+use crate::id::QueueName;
+use crate::labels::NodeSelector;
 use crate::resources::{ByteSize, Resources};
 
 /// Pairs a typed enum with its message form, both ways; UNSPECIFIED and unknown values are refused.
@@ -228,6 +231,12 @@ impl ApplicationSpec {
                 endpoint: self.aws.endpoint.clone().unwrap_or_default(),
             }),
             drop_sources: self.drop_sources.iter().cloned().collect(),
+            queue: self.queue.to_string(),
+            node_selector: resources.node_selector.to_proto(),
+            scaling: Some(v1::ScalingSpec {
+                grow_after_ms: millis(resources.executors.grow_after),
+                shrink_after_ms: millis(resources.executors.shrink_after),
+            }),
         }
     }
 
@@ -239,6 +248,7 @@ impl ApplicationSpec {
         let resources = required("resources", &message.resources)?;
         let batch = required("batch", &message.batch)?;
         let aws = message.aws.clone().unwrap_or_default();
+        let scaling = message.scaling.unwrap_or_default();
         let mut sources = std::collections::BTreeMap::new();
         for source in &message.sources {
             if sources.insert(source.name.clone(), SourceSpec::from_proto(source)?).is_some() {
@@ -248,13 +258,13 @@ impl ApplicationSpec {
         let spec = Self {
             name: message.name.parse()?,
             resources: ResourcesSpec {
-                executors: ExecutorCount {
-                    min: resources.min_executors,
-                    max: resources.max_executors,
-                },
+                executors: ExecutorCount::range(resources.min_executors, resources.max_executors)
+                    .with_times(scaling.grow_after_ms, scaling.shrink_after_ms),
                 executor: cost_from_proto(*required("resources.executor", &resources.executor)?),
                 driver: cost_from_proto(*required("resources.driver", &resources.driver)?),
+                node_selector: NodeSelector::from_proto(&message.node_selector),
             },
+            queue: non_empty(&message.queue).map_or_else(QueueName::default, QueueName::new),
             drop_sources: message.drop_sources.iter().cloned().collect(),
             env: message.env.clone().into_iter().collect(),
             args: message.args.clone(),

@@ -221,6 +221,19 @@ path = "s3://results/word-count/"
             ("s3://results/word-count/", "s3://results/../x/", "not a place in S3"),
             ("s3://results/word-count/", "/tmp/x", "not a place in S3"),
             ("\"word-count\"", "\"Word Count\"", "not an application name"),
+            ("args =", "queue = \"A B\"\nargs =", "not a queue's name"),
+            ("executors = 16", "executors = { min = 1, max = 2, grow_aftr = \"5s\" }", "executors"),
+            (
+                "executors = 16",
+                "executors = { min = 1, max = 2, grow_after = \"5\" }",
+                "grow_after",
+            ),
+            (
+                "executors = 16",
+                "executors = { min = 1, max = 2, grow_after = \"5ms\" }",
+                "grow_after",
+            ),
+            ("executors = 16", "executors = 16\nnode_selector = { zone = [] }", "node_selector"),
         ] {
             let error = parse(&WORD_COUNT.replacen(from, to, 1)).unwrap_err();
             assert_eq!(error.code(), Code::InvalidValue, "{error}");
@@ -274,7 +287,17 @@ path = "s3://results/word-count/"
 
     #[test]
     fn a_message_carries_the_whole_file() {
+        let placed = "executors = { min = 2, max = 16, grow_after = \"5s\" }\n\
+                      node_selector = { zone = [\"a\", \"b\"], gpu = true }";
+        let text = WORD_COUNT.replacen("executors = 16", placed, 1);
+        let elastic = parse(&format!("queue = \"etl\"\n{text}")).unwrap();
+        assert_eq!(elastic.queue.as_str(), "etl");
+        assert_eq!(elastic.resources.executors.grow_after, Duration::from_secs(5));
+        assert_eq!(elastic.resources.executors.shrink_after, Duration::from_secs(120));
+        assert_eq!(elastic.resources.node_selector.to_string(), "gpu=true, zone=a|b");
+        assert_eq!(ApplicationSpec::from_proto(&elastic.to_proto()).unwrap(), elastic);
         let spec = parse(WORD_COUNT).unwrap();
+        assert_eq!(spec.queue.as_str(), "default");
         assert_eq!(ApplicationSpec::from_proto(&spec.to_proto()).unwrap(), spec);
     }
 

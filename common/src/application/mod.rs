@@ -5,14 +5,16 @@
 
 mod check;
 mod convert;
+mod executors;
 mod file;
 mod s3_location;
 mod spec;
 
+pub use self::executors::ExecutorCount;
 pub use self::file::{load, parse_toml};
 pub use self::s3_location::S3Location;
 pub use self::spec::{
     ApplicationSpec, BadRecordPolicy, BatchSpec, Column, Compression, DataLossPolicy,
-    ExecutorCount, OutOfRangePolicy, QuerySpec, Receivers, RecordFormat, ResourcesSpec, SinkFormat,
-    SinkSpec, SourceSpec, StartPosition, StorageLevel,
+    OutOfRangePolicy, QuerySpec, Receivers, RecordFormat, ResourcesSpec, SinkFormat, SinkSpec,
+    SourceSpec, StartPosition, StorageLevel,
 };

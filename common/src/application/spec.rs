@@ -8,10 +8,12 @@ use std::time::Duration;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::executors::ExecutorCount;
 use super::s3_location::S3Location;
 use crate::aws::AwsSettings;
 use crate::error::{Code, Error};
-use crate::id::ApplicationName;
+use crate::id::{ApplicationName, QueueName};
+use crate::labels::NodeSelector;
 use crate::resources::{ByteSize, Resources};
 
 /// What a user submits.
@@ -20,6 +22,9 @@ use crate::resources::{ByteSize, Resources};
 pub struct ApplicationSpec {
     /// 1 to 63 of `[a-z0-9-]`, starting with a letter; unique on the cluster and in its table.
     pub name: ApplicationName,
+    /// The master's queue that it is submitted to. Default `"default"`.
+    #[serde(default)]
+    pub queue: QueueName,
     /// Cost of the driver and the executors.
     #[serde(default)]
     pub resources: ResourcesSpec,
@@ -52,12 +57,14 @@ pub struct ApplicationSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourcesSpec {
-    /// Number of executors, or `{ min, max }`. Default 1.
+    /// Number of executors, or `{ min, max, grow_after, shrink_after }`. Default 1.
     pub executors: ExecutorCount,
     /// Of each executor. Default 1 core, 1GiB.
     pub executor: Resources,
     /// Of the driver. Default 1 core, 512MiB.
     pub driver: Resources,
+    /// Labels that a node must have for its containers, as `{ zone = "a" }`. Default: any node.
+    pub node_selector: NodeSelector,
 }
 
 impl Default for ResourcesSpec {
@@ -66,40 +73,7 @@ impl Default for ResourcesSpec {
             executors: ExecutorCount::fixed(1),
             executor: Resources::new(1, ByteSize::mib(1024)),
             driver: Resources::new(1, ByteSize::mib(512)),
-        }
-    }
-}
-
-/// A fixed number of executors (`min == max`) or a range to scale in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "ExecutorCountForm")]
-pub struct ExecutorCount {
-    /// Never fewer.
-    pub min: u32,
-    /// Never more.
-    pub max: u32,
-}
-
-impl ExecutorCount {
-    /// This many, always.
-    #[must_use]
-    pub const fn fixed(count: u32) -> Self {
-        Self { min: count, max: count }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a number of executors, or { min = 2, max = 16 }")]
-enum ExecutorCountForm {
-    Fixed(u32),
-    Range { min: u32, max: u32 },
-}
-
-impl From<ExecutorCountForm> for ExecutorCount {
-    fn from(form: ExecutorCountForm) -> Self {
-        match form {
-            ExecutorCountForm::Fixed(count) => Self::fixed(count),
-            ExecutorCountForm::Range { min, max } => Self { min, max },
+            node_selector: NodeSelector::default(),
         }
     }
 }
@@ -427,7 +401,7 @@ impl<'de> Deserialize<'de> for ApplicationName {
     }
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     humantime::parse_duration(&text).map_err(|error| {
         D::Error::custom(format!(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
-use super::{Settings, Sources};
+use super::{Settings, Shape, Sources};
 
 /// The flag, and with the binary's prefix the variable, that names the configuration file.
 pub const CONFIG_FLAG: &str = "config";
@@ -24,6 +24,10 @@ pub fn to_args<S: Settings>() -> impl Iterator<Item = Arg> {
         Arg::new(key.name)
             .long(key.flag())
             .value_name(key.form)
+            .action(match key.shape {
+                Shape::List => ArgAction::Append,
+                Shape::One | Shape::Table => ArgAction::Set,
+            })
             .allow_hyphen_values(true)
             .help(format!("{}{unset} [env: {}]", key.text(), S::variable(key)))
     });
@@ -47,8 +51,9 @@ pub fn from_matches<S: Settings>(
     let flags = S::KEYS
         .iter()
         .filter_map(|key| {
-            let value = matches.get_one::<String>(key.name)?;
-            Some((key.name.to_owned(), value.clone()))
+            let values: Vec<&str> =
+                matches.get_many::<String>(key.name)?.map(String::as_str).collect();
+            Some((key.name.to_owned(), values.join(",")))
         })
         .collect();
     let variable = format!("{}CONFIG", S::environment_prefix());

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use config::{Environment, FileFormat, Source as _, ValueKind};
 
-use super::{Key, Settings, Value};
+use super::{Key, Settings, Shape, Value};
 use crate::error::{Code, Error};
 
 /// Where a value comes from, the weakest first.
@@ -214,6 +214,10 @@ fn from_file<S: Settings>(path: &Path) -> Result<Vec<(&'static Key, String)>, Er
     let mut found = Vec::with_capacity(table.len());
     for (name, value) in table {
         let key = find::<S>(&name).ok_or_else(|| unknown::<S>(&place, &name))?;
+        if let Some(text) = structured(key, &value) {
+            found.push((key, text));
+            continue;
+        }
         if matches!(value.kind, ValueKind::Table(_) | ValueKind::Array(_)) {
             return Err(Error::new(
                 Code::ConfigurationValue,
@@ -227,6 +231,21 @@ fn from_file<S: Settings>(path: &Path) -> Result<Vec<(&'static Key, String)>, Er
         found.push((key, text));
     }
     Ok(found)
+}
+
+/// The text of a list or a table, where the key takes one.
+fn structured(key: &Key, value: &config::Value) -> Option<String> {
+    match (key.shape, &value.kind) {
+        (Shape::List, ValueKind::Array(_)) => {
+            let items: Vec<String> = value.clone().try_deserialize().ok()?;
+            Some(items.join(","))
+        }
+        (Shape::Table, ValueKind::Table(_)) => {
+            let table: toml::Value = value.clone().try_deserialize().ok()?;
+            Some(table.to_string())
+        }
+        _ => None,
+    }
 }
 
 fn from_environment<S: Settings>(

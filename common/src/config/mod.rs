@@ -14,7 +14,7 @@ mod value;
 pub use document::{check_document, section};
 pub use flags::{CONFIG_FLAG, DUMP_FLAG, from_matches, to_args};
 pub use layers::{Effective, Entry, Loaded, Origin, Sources, load};
-pub use value::Value;
+pub use value::{Shape, Value};
 
 use crate::error::Error;
 
@@ -27,6 +27,8 @@ pub struct Key {
     pub default: &'static str,
     /// What a value looks like, as `duration`.
     pub form: &'static str,
+    /// How it stands in a file and on the command line.
+    pub shape: Shape,
     /// What it is for, in lines as they stand in the declaration.
     pub docs: &'static [&'static str],
 }
@@ -106,6 +108,7 @@ macro_rules! settings {
                     name: stringify!($key),
                     default: $default,
                     form: <$type as $crate::config::Value>::FORM,
+                    shape: <$type as $crate::config::Value>::SHAPE,
                     docs: &[$($doc),+],
                 }, )*
             ];

@@ -8,7 +8,29 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::Code;
+use crate::labels::Labels;
 use crate::resources::ByteSize;
+
+/// Numbers by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pools(BTreeMap<String, u32>);
+
+impl Value for Pools {
+    const FORM: &'static str = "tables";
+    const SHAPE: Shape = Shape::Table;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        #[derive(serde::Deserialize)]
+        struct Pool {
+            size: u32,
+        }
+        let text = if text.is_empty() { "{}" } else { text };
+        let table: BTreeMap<String, BTreeMap<String, Pool>> =
+            toml::from_str(&format!("pools = {text}")).map_err(|error| error.to_string())?;
+        let pools = table.into_values().flatten();
+        Ok(Self(pools.map(|(name, pool)| (name, pool.size)).collect()))
+    }
+}
 
 settings! {
     /// What the example reads.
@@ -22,6 +44,10 @@ settings! {
         memory: Option<ByteSize> = "";
         /// Cores to offer.
         cores: Option<u32> = "";
+        /// Labels.
+        label: Labels = "";
+        /// Tables.
+        pools: Pools = "";
     }
 }
 
@@ -57,6 +83,8 @@ fn each_layer_wins_over_the_ones_below() {
             heartbeat_interval: Duration::from_secs(3),
             memory: None,
             cores: Some(3),
+            label: Labels::default(),
+            pools: Pools::default(),
         }
     );
     let dump = loaded.effective.to_string();
@@ -133,6 +161,25 @@ fn flags_come_from_the_keys() {
     let sources = from_matches::<Example>(&matches, map(&[("MILLRACE_EXAMPLE_CONFIG", "/x.toml")]));
     assert_eq!(sources.flags, map(&[("heartbeat_interval", "5s"), ("cores", "2")]));
     assert_eq!(sources.file, Some(PathBuf::from("/x.toml")));
+}
+
+#[test]
+fn lists_and_tables_are_text_to_their_type() {
+    let (_dir, path) =
+        file("label = [\"zone=a\", \"gpu\"]\n[pools.x]\nsize = 3\n[pools.y]\nsize = 4\n");
+    let sources = Sources { file: Some(path), ..Sources::default() };
+    let loaded = load::<Example>(&sources).unwrap();
+    assert_eq!(loaded.settings.label, Labels::parse("gpu,zone=a").unwrap());
+    assert_eq!(loaded.settings.pools, Pools(BTreeMap::from([("x".into(), 3), ("y".into(), 4)])));
+    // What the dump shows can be read back.
+    let (_dir, again) = file(&loaded.effective.to_string());
+    let sources = Sources { file: Some(again), ..Sources::default() };
+    assert_eq!(load::<Example>(&sources).unwrap().settings, loaded.settings);
+
+    let command = clap::Command::new("example").args(to_args::<Example>());
+    let matches = command.get_matches_from(["example", "--label", "zone=b", "--label", "ssd"]);
+    let loaded = load::<Example>(&from_matches::<Example>(&matches, BTreeMap::new())).unwrap();
+    assert_eq!(loaded.settings.label.to_string(), "ssd,zone=b");
 }
 
 #[test]

@@ -9,10 +9,23 @@ use std::time::Duration;
 
 use crate::resources::ByteSize;
 
+/// How the values of a key stand in the layers. To its type they are text, always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One value.
+    One,
+    /// Several: a list in the file, a flag that may be given again, commas in the text.
+    List,
+    /// A table of tables in the file, `[key.NAME]`; an inline table of TOML in the text.
+    Table,
+}
+
 /// A type that a key can have.
 pub trait Value: Sized {
     /// What a value looks like, for the document and for `--help`.
     const FORM: &'static str;
+    /// How it stands in a file and on the command line.
+    const SHAPE: Shape = Shape::One;
 
     /// The value that `text` stands for.
     ///
@@ -96,6 +109,7 @@ impl Value for ByteSize {
 /// Empty text means "not set".
 impl<T: Value> Value for Option<T> {
     const FORM: &'static str = T::FORM;
+    const SHAPE: Shape = T::SHAPE;
 
     fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() { Ok(None) } else { T::parse(text).map(Some) }

@@ -162,6 +162,7 @@ impl Node {
             pid: 1,
             unhealthy: String::new(),
             recovering: false,
+            ..Default::default()
         };
         self.say(&out, node_message::Body::Register(register)).await?;
         let mut client = NodeServiceClient::new(channel);

@@ -75,6 +75,8 @@ pub(crate) struct Application {
     pub executors: BTreeMap<ContainerId, NodeId>,
     pub(super) last_executor: u32,
     pub(super) target: Option<Target>,
+    /// How many executors its last driver asked for at last; 0 before the first.
+    pub(super) last_target: u32,
     /// The executor that its driver gives up, because its node is drained or unhealthy.
     pub retiring: Option<ContainerId>,
     failures: Failures,
@@ -130,6 +132,7 @@ impl Application {
             executors: BTreeMap::new(),
             last_executor: 0,
             target: None,
+            last_target: 0,
             retiring: None,
             retry_at: failures.retry_at(&timing),
             failures,
@@ -229,6 +232,8 @@ impl Application {
         self.executor_failures = 0;
         self.executor_retry_at = Duration::ZERO;
         self.target = None;
+        self.last_target = 0;
+        self.record.application.scaled_to = 0;
         self.report = None;
         self.record.outcome = None;
         self.record.batch_failures = None;

@@ -11,6 +11,7 @@ mod history;
 mod moving;
 mod places;
 mod record;
+mod scaling;
 mod session;
 mod state;
 

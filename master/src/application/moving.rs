@@ -20,6 +20,7 @@ impl Application {
             driver: None,
             driver_cost,
             executor_cost,
+            selector: self.selector(),
             num_minimum,
             num_wanted: self.num_wanted(),
             executors: std::collections::BTreeMap::new(),
@@ -30,6 +31,11 @@ impl Application {
     /// Executors that its driver asks for; none before it has.
     pub(crate) fn num_wanted(&self) -> Option<u32> {
         self.target.as_ref().map(|target| target.count)
+    }
+
+    /// True when it has more executors than its driver asks for.
+    pub(crate) fn has_surplus(&self) -> bool {
+        self.num_wanted().is_some_and(|wanted| self.executors.len() > wanted as usize)
     }
 
     /// True while it was asked to read everything that is there before it ends.

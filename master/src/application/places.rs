@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_common::id::{ContainerId, NodeId};
+use millrace_common::id::{ContainerId, NodeId, QueueName};
+use millrace_common::labels::NodeSelector;
 use millrace_common::resources::Resources;
 use millrace_proto::v1::{self, ApplicationState};
 
@@ -39,7 +40,25 @@ impl Application {
                 memory_bytes: cost.memory_bytes,
             })
         };
-        (cost(resources.driver), cost(resources.executor), resources.min_executors)
+        let minimum = match self.record.application.scaled_to {
+            0 => resources.min_executors,
+            // More than that is asked for and not needed.
+            scaled_to => resources.min_executors.min(scaled_to),
+        };
+        (cost(resources.driver), cost(resources.executor), minimum)
+    }
+
+    /// The queue whose share its containers come out of.
+    pub(crate) fn queue(&self) -> QueueName {
+        let spec = self.record.application.spec.as_ref();
+        let named = spec.filter(|spec| !spec.queue.is_empty());
+        named.map_or_else(QueueName::default, |spec| QueueName::new(spec.queue.clone()))
+    }
+
+    /// What the labels of its nodes must be.
+    pub(super) fn selector(&self) -> NodeSelector {
+        let spec = self.record.application.spec.as_ref();
+        spec.map(|spec| NodeSelector::from_proto(&spec.node_selector)).unwrap_or_default()
     }
 
     /// What it needs from the scheduler now, if anything.
@@ -61,6 +80,8 @@ impl Application {
         };
         let mut claim = Claim {
             application: self.name.clone(),
+            queue: self.queue(),
+            selector: self.selector(),
             driver: None,
             executor: executor_cost,
             num_minimum,
@@ -141,8 +162,14 @@ impl Application {
         kind: v1::ContainerKind,
         resources: Resources,
     ) -> v1::LaunchContext {
-        let spec = self.record.application.spec.clone().unwrap_or_default();
+        let mut spec = self.record.application.spec.clone().unwrap_or_default();
+        if let Some(resources) = &mut spec.resources {
+            let bounds = self.bounds();
+            (resources.min_executors, resources.max_executors) = (bounds.min, bounds.max);
+        }
+        let is_driver = kind == v1::ContainerKind::Driver;
         v1::LaunchContext {
+            last_target: if is_driver { self.last_target } else { 0 },
             container_id: container.to_string(),
             application: self.name.to_string(),
             attempt: self.record.last_attempt,

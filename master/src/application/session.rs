@@ -51,6 +51,7 @@ impl Application {
         if let Some(stop) = self.record.stop {
             actions.push(Action::Tell(driver_command::Body::Stop(stop)));
         }
+        actions.push(Action::Tell(self.tell_bounds()));
         self.ask_again_to_move(&mut actions);
         Ok(actions)
     }
@@ -101,6 +102,7 @@ impl Application {
                 let executor =
                     target.resources.as_ref().map(Resources::from_proto).unwrap_or_default();
                 let (count, excluded_nodes) = (target.count, target.excluded_nodes);
+                self.last_target = count;
                 self.target = Some(Target { count, executor, excluded_nodes });
                 self.told_unmet = None;
                 Vec::new()
@@ -240,7 +242,7 @@ impl Application {
         Ok(actions)
     }
 
-    fn has_ended(&self, verb: &str) -> Error {
+    pub(super) fn has_ended(&self, verb: &str) -> Error {
         Error::new(
             Code::WrongState,
             format!(

@@ -1,10 +1,12 @@
 //! Nodes: registration, heartbeats, suspicion, loss, and the room they have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_common::error::{Code, Error};
 use millrace_common::id::{ContainerId, NodeId};
+use millrace_common::labels::Labels;
 use millrace_common::resources::{ByteSize, Resources};
 use millrace_proto::v1::{self, ContainerKind, ContainerState, NodeState};
 
@@ -50,6 +52,8 @@ pub(crate) struct NodeEntry {
     pub version: String,
     /// Process id of its worker.
     pub pid: u32,
+    /// What its worker says of it.
+    pub labels: Arc<Labels>,
     /// Why it is unhealthy; none when it is well.
     pub trouble: Option<Trouble>,
     /// Until when it gets no grants, after it refused one.
@@ -125,6 +129,8 @@ impl Cluster {
         message: v1::NodeRegister,
     ) -> Result<Registered, Error> {
         let offered = check(&message)?;
+        let labels = Labels::from_map(message.labels)
+            .map_err(|error| refuse(error.message().to_owned(), error.next_move()))?;
         let id = NodeId::new(message.node_id);
         let mut outcome = Registered { is_new: true, ..Registered::default() };
         let before = self.nodes.get(&id).and_then(|known| known.trouble.as_ref());
@@ -154,6 +160,7 @@ impl Cluster {
             last_heartbeat_ms: now.wall_ms,
             version: message.version,
             pid: message.pid,
+            labels: Arc::new(labels),
             trouble,
             paused_until: Duration::ZERO,
         };
@@ -283,6 +290,7 @@ impl Cluster {
                     free: free.unwrap_or_default(),
                     num_drivers: usage.num_drivers,
                     num_executors: usage.num_executors,
+                    labels: Arc::clone(&node.labels),
                 }
             })
             .collect()

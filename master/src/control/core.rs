@@ -17,6 +17,7 @@ use crate::application::{Action, Application, ApplicationRecord, admission};
 use crate::cluster::{Cluster, Ended};
 use crate::config::Timing;
 use crate::moment::Moment;
+use crate::scheduler::Queues;
 use crate::store::{Record, Snapshot};
 
 /// What this master is, for those it talks to.
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     /// What this master is.
     pub identity: Identity,
     pub(super) timing: Timing,
+    /// Shares of the cluster.
+    pub queues: Queues,
     /// Nodes and containers.
     pub cluster: Cluster,
     /// Applications by name.
@@ -64,6 +67,7 @@ impl Core {
         let mut core = Self {
             identity,
             timing,
+            queues: Queues::default(),
             cluster: Cluster::new(timing),
             applications: BTreeMap::new(),
             drivers: BTreeMap::new(),
@@ -84,6 +88,11 @@ impl Core {
             core.restore(now, name, record);
         }
         core
+    }
+
+    /// The same with these queues.
+    pub(crate) fn with_queues(self, queues: Queues) -> Self {
+        Self { queues, ..self }
     }
 
     fn restore(&mut self, now: Moment, name: ApplicationName, record: ApplicationRecord) {
@@ -122,16 +131,20 @@ impl Core {
 
     // Clients.
 
-    /// An application is submitted. What the submitter is told once the ticket is written.
+    /// An application is submitted by this user, whose name is empty where there are none. What the
+    /// submitter is told once the ticket is written.
     ///
     /// # Errors
-    /// As admission says; [`Code::NameInUse`] while an application of this name is live.
+    /// As admission says; [`Code::UnknownQueue`] and [`Code::QueueDenied`];
+    /// [`Code::NameInUse`] while an application of this name is live.
     pub(crate) fn submit(
         &mut self,
         now: Moment,
+        user: &str,
         spec: Option<&v1::ApplicationSpec>,
     ) -> Result<(v1::SubmitApplicationResponse, u64), Error> {
         let spec = admission::admit(spec)?;
+        self.queues.admit(&spec.queue, user)?;
         let name = spec.name.clone();
         let message = spec.to_proto();
         let sequence = self.last_sequence + 1;
@@ -192,6 +205,22 @@ impl Core {
         let application = self.applications.get_mut(name).ok_or_else(|| unknown(name))?;
         let actions = application.kill(now)?;
         self.finish_request(now, name, actions)
+    }
+
+    /// Sets the number of executors of an application; 0: as its file says. The ticket of the record.
+    ///
+    /// # Errors
+    /// [`Code::UnknownApplication`]; as [`Application::scale`].
+    pub(crate) fn scale(
+        &mut self,
+        now: Moment,
+        name: &ApplicationName,
+        executors: u32,
+    ) -> Result<u64, Error> {
+        let application = self.applications.get_mut(name).ok_or_else(|| unknown(name))?;
+        let actions = application.scale(executors)?;
+        tracing::info!(application = %name, executors, "scaled by hand");
+        self.finish_request(now, name, actions).map(|(_, ticket)| ticket)
     }
 
     fn finish_request(

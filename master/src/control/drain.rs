@@ -1,5 +1,7 @@
 //! Emptying nodes, step by step: those that people order drained, and those that are unhealthy.
 
+use std::collections::BTreeMap;
+
 use millrace_common::error::{Code, Error};
 use millrace_common::id::{ApplicationName, NodeId};
 use millrace_proto::v1::{ApplicationState, ContainerState};
@@ -61,11 +63,14 @@ impl Core {
         if self.is_adopting {
             return;
         }
+        let leaving = self.cluster.leaving(now);
+        if leaving.is_empty() && !self.applications.values().any(Application::has_surplus) {
+            return self.cluster.explain_leaving(BTreeMap::new());
+        }
         let mut applications: Vec<&Application> = self.applications.values().collect();
         applications.sort_by_key(|application| application.sequence());
         let tenants: Vec<Tenant> =
             applications.into_iter().filter_map(|application| self.tenant(application)).collect();
-        let leaving = self.cluster.leaving(now);
         let overdue = self.cluster.drains.overdue(now);
         let rooms = self.cluster.rooms(now).into_iter();
         let is_well = |id: &NodeId| self.cluster.node(id).is_none_or(|node| !node.is_unhealthy());

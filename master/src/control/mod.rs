@@ -19,7 +19,7 @@ pub(crate) use self::actor::{
     ReadLog, StreamTo,
 };
 pub(crate) use self::core::{Core, Identity};
-pub(crate) use self::requests::{Drain, Kill, Stop, Submit, Undrain};
+pub(crate) use self::requests::{Drain, Kill, ListQueues, Scale, Stop, Submit, Undrain};
 
 /// One stream to a node or a driver; never used twice in a master's life.
 pub(crate) type SessionId = u64;

@@ -1,8 +1,9 @@
 //! Giving out places: the time of adoption, rounds of the scheduler, grants, and why who waits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_common::id::{ApplicationName, ContainerId, NodeId};
+use millrace_common::id::{ApplicationName, ContainerId, NodeId, QueueName};
+use millrace_common::resources::Resources;
 use millrace_proto::v1::{self, ContainerState, driver_command, node_command};
 
 use super::core::Core;
@@ -32,7 +33,8 @@ impl Core {
         if claims.is_empty() {
             return;
         }
-        let plan = schedule(self.cluster.rooms(now), &claims);
+        let used = self.used_by_queues(&leaving);
+        let plan = schedule(self.cluster.rooms(now), &claims, &self.queues, used);
         for placed in plan.placed {
             self.grant(now, placed);
         }
@@ -50,6 +52,26 @@ impl Core {
         let mut applications: Vec<&Application> = self.applications.values().collect();
         applications.sort_by_key(|application| application.sequence());
         applications.into_iter().filter_map(|application| application.claim(now, leaving)).collect()
+    }
+
+    /// What each queue holds. A container that leaves its node is not counted: its replacement is.
+    pub(super) fn used_by_queues(
+        &self,
+        leaving: &BTreeSet<NodeId>,
+    ) -> BTreeMap<QueueName, Resources> {
+        let queues: BTreeMap<&str, QueueName> = self
+            .applications
+            .iter()
+            .map(|(name, application)| (name.as_str(), application.queue()))
+            .collect();
+        let mut used: BTreeMap<QueueName, Resources> = BTreeMap::new();
+        let live = self.cluster.containers.iter().filter(|entry| entry.is_live());
+        for entry in live.filter(|entry| !leaving.contains(&entry.node)) {
+            let queue = queues.get(entry.status.application.as_str()).cloned().unwrap_or_default();
+            let of_queue = used.entry(queue).or_default();
+            *of_queue = of_queue.saturating_add(entry.resources());
+        }
+        used
     }
 
     fn explain_adoption(&mut self) {

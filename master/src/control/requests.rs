@@ -11,14 +11,19 @@ use super::view;
 /// An application is submitted.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<v1::SubmitApplicationResponse, Error>")]
-pub(crate) struct Submit(pub Option<v1::ApplicationSpec>);
+pub(crate) struct Submit {
+    /// Who submits it; empty where there are no users.
+    pub user: String,
+    /// What is submitted.
+    pub spec: Option<v1::ApplicationSpec>,
+}
 
 impl Handler<Submit> for Control {
     type Result = ResponseFuture<Result<v1::SubmitApplicationResponse, Error>>;
 
-    fn handle(&mut self, Submit(spec): Submit, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Submit { user, spec }: Submit, _: &mut Self::Context) -> Self::Result {
         let now = self.now();
-        let outcome = self.core.submit(now, spec.as_ref());
+        let outcome = self.core.submit(now, &user, spec.as_ref());
         self.perform();
         match outcome {
             Err(error) => Box::pin(async { Err(error) }),
@@ -76,6 +81,45 @@ impl Control {
                 Box::pin(async move { written.await.map(|()| state) })
             }
         }
+    }
+}
+
+/// The number of executors of an application is set by hand.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<v1::Application, Error>")]
+pub(crate) struct Scale(pub v1::ScaleApplicationRequest);
+
+impl Handler<Scale> for Control {
+    type Result = ResponseFuture<Result<v1::Application, Error>>;
+
+    fn handle(&mut self, Scale(request): Scale, _: &mut Self::Context) -> Self::Result {
+        let now = self.now();
+        let v1::ScaleApplicationRequest { name, executors } = request;
+        let outcome = name.parse().and_then(|name| self.core.scale(now, &name, executors));
+        self.perform();
+        let shown = view::application(&self.core, &name);
+        let written = outcome.map(|ticket| self.written(ticket));
+        Box::pin(async move {
+            written?.await?;
+            shown.map(|shown| shown.application.unwrap_or_default())
+        })
+    }
+}
+
+/// The queues and what they hold.
+#[derive(Debug, Message)]
+#[rtype(result = "Queues")]
+pub(crate) struct ListQueues;
+
+/// The answer to [`ListQueues`].
+#[derive(Debug, MessageResponse)]
+pub(crate) struct Queues(pub Vec<v1::Queue>);
+
+impl Handler<ListQueues> for Control {
+    type Result = Queues;
+
+    fn handle(&mut self, ListQueues: ListQueues, _: &mut Self::Context) -> Self::Result {
+        Queues(view::queues(&self.core, self.now()))
     }
 }
 

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_common::error::Error;
 use millrace_common::id::{ApplicationName, ContainerId, NodeId};
+use millrace_common::resources::Resources;
 use millrace_proto::v1;
 
 use super::core::{Core, unknown};
 use super::drain::unknown_node;
-use crate::application::BATCHES_MAX;
+use crate::application::{Application, BATCHES_MAX};
 use crate::cluster::{ContainerEntry, Usage};
+use crate::moment::Moment;
 
 /// Batches that are listed when nobody says how many.
 const BATCHES_DEFAULT: usize = 100;
@@ -64,6 +66,7 @@ fn show_node(core: &Core, id: &NodeId, usage: &BTreeMap<NodeId, Usage>) -> v1::N
         shown.last_heartbeat_ms = node.last_heartbeat_ms;
         shown.version.clone_from(&node.version);
         shown.pid = node.pid;
+        shown.labels = node.labels.to_map();
         if let Some(trouble) = &node.trouble {
             shown.unhealthy.clone_from(&trouble.reason);
             shown.unhealthy_since_ms = trouble.since_ms;
@@ -82,6 +85,33 @@ fn show_node(core: &Core, id: &NodeId, usage: &BTreeMap<NodeId, Usage>) -> v1::N
     }
     shown.set_state(state);
     shown
+}
+
+/// Every queue, by name.
+#[must_use]
+pub(crate) fn queues(core: &Core, now: Moment) -> Vec<v1::Queue> {
+    let rooms = core.cluster.rooms(now);
+    let offered = rooms.iter().map(|room| room.offered);
+    let total = offered.fold(Resources::default(), Resources::saturating_add);
+    let used = core.used_by_queues(&core.cluster.leaving(now));
+    let live: Vec<_> = core.applications.values().filter(|app| app.is_live()).collect();
+    let count = |is_counted: &dyn Fn(&&&Application) -> bool| {
+        u32::try_from(live.iter().filter(is_counted).count()).unwrap_or(u32::MAX)
+    };
+    let shown = core.queues.iter().map(|(name, queue)| v1::Queue {
+        name: name.to_string(),
+        guarantee_bp: queue.guarantee.basis_points(),
+        cap_bp: queue.cap.basis_points(),
+        guarantee: Some(queue.guarantee.of(total).to_proto()),
+        cap: Some(queue.cap.of(total).to_proto()),
+        used: Some(used.get(name).copied().unwrap_or_default().to_proto()),
+        submit: queue.submit.clone(),
+        num_applications: count(&|app| app.queue() == *name),
+        num_queued: count(&|app| {
+            app.queue() == *name && app.state() == v1::ApplicationState::Queued
+        }),
+    });
+    shown.collect()
 }
 
 /// Every application, in the order of submission.

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Shared, logs};
 use crate::application::{is_terminal, state_name};
-use crate::control::{Drain, Kill, Stop, Submit, Undrain, view};
+use crate::control::{Drain, Kill, ListQueues, Scale, Stop, Submit, Undrain, view};
 use crate::store::StoreError;
 
 /// The service.
@@ -49,7 +49,8 @@ impl ClientService for Service {
         &self,
         request: Request<v1::SubmitApplicationRequest>,
     ) -> Result<Response<v1::SubmitApplicationResponse>, Status> {
-        let outcome = self.shared.leader.ask(Submit(request.into_inner().spec)).await;
+        let submit = Submit { user: String::new(), spec: request.into_inner().spec };
+        let outcome = self.shared.leader.ask(submit).await;
         answer(outcome.and_then(|inner| inner))
     }
 
@@ -129,6 +130,23 @@ impl ClientService for Service {
     ) -> Result<Response<v1::UndrainNodeResponse>, Status> {
         let outcome = self.shared.leader.ask(Undrain(request.into_inner())).await;
         answer(outcome.and_then(|inner| inner).map(|()| v1::UndrainNodeResponse {}))
+    }
+
+    async fn scale_application(
+        &self,
+        request: Request<v1::ScaleApplicationRequest>,
+    ) -> Result<Response<v1::ScaleApplicationResponse>, Status> {
+        let outcome = self.shared.leader.ask(Scale(request.into_inner())).await;
+        let application = outcome.and_then(|inner| inner).map(Some);
+        answer(application.map(|application| v1::ScaleApplicationResponse { application }))
+    }
+
+    async fn list_queues(
+        &self,
+        _: Request<v1::ListQueuesRequest>,
+    ) -> Result<Response<v1::ListQueuesResponse>, Status> {
+        let queues = self.shared.leader.ask(ListQueues).await;
+        answer(queues.map(|queues| v1::ListQueuesResponse { queues: queues.0 }))
     }
 
     async fn repair_application(

@@ -1,5 +1,7 @@
 //! The shapes of `/api/v1`: names as in the protocol, enumerations without their prefix.
 
+use std::collections::BTreeMap;
+
 use millrace_proto::v1;
 use serde_json::{Value, json};
 
@@ -35,6 +37,7 @@ pub(super) fn node(node: &v1::Node) -> Value {
         "drain_deadline_ms": node.drain_deadline_ms,
         "unhealthy": node.unhealthy,
         "unhealthy_since_ms": node.unhealthy_since_ms,
+        "labels": node.labels.iter().collect::<BTreeMap<_, _>>(),
     })
 }
 
@@ -113,6 +116,25 @@ fn report(report: &v1::DriverReport) -> Value {
         "buffered_bytes": report.buffered_bytes,
         "out_of_range_total": report.out_of_range_total,
         "gaps": report.gaps.iter().map(gap).collect::<Vec<_>>(),
+        "scaling": report.scaling.as_ref().map_or(Value::Null, scaling),
+    })
+}
+
+fn scaling(scaling: &v1::ScalingReport) -> Value {
+    let decision = |decision: &v1::ScalingDecision| {
+        json!({
+            "at_ms": decision.at_ms,
+            "from": decision.from,
+            "to": decision.to,
+            "reason": decision.reason,
+        })
+    };
+    json!({
+        "target": scaling.target,
+        "min": scaling.min,
+        "max": scaling.max,
+        "reason": scaling.reason,
+        "decisions": scaling.decisions.iter().map(decision).collect::<Vec<_>>(),
     })
 }
 
@@ -134,6 +156,8 @@ pub(super) fn application(application: &v1::Application) -> Value {
         "changed_ms": application.changed_ms,
         "attempts": application.attempts.iter().map(attempt).collect::<Vec<_>>(),
         "num_executors": application.num_executors,
+        "queue": application.spec.as_ref().map(|spec| &spec.queue),
+        "scaled_to": application.scaled_to,
         "excluded_nodes": application.excluded_nodes.iter().map(exclusion).collect::<Vec<_>>(),
         "report": application.report.as_ref().map_or(Value::Null, report),
     })

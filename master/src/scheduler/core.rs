@@ -1,22 +1,28 @@
-//! One round of scheduling over all applications, first come first served.
+//! One round of scheduling over all applications, first come first served inside each queue.
 //!
-//! Two passes. The first serves every application's minimum in the order of submission and sets
-//! aside what a placed driver will ask for in a moment; an application that has to wait holds up
-//! those behind it, unless the cluster could not hold it even when empty. The second pass gives
-//! what is left to those that asked for more than their minimum.
+//! Three passes. The first serves what running applications need at least, in the order of
+//! submission, and sets aside what a placed driver will ask for in a moment. The second starts
+//! drivers; an application that has to wait holds up those behind it in its queue, unless the cluster
+//! could not hold it even when empty. So a driver never takes a place that an executor of a running
+//! application waits for. The third pass gives what is left to those that ask for more than their
+//! minimum. No pass goes past a queue's cap, or into what is kept for another queue.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_common::id::{ApplicationName, NodeId};
+use millrace_common::id::{ApplicationName, NodeId, QueueName};
+use millrace_common::labels::NodeSelector;
 use millrace_common::resources::Resources;
 
-use super::placement::{Room, count_fitting_all, take_driver, take_executor};
+use super::placement::{Need, Room, count_fitting};
+use super::queue::{Ledger, Queues, times};
 
 /// What one application needs, in the order of submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     /// Whose claim it is.
     pub application: ApplicationName,
+    /// The queue whose share it comes out of.
+    pub queue: QueueName,
     /// Cost of the driver while it has no place; none once it has one.
     pub driver: Option<Resources>,
     /// Cost of one executor.
@@ -29,6 +35,8 @@ pub(crate) struct Claim {
     pub held: BTreeMap<NodeId, u32>,
     /// Nodes on which its executors failed too often.
     pub avoided: BTreeSet<NodeId>,
+    /// What the labels of its nodes must be.
+    pub selector: NodeSelector,
 }
 
 /// A container that gets a place.
@@ -53,28 +61,39 @@ pub(crate) struct Plan {
     pub waiting: BTreeMap<ApplicationName, String>,
 }
 
-/// One round: which containers are started where, and who waits for what.
+/// One round: which containers are started where, and who waits for what. `used` is what each queue
+/// holds on the nodes of `rooms`; an application's own containers are part of it.
 #[must_use]
-pub(crate) fn schedule(mut rooms: Vec<Room>, claims: &[Claim]) -> Plan {
-    let mut round = Round { plan: Plan::default(), blocked_by: None };
+pub(crate) fn schedule(
+    rooms: Vec<Room>,
+    claims: &[Claim],
+    queues: &Queues,
+    used: BTreeMap<QueueName, Resources>,
+) -> Plan {
+    let ledger = Ledger::new(queues, &rooms, used);
+    let mut round =
+        Round { plan: Plan::default(), rooms, ledger, blocked: BTreeMap::new(), starving: None };
     let mut growing = Vec::new();
+    for claim in claims.iter().filter(|claim| claim.driver.is_none()) {
+        let mut own = count_own(&round.rooms, claim);
+        round.serve_running(&mut own, claim);
+        growing.push((claim, own));
+    }
     for claim in claims {
-        let mut own = count_own(&rooms, claim);
-        match claim.driver {
-            Some(driver) => round.serve_queued(&mut rooms, &mut own, claim, driver),
-            None => {
-                round.serve_running(&mut rooms, &mut own, claim);
-                growing.push((claim, own));
-            }
+        if let Some(driver) = claim.driver {
+            round.serve_queued(claim, driver);
         }
     }
     for (claim, mut own) in growing {
-        round.grow(&mut rooms, &mut own, claim);
+        round.grow(&mut own, claim);
     }
     round.plan
 }
 
 fn count_own(rooms: &[Room], claim: &Claim) -> Vec<u32> {
+    if claim.held.is_empty() {
+        return vec![0; rooms.len()];
+    }
     rooms.iter().map(|room| claim.held.get(&room.node).copied().unwrap_or(0)).collect()
 }
 
@@ -89,98 +108,182 @@ impl Claim {
         let now = self.num_wanted.min(self.num_minimum).saturating_sub(held);
         (now, self.num_minimum.saturating_sub(held + now))
     }
+
+    fn need(&self) -> Need<'_> {
+        Need { executor: self.executor, selector: &self.selector, avoided: &self.avoided }
+    }
+
+    /// Driver and minimum together.
+    fn whole(&self, driver: Resources) -> Resources {
+        driver.saturating_add(times(self.executor, self.num_minimum))
+    }
 }
 
-struct Round {
+struct Round<'a> {
     plan: Plan,
-    /// The first application that waits although the cluster could hold it.
-    blocked_by: Option<ApplicationName>,
+    rooms: Vec<Room>,
+    ledger: Ledger<'a>,
+    /// The first application of each queue that waits although the cluster could hold it.
+    blocked: BTreeMap<QueueName, ApplicationName>,
+    /// The first running application that has fewer executors than it needs, for want of room.
+    starving: Option<ApplicationName>,
 }
 
-impl Round {
-    fn place(&mut self, claim: &Claim, is_driver: bool, node: &NodeId, resources: Resources) {
+impl Round<'_> {
+    fn place(&mut self, claim: &Claim, is_driver: bool, index: usize, resources: Resources) {
+        self.ledger.take(&claim.queue, resources);
         self.plan.placed.push(Placed {
             application: claim.application.clone(),
             is_driver,
-            node: node.clone(),
+            node: self.rooms[index].node.clone(),
             resources,
         });
     }
 
     fn wait(&mut self, claim: &Claim, reason: String) {
-        self.plan.waiting.insert(claim.application.clone(), reason);
+        self.plan.waiting.entry(claim.application.clone()).or_insert(reason);
     }
 
-    fn serve_queued(
-        &mut self,
-        rooms: &mut [Room],
-        own: &mut [u32],
-        claim: &Claim,
-        driver: Resources,
-    ) {
-        let minimum = u64::from(claim.num_minimum);
-        if !fits_when_empty(rooms, claim, driver) {
-            let reason = explain_never(rooms, claim, driver);
+    /// It waits, and so does what comes behind it in its queue.
+    fn block(&mut self, claim: &Claim, reason: String) {
+        self.wait(claim, reason);
+        self.blocked.entry(claim.queue.clone()).or_insert_with(|| claim.application.clone());
+    }
+
+    fn serve_queued(&mut self, claim: &Claim, driver: Resources) {
+        if let Some(reason) = self.explain_never(claim, driver) {
             return self.wait(claim, reason);
         }
-        if let Some(first) = &self.blocked_by {
+        if let Some(first) = self.blocked.get(&claim.queue) {
             let reason = format!("queued behind {first}, which came first and waits for its place");
             return self.wait(claim, reason);
         }
-        let Some(index) = take_driver(rooms, driver, claim.executor, minimum) else {
-            let reason = explain_not_now(rooms, claim, driver);
-            self.blocked_by = Some(claim.application.clone());
-            return self.wait(claim, reason);
-        };
-        let node = rooms[index].node.clone();
-        self.place(claim, true, &node, driver);
-        set_aside(rooms, own, claim, claim.num_minimum);
-    }
-
-    fn serve_running(&mut self, rooms: &mut [Room], own: &mut [u32], claim: &Claim) {
-        let (now, later) = claim.split_minimum();
-        for given in 0..now {
-            let Some(index) = take_executor(rooms, claim.executor, own, &claim.avoided) else {
-                let missing = now - given;
-                self.wait(claim, explain_missing(rooms, claim, missing));
-                self.blocked_by.get_or_insert_with(|| claim.application.clone());
-                return;
-            };
-            let node = rooms[index].node.clone();
-            self.place(claim, false, &node, claim.executor);
+        let whole = claim.whole(driver);
+        if let Some(running) = &self.starving
+            && !self.ledger.is_guaranteed(&claim.queue, whole)
+        {
+            let reason =
+                format!("{running} runs, waits for executors that it needs, and comes first");
+            return self.block(claim, reason);
         }
-        set_aside(rooms, own, claim, later);
+        if self.ledger.count_allowed(&claim.queue, whole) == 0 {
+            let why = self.ledger.explain(&claim.queue, whole);
+            let reason = match why {
+                Some(why) => format!("{}; {why}", needs(claim, driver)),
+                None => self.explain_not_now(claim, driver),
+            };
+            return self.block(claim, reason);
+        }
+        let minimum = u64::from(claim.num_minimum);
+        let Some(index) = claim.need().take_driver(&mut self.rooms, driver, minimum) else {
+            let reason = self.explain_not_now(claim, driver);
+            return self.block(claim, reason);
+        };
+        self.place(claim, true, index, driver);
+        let mut own = count_own(&self.rooms, claim);
+        self.set_aside(&mut own, claim, claim.num_minimum);
     }
 
-    fn grow(&mut self, rooms: &mut [Room], own: &mut [u32], claim: &Claim) {
+    fn serve_running(&mut self, own: &mut [u32], claim: &Claim) {
+        let (now, later) = claim.split_minimum();
+        if let Some((reason, lacks_room)) = self.start(own, claim, now) {
+            if lacks_room && self.could_have_one(claim) {
+                self.starving.get_or_insert_with(|| claim.application.clone());
+            }
+            return self.block(claim, reason);
+        }
+        self.set_aside(own, claim, later);
+    }
+
+    fn grow(&mut self, own: &mut [u32], claim: &Claim) {
         let base = claim.num_held().max(claim.num_minimum);
         let missing = claim.num_wanted.saturating_sub(base);
-        for given in 0..missing {
-            let Some(index) = take_executor(rooms, claim.executor, own, &claim.avoided) else {
-                let reason = explain_missing(rooms, claim, missing - given);
-                self.plan.waiting.entry(claim.application.clone()).or_insert(reason);
-                return;
-            };
-            let node = rooms[index].node.clone();
-            self.place(claim, false, &node, claim.executor);
+        if let Some((reason, _)) = self.start(own, claim, missing) {
+            self.wait(claim, reason);
         }
     }
-}
 
-/// Keeps places for executors that will be asked for in a moment.
-fn set_aside(rooms: &mut [Room], own: &mut [u32], claim: &Claim, count: u32) {
-    for _ in 0..count {
-        if take_executor(rooms, claim.executor, own, &claim.avoided).is_none() {
-            return;
+    /// Starts executors as far as there is room, in the queue's share and on the nodes. Why not all,
+    /// and whether it is the nodes.
+    fn start(&mut self, own: &mut [u32], claim: &Claim, count: u32) -> Option<(String, bool)> {
+        if count == 0 {
+            return None;
+        }
+        let allowed = self.ledger.count_allowed(&claim.queue, claim.executor);
+        let wanted = allowed.min(u64::from(count));
+        let taken = claim.need().take_executors(&mut self.rooms, own, wanted);
+        for index in &taken {
+            self.place(claim, false, *index, claim.executor);
+        }
+        let missing = count - u32::try_from(taken.len()).unwrap_or(count);
+        if missing == 0 {
+            return None;
+        }
+        let lacks_room = (taken.len() as u64) < wanted;
+        let share = self.ledger.explain(&claim.queue, claim.executor).filter(|_| !lacks_room);
+        let free = || free_now(&self.rooms, claim, |room| room.free);
+        let why = share.unwrap_or_else(|| format!("free now: {}", free()));
+        let (wanted, cost) = (claim.num_wanted, claim.executor);
+        Some((format!("{missing} of {wanted} executors wait for {cost} each; {why}"), lacks_room))
+    }
+
+    /// Keeps places for executors that will be asked for in a moment.
+    fn set_aside(&mut self, own: &mut [u32], claim: &Claim, count: u32) {
+        let taken = claim.need().take_executors(&mut self.rooms, own, u64::from(count));
+        for _ in taken {
+            self.ledger.take(&claim.queue, claim.executor);
         }
     }
-}
 
-/// True when driver and minimum fit on the nodes as they would be without any container.
-fn fits_when_empty(rooms: &[Room], claim: &Claim, driver: Resources) -> bool {
-    let mut empty: Vec<Room> =
-        rooms.iter().map(|room| Room { free: room.offered, ..room.clone() }).collect();
-    take_driver(&mut empty, driver, claim.executor, u64::from(claim.num_minimum)).is_some()
+    /// True when some node could hold an executor if it were empty.
+    fn could_have_one(&self, claim: &Claim) -> bool {
+        claim.need().rooms(&self.rooms).any(|room| room.offered.fits(claim.executor))
+    }
+
+    /// Why driver and minimum would not fit even if nothing ran on the nodes; none when they would.
+    fn explain_never(&self, claim: &Claim, driver: Resources) -> Option<String> {
+        let (needs, whole) = (needs(claim, driver), claim.whole(driver));
+        if self.rooms.is_empty() {
+            return Some(format!("{needs}; no node has registered"));
+        }
+        let offered: Vec<&Room> = claim.need().rooms(&self.rooms).collect();
+        if offered.is_empty() {
+            let (selector, num) = (&claim.selector, self.rooms.len());
+            return Some(format!("{needs} on nodes with {selector}; none of {num} nodes has that"));
+        }
+        let minimum = u64::from(claim.num_minimum);
+        let fits = |room: &&Room| count_fitting(room.offered, claim.executor);
+        let fitting = offered.iter().map(fits).fold(0, u64::saturating_add);
+        // The driver takes the place of as few executors as it can.
+        let has_place = offered.iter().any(|room| {
+            room.offered.checked_sub(driver).is_some_and(|left| {
+                let lost = fits(room) - count_fitting(left, claim.executor);
+                fitting - lost >= minimum
+            })
+        });
+        if !has_place {
+            return Some(format!(
+                "{needs}; the whole cluster offers {}, where {fitting} such executors fit without \
+                 the driver: add nodes or ask for less",
+                free_now(&self.rooms, claim, |room| room.offered),
+            ));
+        }
+        let empty = self.ledger.emptied();
+        if empty.count_allowed(&claim.queue, whole) > 0 {
+            return None;
+        }
+        let why = empty.explain(&claim.queue, whole)?;
+        Some(format!("{needs}; with nothing running {why}: use another queue or ask for less"))
+    }
+
+    fn explain_not_now(&self, claim: &Claim, driver: Resources) -> String {
+        format!(
+            "{}; free now: {}, where {} such executors fit without the driver",
+            needs(claim, driver),
+            free_now(&self.rooms, claim, |room| room.free),
+            claim.need().count_free(&self.rooms),
+        )
+    }
 }
 
 fn needs(claim: &Claim, driver: Resources) -> String {
@@ -188,43 +291,16 @@ fn needs(claim: &Claim, driver: Resources) -> String {
     format!("needs a driver of {driver} and {} {plural} of {}", claim.num_minimum, claim.executor)
 }
 
-fn sum(rooms: &[Room], part: impl Fn(&Room) -> Resources) -> Resources {
-    rooms.iter().map(part).fold(Resources::default(), Resources::saturating_add)
-}
-
-fn explain_never(rooms: &[Room], claim: &Claim, driver: Resources) -> String {
-    if rooms.is_empty() {
-        return format!("{}; no node has registered", needs(claim, driver));
+/// The sum over the nodes that the claim may use, as "3 cores, 4GiB on 2 nodes with zone=a".
+fn free_now(rooms: &[Room], claim: &Claim, part: impl Fn(&Room) -> Resources) -> String {
+    let mut num = 0;
+    let mut sum = Resources::default();
+    for room in claim.need().rooms(rooms) {
+        sum = sum.saturating_add(part(room));
+        num += 1;
     }
-    let fitting: u64 = rooms
-        .iter()
-        .map(|room| super::placement::count_fitting(room.offered, claim.executor))
-        .fold(0, u64::saturating_add);
-    format!(
-        "{}; the whole cluster offers {} on {} nodes, where {fitting} such executors fit without \
-         the driver: add nodes or ask for less",
-        needs(claim, driver),
-        sum(rooms, |room| room.offered),
-        rooms.len(),
-    )
-}
-
-fn explain_not_now(rooms: &[Room], claim: &Claim, driver: Resources) -> String {
-    format!(
-        "{}; free now: {} on {} nodes, where {} such executors fit without the driver",
-        needs(claim, driver),
-        sum(rooms, |room| room.free),
-        rooms.len(),
-        count_fitting_all(rooms, claim.executor),
-    )
-}
-
-fn explain_missing(rooms: &[Room], claim: &Claim, missing: u32) -> String {
-    format!(
-        "{missing} of {} executors wait for {} each; free now: {} on {} nodes",
-        claim.num_wanted,
-        claim.executor,
-        sum(rooms, |room| room.free),
-        rooms.len(),
-    )
+    if claim.selector.is_empty() {
+        return format!("{sum} on {num} nodes");
+    }
+    format!("{sum} on {num} nodes with {}", claim.selector)
 }

@@ -9,9 +9,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_common::id::{ApplicationName, ContainerId, NodeId};
+use millrace_common::labels::NodeSelector;
 use millrace_common::resources::Resources;
 
-use super::placement::{Room, count_fitting_all, take_driver, take_executor};
+use super::placement::{Need, Room};
 
 /// A driver as a drain sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub(crate) struct Tenant {
     pub driver_cost: Resources,
     /// What an executor costs.
     pub executor_cost: Resources,
+    /// What the labels of its nodes must be.
+    pub selector: NodeSelector,
     /// Executors without which it is not served.
     pub num_minimum: u32,
     /// Executors that the driver asks for; none before it has.
@@ -54,6 +57,12 @@ pub(crate) struct Tenant {
     pub executors: BTreeMap<ContainerId, ExecutorPlace>,
     /// The executor that its driver gives up now.
     pub retiring: Option<ContainerId>,
+}
+
+impl Tenant {
+    pub(super) fn need<'a>(&'a self, avoided: &'a BTreeSet<NodeId>) -> Need<'a> {
+        Need { executor: self.executor_cost, selector: &self.selector, avoided }
+    }
 }
 
 /// One step of a drain.
@@ -177,16 +186,14 @@ impl Round<'_> {
             let own = tenant.executors.values().filter(|executor| executor.node == room.node);
             room.free = own.fold(room.free, |free, _| free.saturating_add(tenant.executor_cost));
         }
-        let minimum = u64::from(tenant.num_minimum);
-        if take_driver(&mut rooms, tenant.driver_cost, tenant.executor_cost, minimum).is_none() {
+        let (minimum, avoided) = (u64::from(tenant.num_minimum), BTreeSet::new());
+        let need = tenant.need(&avoided);
+        if need.take_driver(&mut rooms, tenant.driver_cost, minimum).is_none() {
             return false;
         }
         let mut own = vec![0; rooms.len()];
-        for _ in 0..tenant.num_minimum {
-            if take_executor(&mut rooms, tenant.executor_cost, &mut own, &BTreeSet::new()).is_none()
-            {
-                return false;
-            }
+        if (need.take_executors(&mut rooms, &mut own, minimum).len() as u64) < minimum {
+            return false;
         }
         self.rooms = rooms;
         true
@@ -206,8 +213,13 @@ impl Round<'_> {
         let wanted = tenant.num_wanted.map_or(usize::MAX, |wanted| wanted as usize);
         let next = match leaving.first() {
             Some(first) => Some(*first),
-            // A drain was called off after the replacements had come: the newest go.
-            None => staying.last().copied().filter(|_| num_ready > wanted),
+            // The driver asks for fewer, or a drain was called off after the replacements had come:
+            // the newest go.
+            None => staying
+                .iter()
+                .max_by_key(|(id, _)| id.executor_number())
+                .copied()
+                .filter(|_| num_ready > wanted),
         };
         let Some((id, _)) = next else { return };
         let num_after = num_ready + leaving.len() - 1;
@@ -218,7 +230,7 @@ impl Round<'_> {
         } else if num_after >= wanted {
             self.plan.steps.push(Step::Retire(name.clone(), id.clone()));
             format!("{id} moves its shards and blocks")
-        } else if is_starting || count_fitting_all(&self.rooms, tenant.executor_cost) > 0 {
+        } else if is_starting || tenant.need(&BTreeSet::new()).count_free(&self.rooms) > 0 {
             format!("a replacement of {id} starts")
         } else {
             let cost = tenant.executor_cost;

@@ -1,8 +1,10 @@
 //! Drains against their promises, one step after another on a simulated cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use millrace_common::id::{ContainerId, NodeId};
+use millrace_common::labels::NodeSelector;
 use millrace_common::resources::{ByteSize, Resources};
 use proptest::prelude::*;
 
@@ -51,6 +53,7 @@ impl World {
                 free: Resources::new(self.free(node), ByteSize::mib(1 << 19)),
                 num_drivers: 0,
                 num_executors: 0,
+                labels: Arc::default(),
             })
             .collect()
     }
@@ -71,6 +74,7 @@ impl World {
             }),
             driver_cost: cores(1),
             executor_cost: cores(cost),
+            selector: NodeSelector::default(),
             num_minimum: num_executors,
             num_wanted: Some(num_executors),
             executors: BTreeMap::new(),
@@ -164,10 +168,10 @@ impl World {
                 tenant.executors.values().filter(|e| !self.draining.contains(&e.node)).count();
             let mut rooms = self.rooms();
             if tenant.driver.is_none() {
-                let taken = placement::take_driver(
+                let avoided = BTreeSet::new();
+                let taken = tenant.need(&avoided).take_driver(
                     &mut rooms,
                     tenant.driver_cost,
-                    tenant.executor_cost,
                     u64::from(wanted),
                 );
                 let Some(at) = taken else { continue };
@@ -179,12 +183,9 @@ impl World {
             for _ in staying..wanted as usize {
                 let mut rooms = self.rooms();
                 let mut own = vec![0; rooms.len()];
-                let cost = tenant.executor_cost;
-                let Some(at) =
-                    placement::take_executor(&mut rooms, cost, &mut own, &BTreeSet::new())
-                else {
-                    break;
-                };
+                let avoided = BTreeSet::new();
+                let taken = tenant.need(&avoided).take_executors(&mut rooms, &mut own, 1);
+                let Some(at) = taken.first().copied() else { break };
                 self.next += 1;
                 let id = ContainerId::new(format!("{}-a1-e{:04}", tenant.application, self.next));
                 let place = ExecutorPlace { node: rooms[at].node.clone(), is_running: true };

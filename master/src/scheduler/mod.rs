@@ -7,12 +7,18 @@
 mod core;
 mod drain;
 mod placement;
+mod queue;
 
 pub(crate) use self::core::{Claim, Placed, schedule};
 pub(crate) use self::drain::{DriverPlace, ExecutorPlace, Step, Tenant, drain};
 pub(crate) use self::placement::Room;
+pub use self::queue::Queues;
 
 #[cfg(test)]
 mod drain_tests;
+#[cfg(test)]
+mod queue_tests;
+#[cfg(test)]
+mod scale_tests;
 #[cfg(test)]
 mod tests;

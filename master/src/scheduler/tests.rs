@@ -2,25 +2,40 @@
 //! executors' way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use millrace_common::id::NodeId;
+use millrace_common::id::{NodeId, QueueName};
+use millrace_common::labels::NodeSelector;
 use millrace_common::resources::{ByteSize, Resources};
 use proptest::prelude::*;
 
 use super::core::Plan;
 use super::*;
 
-fn resources(cores: u32, gib: u64) -> Resources {
+pub(super) fn resources(cores: u32, gib: u64) -> Resources {
     Resources::new(cores, ByteSize::mib(gib * 1024))
 }
 
-fn room(node: &str, offered: Resources) -> Room {
-    Room { node: node.into(), offered, free: offered, num_drivers: 0, num_executors: 0 }
+pub(super) fn room(node: &str, offered: Resources) -> Room {
+    let labels = Arc::default();
+    Room { node: node.into(), offered, free: offered, num_drivers: 0, num_executors: 0, labels }
 }
 
-fn claim(name: &str, driver: Option<Resources>, executor: Resources, count: u32) -> Claim {
+/// A round of a cluster without queues.
+fn schedule(rooms: Vec<Room>, claims: &[Claim]) -> Plan {
+    super::schedule(rooms, claims, &Queues::default(), BTreeMap::new())
+}
+
+pub(super) fn claim(
+    name: &str,
+    driver: Option<Resources>,
+    executor: Resources,
+    count: u32,
+) -> Claim {
     Claim {
         application: name.parse().unwrap(),
+        queue: QueueName::default(),
+        selector: NodeSelector::default(),
         driver,
         executor,
         num_minimum: count,
@@ -37,7 +52,7 @@ fn seed_cluster() -> Vec<Room> {
 }
 
 /// Applies a plan to the rooms; fails when a node is asked for more than it has.
-fn apply(rooms: &mut [Room], plan: &Plan) {
+pub(super) fn apply(rooms: &mut [Room], plan: &Plan) {
     for placed in &plan.placed {
         let room = rooms.iter_mut().find(|room| room.node == placed.node).unwrap();
         room.free = room.free.checked_sub(placed.resources).expect("oversubscribed");
@@ -137,6 +152,30 @@ fn a_driver_at_work_finds_the_places_that_were_set_aside() {
     placed.num_wanted = 3;
     let plan = schedule(rooms, &[placed, second]);
     assert_eq!(plan.placed.iter().filter(|p| p.application.as_str() == "first").count(), 3);
+}
+
+#[test]
+fn a_driver_never_takes_the_place_that_a_running_application_waits_for() {
+    // The older application's driver has failed; the younger one runs and has lost an executor.
+    let rooms = vec![room("n1", resources(1, 4))];
+    let older = claim("older", Some(resources(1, 1)), resources(1, 1), 0);
+    let younger = claim("younger", None, resources(1, 1), 1);
+    let plan = schedule(rooms, &[older.clone(), younger.clone()]);
+    let placed: Vec<_> = plan.placed.iter().map(|p| p.application.as_str()).collect();
+    assert_eq!(placed, ["younger"]);
+    assert!(plan.waiting.contains_key(&older.application));
+    // It does not get in its way piece by piece either: the executor wants two cores at once.
+    let mut half = room("n1", resources(2, 4));
+    half.free = resources(1, 4);
+    let waits = claim("younger", None, resources(2, 1), 1);
+    let plan = schedule(vec![half.clone()], &[older.clone(), waits]);
+    assert!(plan.placed.is_empty(), "{plan:?}");
+    let reason = &plan.waiting[&older.application];
+    assert!(reason.contains("younger runs"), "{reason}");
+    // But nobody waits for one that no node could ever hold.
+    let never = claim("younger", None, resources(3, 1), 1);
+    let plan = schedule(vec![half.clone(), half], &[older.clone(), never]);
+    assert_eq!(plan.waiting.len(), 2, "the same queue: first come, first served");
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub mod process;
 pub mod receivers;
 pub mod report;
 pub mod runner;
+pub mod scaling;
 pub mod session;
 pub mod stall;
 pub mod start;

@@ -3,12 +3,14 @@
 //! Promises: the master hears how it ended, if there is a master; executors are told to end; what
 //! was committed is left for the next driver to complete. Never does: decide about batches.
 
+mod ending;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Addr};
 use millrace_common::application::ApplicationSpec;
-use millrace_common::error::{Code, Error};
+use millrace_common::error::Error;
 use millrace_common::id::ContainerId;
 use millrace_common::random;
 use millrace_common::rpc;
@@ -19,11 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::acquire::{Acquisition, acquire};
 use super::batch::actor::{self as batch, Batches, Drain, InputFailed, Outcome, Stop};
-use super::batch::core::Ended as EndedHow;
 use super::batch::making::Totals;
 use super::commit::{CommitError, Committer, LaunchFacts, Published};
 use super::end::{End, is_passing, is_refusal};
-use super::executors::actor::{self as executors, Ended, Executors, Granted, Retired};
+use super::executors::actor::{self as executors, Ended, Executors, Granted};
 use super::executors::core::ExecutorView;
 use super::executors::outbox::Outbox;
 use super::executors::server::Service;
@@ -31,9 +32,11 @@ use super::receivers::actor::{self as receivers, Leave, Receivers};
 use super::receivers::core::{Core as ReceiversCore, Snapshot};
 use super::report::report;
 use super::runner::BatchRunner;
+use super::scaling::Scaling;
 use super::session::{self, Identity, MasterHandle};
 use super::start::{Checked, check, sources, spec_hash};
 use super::world::World;
+use ending::give_up_vacated;
 
 /// What happens while the driver works.
 enum Happening {
@@ -99,6 +102,7 @@ struct Driver {
     incoming: Option<rpc::Incoming>,
     /// What it was asked for, if anything.
     wish: Wish,
+    scaling: Scaling,
 }
 
 /// How the driver is to end.
@@ -138,7 +142,9 @@ impl Driver {
         let identity = identity(&launch, format!("{}:{}", launch.host, address.port()));
         tracing::info!(address = %identity.address, attempt = launch.attempt, epoch = launch.epoch, "driver of {}", launch.application);
         let (master, commands) = session::start(identity, cancel.clone())?;
+        let scaling = Scaling::new(&spec, launch.last_target, world.clock.monotonic());
         Ok(Self {
+            scaling,
             launch,
             spec,
             world,
@@ -290,7 +296,7 @@ impl Driver {
         let executors = Executors::new(setup, suspicions).start();
         self.serve(Service::new(executors.clone(), receivers.clone()));
         self.master.want(v1::ExecutorTarget {
-            count: self.spec.resources.executors.max,
+            count: self.scaling.target(),
             resources: Some(self.spec.resources.executor.to_proto()),
             excluded_nodes: Vec::new(),
         });
@@ -354,10 +360,18 @@ impl Driver {
                     return End::Failed(error, true);
                 }
                 Happening::Report => {
+                    self.scale(&work);
                     self.report(&work);
                     give_up_vacated(&work).await;
                 }
             }
+        }
+    }
+
+    fn scale(&mut self, work: &Work) {
+        let (views, input) = (work.views.borrow(), work.input.borrow());
+        if self.scaling.observe(&views, &input, &*self.world.clock) {
+            self.master.want_count(self.scaling.target());
         }
     }
 
@@ -368,6 +382,7 @@ impl Driver {
             &work.views.borrow(),
             &work.input.borrow(),
             late.as_deref(),
+            self.scaling.report(),
             &*self.world.clock,
         ));
     }
@@ -406,94 +421,19 @@ impl Driver {
                 tracing::info!(missing = unmet.missing, reason = %unmet.reason, "executors are still to come");
                 Ok(())
             }
+            Command::Bounds(bounds) => {
+                if self.scaling.set_bounds(bounds, &*self.world.clock) {
+                    self.master.want_count(self.scaling.target());
+                }
+                Ok(())
+            }
             Command::Registered(_) | Command::Epoch(_) => Ok(()),
         };
         if told.is_err() {
             tracing::debug!("an actor has ended already");
         }
     }
-
-    /// Server time at which a drain was asked for: the end of the second that the Date names.
-    async fn asked_at(&self) -> i64 {
-        let stream = self.spec.sources.values().next().map(|source| source.stream.clone());
-        if let Some(stream) = stream
-            && let Ok(description) = self.world.streams.describe(&stream).await
-            && let Ok(listing) = self
-                .world
-                .streams
-                .list(&description.stream, super::receivers::discovery::Filter::All)
-                .await
-            && listing.server_ms > 0
-        {
-            return listing.server_ms + 999;
-        }
-        tracing::warn!("Kinesis gives no date: the drain goes by this host's clock");
-        self.world.clock.now_ms()
-    }
-
-    async fn ended(&self, outcome: Outcome, work: &Work) -> End {
-        self.report(work);
-        match outcome {
-            Outcome::Failed(error) => End::Failed(error, false),
-            Outcome::Commit(error) => self.commit_ended(error),
-            Outcome::Ended(how, proof) => {
-                self.leave_clean(&work.committer, proof.map(|proof| *proof)).await;
-                match how {
-                    EndedHow::Stopped if self.wish == Wish::Move => return End::HandedOver,
-                    EndedHow::Stopped | EndedHow::Drained => return End::Stopped,
-                    EndedHow::DrainDeadline => {}
-                }
-                let lag_ms = work.input.borrow().millis_behind_latest.unwrap_or(-1);
-                End::DrainDeadline(Error::new(
-                    Code::DrainDeadline,
-                    format!(
-                        "the drain of {} did not end by its deadline; it is {lag_ms} ms behind",
-                        self.spec.name
-                    ),
-                    "submit it again and drain with a longer deadline; nothing is lost",
-                ))
-            }
-        }
-    }
-
-    /// Leaves a head with nothing pending, so that no later start has to ask S3 about it.
-    async fn leave_clean(&self, committer: &Committer, proof: Option<Published>) {
-        let Some(proof) = proof.filter(|proof| !proof.head().pending.is_empty()) else { return };
-        let clean = committer.fix_starts(proof, std::collections::BTreeMap::new(), &self.cancel);
-        match tokio::time::timeout(LEAVE_WITHIN, clean).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the head keeps its published uploads"),
-            Err(_) => tracing::warn!("the head keeps its published uploads: no answer"),
-        }
-    }
-
-    fn commit_ended(&self, error: CommitError) -> End {
-        if matches!(error, CommitError::Cancelled) {
-            return End::Killed;
-        }
-        let retryable = match &error {
-            CommitError::Failed(error) => is_passing(error, self.launch.head_expected),
-            fenced => fenced.is_retryable(),
-        };
-        End::Failed(error.explain(&self.spec.name), retryable)
-    }
 }
-
-/// Gives the executors back that were to be given up, once nothing needs them: no shard, no block,
-/// and no run.
-async fn give_up_vacated(work: &Work) {
-    // In this order: a run that begins after the snapshot leaves these executors out.
-    let vacated = work.input.borrow().vacated.clone();
-    let busy = work.totals.borrow().running_on.clone();
-    for container in vacated.into_iter().filter(|container| !busy.contains(container)) {
-        if work.executors.send(Retired(container)).await.is_err() {
-            tracing::debug!("the executors have ended already");
-        }
-    }
-}
-
-/// How long the last, dispensable write of a driver may take.
-const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 #[path = "process_tests.rs"]

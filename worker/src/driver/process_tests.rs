@@ -7,6 +7,8 @@ use millrace_common::actors;
 use millrace_common::application::parse_toml;
 use millrace_common::clock::Clock as _;
 
+use millrace_common::error::Code;
+
 use super::*;
 use crate::driver::runner::RunError;
 use crate::driver::testing::{

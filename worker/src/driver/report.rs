@@ -35,6 +35,7 @@ pub fn report(
     executors: &[ExecutorView],
     input: &Snapshot,
     commits_late: Option<&str>,
+    scaling: v1::ScalingReport,
     clock: &dyn Clock,
 ) -> v1::DriverReport {
     let mut receivers_on = BTreeMap::<&str, u32>::new();
@@ -85,5 +86,6 @@ pub fn report(
         buffered_bytes: input.buffered_bytes,
         out_of_range_total: totals.out_of_range_records,
         gaps: input.gaps.iter().map(gap).collect(),
+        scaling: Some(scaling),
     }
 }

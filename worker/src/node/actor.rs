@@ -203,6 +203,7 @@ impl Node {
             pid: std::process::id(),
             unhealthy: self.disk.trouble().unwrap_or_default().to_owned(),
             recovering: self.disk.is_recovering(),
+            labels: self.config.label.to_map(),
         };
         self.unsent.clear();
         let first = self.message(node_message::Body::Register(register));

@@ -400,7 +400,10 @@ fn numbers_that_no_cluster_has_are_refused() {
     assert!(matches!(error.code(), Code::DoesNotFit | Code::InvalidValue), "{error}");
     spec.resources.as_mut().unwrap().executor.as_mut().unwrap().cores = 0;
     assert!(world.submit(&spec).is_err());
-    assert_eq!(world.core.submit(Default::default(), None).unwrap_err().code(), Code::InvalidValue);
+    assert_eq!(
+        world.core.submit(Default::default(), "", None).unwrap_err().code(),
+        Code::InvalidValue
+    );
 }
 
 #[test]
@@ -413,7 +416,7 @@ fn a_start_position_that_the_head_overrules_is_named() {
     let latest = v1::StartPosition { at: Some(v1::start_position::At::Latest(true)) };
     changed.sources[0].start = Some(latest);
     let now = crate::moment::Moment { wall_ms: 0, monotonic: world.now };
-    let (response, _) = world.core.submit(now, Some(&changed)).unwrap();
+    let (response, _) = world.core.submit(now, "", Some(&changed)).unwrap();
     assert!(response.warnings[0].contains("millrace reset a"), "{:?}", response.warnings);
     assert_eq!(response.attempt, 2);
 }

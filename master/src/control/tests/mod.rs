@@ -4,5 +4,6 @@ mod cases;
 mod chaos;
 mod drains;
 mod restarts;
+mod scaling;
 mod unhealthy;
 mod world;

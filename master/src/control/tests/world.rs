@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use millrace_common::error::Error;
 use millrace_common::id::{ApplicationName, ContainerId, NodeId};
+use millrace_common::labels::Labels;
 use millrace_common::resources::{ByteSize, Resources};
 use millrace_common::retry::Backoff;
 use millrace_proto::v1::{
@@ -45,6 +46,7 @@ pub(super) struct FakeNode {
     /// Why it is unhealthy; empty when it is well.
     unhealthy: String,
     is_recovering: bool,
+    labels: std::collections::HashMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -130,6 +132,12 @@ impl World {
     }
 
     pub(super) fn add_node(&mut self, name: &str, cores: u32) {
+        self.add_labelled(name, cores, "");
+    }
+
+    /// A node with labels as its worker is given them.
+    pub(super) fn add_labelled(&mut self, name: &str, cores: u32, labels: &str) {
+        use millrace_common::config::Value as _;
         let node = FakeNode {
             offered: Resources::new(cores, ByteSize::mib(u64::from(cores) * 2048)),
             instance: 1,
@@ -140,6 +148,7 @@ impl World {
             last_heard: self.now,
             unhealthy: String::new(),
             is_recovering: false,
+            labels: Labels::parse(labels).unwrap().to_map(),
         };
         self.nodes.insert(name.to_owned(), node);
         self.connect(name).unwrap();
@@ -166,6 +175,7 @@ impl World {
             pid: 1,
             unhealthy: node.unhealthy.clone(),
             recovering: node.is_recovering,
+            labels: node.labels.clone(),
         };
         // The node is at the new end before the master answers.
         let before = self.nodes.get_mut(name).unwrap().session.replace(session);
@@ -295,7 +305,7 @@ impl World {
     }
 
     pub(super) fn submit(&mut self, spec: &v1::ApplicationSpec) -> Result<(), Error> {
-        let outcome = self.core.submit(moment(self.now), Some(spec)).map(drop);
+        let outcome = self.core.submit(moment(self.now), "", Some(spec)).map(drop);
         self.settle();
         outcome
     }
@@ -308,6 +318,13 @@ impl World {
 
     pub(super) fn kill(&mut self, name: &str) -> Result<(), Error> {
         let outcome = self.core.kill(moment(self.now), &name.parse().unwrap()).map(drop);
+        self.settle();
+        outcome
+    }
+
+    pub(super) fn scale(&mut self, name: &str, executors: u32) -> Result<(), Error> {
+        let name = name.parse().unwrap();
+        let outcome = self.core.scale(moment(self.now), &name, executors).map(drop);
         self.settle();
         outcome
     }

@@ -28,11 +28,13 @@ impl Rate {
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
     shards: BTreeMap<ShardKey, Rate>,
+    total: u64,
 }
 
 impl Rates {
     /// This many bytes were read now.
     pub fn observe(&mut self, shard: &ShardKey, bytes: u64, now: Duration) {
+        self.total = self.total.saturating_add(bytes);
         let before = self.shards.get(shard).map_or(0.0, |rate| rate.faded(now));
         let rate = Rate { weighed_bytes: before + bytes as f64, at: now };
         self.shards.insert(shard.clone(), rate);
@@ -44,6 +46,12 @@ impl Rates {
         // A steady rate r piles up r * half-life / ln 2.
         let factor = std::f64::consts::LN_2 / HALF_LIFE.as_secs_f64();
         self.shards.get(shard).map_or(0, |rate| (rate.faded(now) * factor) as u64)
+    }
+
+    /// All bytes that were read, of every shard.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     /// The shard is read no more.

@@ -122,6 +122,15 @@ impl MasterHandle {
         self.standing.send_modify(|standing| standing.target = Some(target));
     }
 
+    /// Another number of them is wanted.
+    pub fn want_count(&self, count: u32) {
+        self.standing.send_modify(|standing| {
+            if let Some(target) = &mut standing.target {
+                target.count = count;
+            }
+        });
+    }
+
     /// On these nodes the executors fail again and again: others are to be had elsewhere.
     pub fn avoid(&self, nodes: Vec<v1::NodeExclusion>) {
         self.standing.send_modify(|standing| {

@@ -43,7 +43,7 @@ pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
 /// How long a command to drop blocks is remembered: a broken session is found in seconds.
 const RELEASED_MEMORY: Duration = Duration::from_secs(120);
 /// How often the shards are weighed again when nothing else moves them.
-const BALANCE_INTERVAL: Duration = Duration::from_secs(60);
+const BALANCE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// A stream that a source reads.
 #[derive(Clone, Debug, PartialEq, Eq)]

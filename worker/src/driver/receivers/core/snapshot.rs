@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub millis_behind_latest: Option<i64>,
     /// Bytes of accepted blocks that are not released.
     pub buffered_bytes: u64,
+    /// Bytes of all blocks that were ever accepted.
+    pub read_bytes_total: u64,
     /// Why a shard is late, if one is.
     pub trouble: Option<String>,
     /// Losses that were passed over by policy, those of earlier attempts included.
@@ -84,6 +86,7 @@ impl Core {
             num_shards: readable.len() as u64,
             millis_behind_latest: self.lags.values().max().copied(),
             buffered_bytes: pending.values().chain(planned.values()).sum(),
+            read_bytes_total: self.rates.total(),
             trouble: self.troubles.values().next().cloned(),
             gaps: self
                 .gaps
