@@ -131,7 +131,7 @@ impl Core {
         now: Moment,
         spec: Option<&v1::ApplicationSpec>,
     ) -> Result<(v1::SubmitApplicationResponse, u64), Error> {
-        let spec = admission::admit(spec)?;
+        let spec = admission::admit(spec, &self.possible_nodes(), &|_| true)?;
         let name = spec.name.clone();
         let message = spec.to_proto();
         let sequence = self.last_sequence + 1;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use millrace_common::id::{ApplicationName, ContainerId, NodeId};
+use millrace_common::plan::Node;
 use millrace_proto::v1::{self, ContainerState, driver_command, node_command};
 
 use super::core::Core;
@@ -44,6 +45,15 @@ impl Core {
             });
             self.explain(&claim.application, reason.as_ref(), &leaving);
         }
+    }
+
+    /// The nodes as they would be with nothing on them, for admission: those too that are suspect,
+    /// lost or being emptied, because they may come back. None while not all have reported.
+    pub(super) fn possible_nodes(&self) -> Vec<Node> {
+        if self.is_adopting {
+            return Vec::new();
+        }
+        self.cluster.nodes().map(|node| Node::empty(node.id.as_str(), node.offered)).collect()
     }
 
     fn claims(&self, now: Moment, leaving: &BTreeSet<NodeId>) -> Vec<Claim> {

@@ -7,6 +7,7 @@
 mod core;
 mod drain;
 mod placement;
+pub mod stepped;
 
 pub(crate) use self::core::{Claim, Placed, schedule};
 pub(crate) use self::drain::{DriverPlace, ExecutorPlace, Step, Tenant, drain};
