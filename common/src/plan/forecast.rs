@@ -29,7 +29,7 @@ const HEAD_BYTES_PER_FILE: u64 = 200;
 /// What a head may hold in its own item; above it, it is written in chunks of this size.
 const CHUNK_BYTES: u64 = 256 << 10;
 
-const SECONDS_PER_HOUR: f64 = 3_600.0;
+const MS_PER_DAY: u64 = 24 * 3_600 * 1_000;
 
 /// What a batch in every interval costs, at most.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -108,24 +108,26 @@ fn write_units(head_bytes: u64) -> u64 {
 /// Batches in time.
 #[derive(Clone, Copy)]
 struct Rate {
-    per_second: f64,
+    interval_ms: u64,
 }
 
 impl Rate {
     fn of(spec: &ApplicationSpec) -> Self {
-        Self { per_second: 1.0 / spec.batch.interval.as_secs_f64() }
+        // At most a day, as the file's check says.
+        let ms = u64::try_from(spec.batch.interval.as_millis()).unwrap_or(MS_PER_DAY);
+        Self { interval_ms: ms.max(1) }
     }
 
     fn a_second(self, each: u64) -> f64 {
-        self.per_second * each as f64
+        each as f64 * 1_000.0 / self.interval_ms as f64
     }
 
     fn an_hour(self, each: u64) -> u64 {
-        (self.a_second(each) * SECONDS_PER_HOUR).ceil() as u64
+        each.saturating_mul(MS_PER_DAY / 24).div_ceil(self.interval_ms)
     }
 
     fn a_day(self, each: u64) -> u64 {
-        (self.a_second(each) * SECONDS_PER_HOUR * 24.0).ceil() as u64
+        each.saturating_mul(MS_PER_DAY).div_ceil(self.interval_ms)
     }
 }
 
