@@ -9,10 +9,14 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use millrace_common::application::StartPosition;
+use millrace_common::plan::Described;
 use millrace_common::resources::ByteSize;
 use millrace_common::table::DEFAULT_TABLE;
 
 use crate::times::{parse_duration, parse_start};
+
+/// Most shards of a stream that a plan is made for; Kinesis' own quotas are below.
+const SHARDS_MAX: u32 = 100_000;
 
 /// Runs SQL over Kinesis streams and writes the results to S3, each record's effect exactly once.
 #[derive(Debug, Parser)]
@@ -73,6 +77,8 @@ pub(crate) enum Command {
     Policy(Policy),
     /// Try every right of an application, and all that its start would find wrong in AWS.
     Preflight(Preflight),
+    /// Show whether an application fits on the cluster, or on one described, and the arithmetic.
+    Plan(Plan),
     /// Make the cluster's DynamoDB table.
     Init(Init),
     /// Make the next start of a stopped application begin somewhere else.
@@ -133,6 +139,31 @@ pub(crate) struct Submit {
     /// now; may be given more than once.
     #[arg(long, value_name = "SOURCE")]
     pub(crate) drop_source: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) source: FileAndSettings,
+    /// A cluster in words instead of the live one, as 4x8:32GiB for four nodes of 8 cores with 32GiB
+    /// each, or 4x8:32GiB,1x1:4GiB; without a memory each core brings 4GiB.
+    #[arg(long, value_name = "NODESxCORES[:MEMORY]", value_parser = parse_cluster)]
+    pub(crate) cluster: Option<Described>,
+    /// It has to fit also when any K nodes are lost.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) nodes_lost: usize,
+    /// Open shards of the streams, or of one source's, instead of asking Kinesis; may be given again.
+    #[arg(long, value_name = "N|SOURCE=N", value_parser = parse_shards)]
+    pub(crate) shards: Vec<Shards>,
+}
+
+/// How many shards the stream of a source, or of all sources, has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shards {
+    /// None: of every source.
+    pub(crate) source: Option<String>,
+    /// At least one.
+    pub(crate) count: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -406,6 +437,25 @@ fn parse_size(text: &str) -> Result<ByteSize, String> {
     })
 }
 
+fn parse_cluster(text: &str) -> Result<Described, String> {
+    text.parse().map_err(|error: millrace_common::error::Error| {
+        format!("{}; {}", error.message(), error.next_move())
+    })
+}
+
+fn parse_shards(text: &str) -> Result<Shards, String> {
+    let (source, count) = match text.split_once('=') {
+        Some((source, count)) => (Some(source.trim().to_owned()), count),
+        None => (None, text),
+    };
+    let count = count.trim().parse().ok().filter(|count| (1..=SHARDS_MAX).contains(count));
+    let is_named = source.as_ref().is_none_or(|source| !source.is_empty());
+    count
+        .filter(|_| is_named)
+        .map(|count| Shards { source, count })
+        .ok_or_else(|| format!("write a number from 1 to {SHARDS_MAX}, or SOURCE=N, as logs=36"))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -448,9 +498,23 @@ mod tests {
             "millrace policy app.toml --for me",
             "millrace local up --workers 0",
             "millrace local up --memory 2",
+            "millrace plan a.toml --cluster 4",
+            "millrace plan a.toml --cluster 4x0",
+            "millrace plan a.toml --shards 0",
+            "millrace plan a.toml --shards =3",
+            "millrace plan a.toml --nodes-lost -1",
         ] {
             assert!(parse(line).is_err(), "{line} was taken");
         }
+    }
+
+    #[test]
+    fn a_plan_takes_a_cluster_and_shards() {
+        let line = "millrace plan a.toml --cluster 4x8:32GiB,1x1 --shards 4 --shards logs=36";
+        let Ok(Command::Plan(plan)) = parse(line) else { panic!("{line} was refused") };
+        assert_eq!(plan.cluster.map(|Described(nodes)| nodes.len()), Some(5));
+        let shards = |source: Option<&str>, count| Shards { source: source.map(Into::into), count };
+        assert_eq!(plan.shards, [shards(None, 4), shards(Some("logs"), 36)]);
     }
 
     #[test]

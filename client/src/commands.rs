@@ -11,6 +11,7 @@ mod local;
 mod logs;
 mod nodes;
 mod objects;
+mod plan;
 mod policy;
 mod preflight;
 mod produce;
@@ -49,6 +50,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
         Command::Explain(command) => explain::run(output, &command).await,
         Command::Policy(command) => policy::run(output, &command).await,
         Command::Preflight(command) => preflight::run(output, &command).await,
+        Command::Plan(command) => plan::run(global, output, &command).await,
         Command::Init(command) => init::run(output, &command).await,
         Command::Reset(command) => reset::run(global, output, &command).await,
         Command::Repair(command) => repair::run(global, output, &command).await,

@@ -4,6 +4,7 @@
 pub mod actors;
 pub mod application;
 pub mod aws;
+pub mod budget;
 pub mod clock;
 pub mod config;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod head;
 pub mod id;
 pub mod labels;
 pub mod masters;
+pub mod plan;
 pub mod position;
 pub mod random;
 pub mod resources;

@@ -11,7 +11,7 @@ use millrace_integration_tests::emulator;
 use millrace_integration_tests::eventually::{PATIENCE, within};
 use millrace_integration_tests::faults::control::{Control, Rule};
 use millrace_integration_tests::lines;
-use millrace_proto::v1::{Application, ApplicationState, Failure};
+use millrace_proto::v1::{Application, Failure};
 use serde_json::{Value, json};
 
 /// A refusal that needs no cluster to work it out.
@@ -281,18 +281,14 @@ async fn a_name_in_use_is_refused() {
 }
 
 #[tokio::test]
-async fn an_application_that_does_not_fit_waits_and_says_why() {
+async fn executors_beyond_the_cluster_are_refused_with_the_arithmetic() {
     let cluster = small_cluster().await;
     let file = File { executors: 400, ..File::default() };
     let path = cluster.write("large.toml", &file.toml());
-    let submitted = cluster.millrace(&["submit", &path]).await.success();
-    for number in ["400 executors", "the whole cluster offers 4 cores"] {
-        assert!(submitted.stderr.contains(number), "{number}: {}", submitted.stderr);
-    }
-    let application = cluster.application(file.name).await.expect("it is known");
-    assert_eq!(application.state(), ApplicationState::Queued);
-    assert!(application.reason.contains("400 executors"), "{}", application.reason);
-    let _ = cluster.millrace(&["kill", file.name]).await.success();
+    let submitted = cluster.millrace(&["submit", &path]).await;
+    submitted.assert_refused("MR2005", &["need 401 cores and 1 node offers 4", "3 fit"]);
+    assert_eq!(submitted.code, 3, "{submitted}");
+    cluster.application(file.name).await.expect_err("it was never taken");
 }
 
 async fn small_cluster() -> Cluster {

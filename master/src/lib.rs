@@ -17,3 +17,4 @@ mod scheduler;
 pub mod store;
 
 pub use self::run::run;
+pub use self::scheduler::stepped;

@@ -4,10 +4,11 @@
 
 use millrace_client::view::state_name;
 use millrace_common::application;
+use millrace_common::error::Code;
 use millrace_proto::v1;
 use serde_json::json;
 
-use super::{master, wait};
+use super::{master, plan, wait};
 use crate::arguments::{Global, Submit, WaitUntil};
 use crate::ended::{Ended, Outcome};
 use crate::output::Output;
@@ -18,7 +19,13 @@ pub(super) async fn run(global: &Global, output: &Output, command: Submit) -> Ou
     millrace_sql::validate(&spec).await?;
     let mut warnings = millrace_sql::warnings(&spec).await?;
     let client = master(global).await?;
-    let answer = client.submit(spec.to_proto()).await?;
+    let answer = match client.submit(spec.to_proto()).await {
+        Err(refusal) if refusal.code() == Code::DoesNotFit && !output.json() => {
+            plan::say(&client, output, &spec).await;
+            return Err(refusal.into());
+        }
+        answer => answer?,
+    };
     warnings.extend(answer.warnings.iter().cloned());
     for warning in &warnings {
         output.warn(warning);
@@ -68,8 +75,6 @@ fn outcome(
 
 #[cfg(test)]
 mod tests {
-    use millrace_common::error::Code;
-
     use super::*;
 
     fn application(state: v1::ApplicationState, attempt: u32) -> v1::Application {

@@ -18,6 +18,61 @@ sql = "SELECT host, count(*) AS n FROM logs GROUP BY host"
 path = "s3://results/word-count/"
 "#;
 
+/// `millrace plan` of the good file with these flags.
+async fn plan(flags: &[&str]) -> Said {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("app.toml");
+    std::fs::write(&file, GOOD).unwrap();
+    let arguments: Vec<_> = ["plan".as_ref(), file.as_os_str()]
+        .into_iter()
+        .chain(flags.iter().map(|flag| flag.as_ref()))
+        .collect();
+    millrace(&arguments).await
+}
+
+#[tokio::test]
+async fn a_described_cluster_needs_no_other() {
+    let said = plan(&["--cluster", "1x4:8GiB", "--shards", "3"]).await;
+    assert!(
+        said.done().contains("fits: word-count starts with a driver and 1 executor"),
+        "{said:?}"
+    );
+    assert_eq!(said.err, "");
+    let json = plan(&["--cluster", "1x4:8GiB", "--shards", "3", "--json"]).await.json();
+    assert_eq!((&json["verdict"], &json["sums"]["task_cores"]), (&"fits".into(), &1.into()));
+}
+
+#[tokio::test]
+async fn executors_beyond_the_cluster_end_with_exit_code_3() {
+    let flags = [
+        "--set",
+        "resources.executors=9",
+        "--cluster",
+        "2x4:8GiB",
+        "--shards",
+        "3",
+        "--nodes-lost",
+    ];
+    let said = plan(&[&flags[..], &["0"]].concat()).await;
+    let line = said.refused(3, "MR2005");
+    assert!(line.contains("need 10 cores and 2 nodes offer 8: 7 fit"), "{said:?}");
+    assert!(said.out.contains("--set resources.executors=7"), "{said:?}");
+    let said = plan(&[&flags[..], &["1"]].concat()).await;
+    assert!(said.refused(3, "MR2005").contains("with any 1 node lost 3 fit"), "{said:?}");
+    let said = plan(&["--cluster", "2x4:8", "--shards", "3"]).await;
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert!(said.err.contains("NODESxCORES:MEMORY"), "{said:?}");
+}
+
+#[tokio::test]
+async fn shards_that_nobody_tells_are_unknown() {
+    let said = plan(&["--cluster", "1x4:8GiB"]).await;
+    assert!(said.done().contains("fits: word-count"), "{said:?}");
+    assert!(said.err.contains("shards of source logs are not known"), "{said:?}");
+    let said = plan(&["--cluster", "1x4:8GiB", "--shards", "log=3"]).await;
+    assert!(said.refused(1, "MR1003").contains("no source log"), "{said:?}");
+}
+
 async fn explain(text: &str) -> Said {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("app.toml");

@@ -267,6 +267,12 @@ impl StorageLevel {
     pub fn copies(self) -> bool {
         matches!(self, Self::Memory2 | Self::MemoryAndDisk2)
     }
+
+    /// True when blocks may go to disk.
+    #[must_use]
+    pub fn spills(self) -> bool {
+        matches!(self, Self::MemoryAndDisk | Self::MemoryAndDisk2)
+    }
 }
 
 /// How a record becomes a row.

@@ -1,24 +1,24 @@
-//! Whether a submission is taken at all. A pure function of the specification; whether there is a
-//! place for it is the scheduler's question.
+//! Whether a submission is taken at all: by what it says, and by the plan of it on the cluster's
+//! nodes as they would be with nothing on them. What others hold only makes it wait; that is the
+//! scheduler's question.
+
+use std::collections::BTreeMap;
 
 use millrace_common::application::ApplicationSpec;
 use millrace_common::error::{Code, Error};
-use millrace_common::resources::{ByteSize, Resources};
+use millrace_common::plan::{self, Node, Question};
 use millrace_proto::v1;
 
-/// No node is larger (see the cluster's own limits), so no container can be.
-const CORES_MAX: u32 = 4_096;
-/// 64 TiB, likewise.
-const MEMORY_MAX: ByteSize = ByteSize::mib(64 << 20);
-/// Executors of one application; more would not fit into the head's assignment anyway.
-const EXECUTORS_MAX: u32 = 10_000;
-
-/// The typed specification of a submission.
+/// The typed specification of a submission. `nodes` are those that the cluster has or may have again;
+/// while there are none nobody knows what will fit, and nothing is refused for its size.
 ///
 /// # Errors
-/// What the specification's own check says, and [`Code::DoesNotFit`] for numbers that no cluster
-/// can ever satisfy.
-pub(crate) fn admit(spec: Option<&v1::ApplicationSpec>) -> Result<ApplicationSpec, Error> {
+/// What the specification's own check says, and [`Code::DoesNotFit`] with the arithmetic for what
+/// can never fit.
+pub(crate) fn admit(
+    spec: Option<&v1::ApplicationSpec>,
+    nodes: &[Node],
+) -> Result<ApplicationSpec, Error> {
     let spec = spec.ok_or_else(|| {
         Error::new(
             Code::InvalidValue,
@@ -27,36 +27,15 @@ pub(crate) fn admit(spec: Option<&v1::ApplicationSpec>) -> Result<ApplicationSpe
         )
     })?;
     let spec = ApplicationSpec::from_proto(spec)?;
-    let executors = spec.resources.executors;
-    possible("driver", spec.resources.driver)?;
-    possible("executor", spec.resources.executor)?;
-    if executors.max > EXECUTORS_MAX {
-        return Err(too_large(format!("{} executors", executors.max), &EXECUTORS_MAX.to_string()));
+    if nodes.is_empty() {
+        return Ok(spec);
     }
-    Ok(spec)
-}
-
-fn possible(what: &str, cost: Resources) -> Result<(), Error> {
-    if cost.cores == 0 || cost.memory == ByteSize::default() {
-        return Err(Error::new(
-            Code::DoesNotFit,
-            format!("the {what} asks for {cost}: nothing runs on nothing"),
-            format!("give the {what} at least 1 core and some memory under [resources]"),
-        ));
+    // The master asks Kinesis nothing: shards only tell how fast an application can be, not whether
+    // it can be.
+    let shards = BTreeMap::new();
+    let question = Question { spec: &spec, nodes, num_lost: 0, shards: &shards };
+    match plan::plan(question).refusal() {
+        Some(refusal) => Err(refusal),
+        None => Ok(spec),
     }
-    if cost.cores > CORES_MAX {
-        return Err(too_large(format!("{} cores for one {what}", cost.cores), "4096"));
-    }
-    if cost.memory > MEMORY_MAX {
-        return Err(too_large(format!("{} for one {what}", cost.memory), "64TiB"));
-    }
-    Ok(())
-}
-
-fn too_large(what: String, limit: &str) -> Error {
-    Error::new(
-        Code::DoesNotFit,
-        format!("the application asks for {what}, and no cluster has that: the limit is {limit}"),
-        "ask for less under [resources]",
-    )
 }

@@ -9,7 +9,7 @@ mod drains;
 mod health;
 
 pub(crate) use self::containers::{ContainerEntry, Ended};
-pub(crate) use self::core::{Cluster, Usage};
+pub(crate) use self::core::{Cluster, NodeEntry, Usage};
 
 #[cfg(test)]
 mod tests;

@@ -143,7 +143,7 @@ impl Core {
         user: &str,
         spec: Option<&v1::ApplicationSpec>,
     ) -> Result<(v1::SubmitApplicationResponse, u64), Error> {
-        let spec = admission::admit(spec)?;
+        let spec = admission::admit(spec, &self.possible_nodes())?;
         self.queues.admit(&spec.queue, user)?;
         let name = spec.name.clone();
         let message = spec.to_proto();

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_common::id::{ApplicationName, ContainerId, NodeId, QueueName};
+use millrace_common::labels::Labels;
+use millrace_common::plan::Node;
 use millrace_common::resources::Resources;
 use millrace_proto::v1::{self, ContainerState, driver_command, node_command};
 
 use super::core::Core;
 use super::effect::Effect;
 use crate::application::{Application, Launch};
+use crate::cluster::NodeEntry;
 use crate::moment::Moment;
 use crate::scheduler::{Claim, Placed, schedule};
 use crate::store::Record;
@@ -46,6 +49,18 @@ impl Core {
             });
             self.explain(&claim.application, reason.as_ref(), &leaving);
         }
+    }
+
+    /// The nodes as they would be with nothing on them, for admission: those too that are suspect,
+    /// lost or being emptied, because they may come back. None while not all have reported.
+    pub(super) fn possible_nodes(&self) -> Vec<Node> {
+        if self.is_adopting {
+            return Vec::new();
+        }
+        let empty = |node: &NodeEntry| {
+            Node::empty(node.id.as_str(), node.offered).labelled(Labels::clone(&node.labels))
+        };
+        self.cluster.nodes().map(empty).collect()
     }
 
     fn claims(&self, now: Moment, leaving: &BTreeSet<NodeId>) -> Vec<Claim> {

@@ -8,6 +8,7 @@ mod core;
 mod drain;
 mod placement;
 mod queue;
+pub mod stepped;
 
 pub(crate) use self::core::{Claim, Placed, schedule};
 pub(crate) use self::drain::{DriverPlace, ExecutorPlace, Step, Tenant, drain};

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use actix::ArbiterHandle;
 use millrace_common::aws::{AwsSettings, Clients};
+use millrace_common::budget::QUERIES_PERCENT;
 use millrace_common::resources::ByteSize;
 use millrace_common::{Code, Error};
 use millrace_proto::v1::{self, LaunchContext};
@@ -25,10 +26,6 @@ use super::receiver::shared::{Tempo, source_rules};
 use super::session::Session;
 use super::sink::S3Store;
 use super::task::{TaskOptions, Tasks};
-
-/// Share of the container's memory that queries may hold; blocks have 30 %, the rest is for answers
-/// in flight, parts of uploads and the process itself.
-const QUERY_MEMORY_PERCENT: u64 = 40;
 
 /// What computes.
 pub trait Engine: Send + Sync + 'static {
@@ -107,7 +104,7 @@ fn open_store(launch: &LaunchContext) -> Result<BlockStore, Error> {
     BlockStore::open(Path::new(&launch.work_dir).join("blocks"), budgets)
 }
 
-/// The engine's part. Queries may hold [`QUERY_MEMORY_PERCENT`] of the container's memory and spill
+/// The engine's part. Queries may hold [`QUERIES_PERCENT`] of the container's memory and spill
 /// what is above.
 fn tasks(
     launch: &LaunchContext,
@@ -125,7 +122,7 @@ fn tasks(
         )
         .caused_by(error)
     })?;
-    let memory = launch.resources.unwrap_or_default().memory_bytes / 100 * QUERY_MEMORY_PERCENT;
+    let memory = launch.resources.unwrap_or_default().memory_bytes / 100 * QUERIES_PERCENT;
     Tasks::new(TaskOptions {
         io: Handle::current(),
         pool: Arc::clone(pool),

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use millrace_common::budget::{BLOCKS_MIN, BLOCKS_PERCENT, DISK_MULTIPLE};
 use millrace_common::resources::ByteSize;
 use millrace_common::{Code, Error};
 use millrace_sql::scan::block::{BlockError, BlockId, BlockSource, RawBlock};
@@ -34,14 +35,6 @@ use self::counts::Waiting;
 pub use self::encoded::Encoded;
 use self::refusal::Refusals;
 use self::spill::SpillFile;
-
-/// Share of a container's memory that holds blocks, in percent. Answers in flight come on top, as
-/// JSON and decoded, at most for a moment; tasks and their pool have the larger half.
-const MEMORY_PERCENT: u64 = 30;
-/// A smaller budget could not hold one answer and one aggregate taken apart.
-const MEMORY_BUDGET_MIN: u64 = 48 << 20;
-/// Disk for spilled blocks, as a multiple of the memory budget.
-const DISK_MULTIPLE: u64 = 8;
 
 /// How long a task waits for room to read a block back from disk. Other tasks give theirs back as
 /// they go on; if none does, the block is read from Kinesis again, into room that is made for it.
@@ -61,7 +54,7 @@ impl Budgets {
     /// disk where a source may spill.
     #[must_use]
     pub fn of_container(memory: ByteSize, spills: bool) -> Self {
-        let memory = (memory.as_u64() / 100 * MEMORY_PERCENT).max(MEMORY_BUDGET_MIN);
+        let memory = (memory.as_u64() / 100 * BLOCKS_PERCENT).max(BLOCKS_MIN.as_u64());
         Self { memory, disk: if spills { memory * DISK_MULTIPLE } else { 0 } }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use millrace_common::budget::CUT_AT_DIVISOR;
 use millrace_common::id::{ContainerId, ReceiverId};
 
 use super::Core;
@@ -113,7 +114,7 @@ impl Core {
             let accepted = pending.get(id).copied().unwrap_or(0);
             let fixed = planned.get(id).copied().unwrap_or(0);
             let waiting = accepted.max(executor.block_bytes.saturating_sub(fixed));
-            executor.home.budget_bytes > 0 && waiting >= executor.home.budget_bytes / 2
+            executor.home.budget_bytes > 0 && waiting >= executor.home.budget_bytes / CUT_AT_DIVISOR
         })
     }
 }
