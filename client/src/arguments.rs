@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Node(Node),
     /// Check an application file and print the plan of its query; needs no cluster.
     Explain(FileAndSettings),
-    /// Make the cluster's DynamoDB table.
+    /// Make the cluster's DynamoDB table, and buckets.
     Init(Init),
     /// Make the next start of a stopped application begin somewhere else.
     Reset(Reset),
@@ -204,6 +204,9 @@ pub(crate) struct Init {
     /// Name of the table.
     #[arg(long, default_value = DEFAULT_TABLE)]
     pub(crate) table: String,
+    /// S3 bucket to make where it is missing; may be given again.
+    #[arg(long = "bucket", value_name = "NAME")]
+    pub(crate) buckets: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -15,8 +15,9 @@ settings! {
         master: String = "127.0.0.1:7070";
         /// Name of this node in the cluster, the same after a restart; the host's name when not set.
         node_id: Option<String> = "";
-        /// Name or address under which other nodes reach the containers of this one.
-        host: String = "127.0.0.1";
+        /// Name or address under which other nodes reach the containers of this one; `auto` is the
+        /// address from which this host reaches its master.
+        host: String = "auto";
         /// Cores to offer; all that this process may use when not set.
         cores: Option<u32> = "";
         /// Memory to offer; all that the machine or the process's cgroup has when not set.

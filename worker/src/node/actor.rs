@@ -27,7 +27,7 @@ use super::disk::Disk;
 use super::disk::core::Terms;
 use super::session::Session;
 use super::work_dir::WorkDir;
-use super::{launcher, logs, resources};
+use super::{address, launcher, logs, resources};
 use crate::config::WorkerConfig;
 
 /// Ends and pieces of logs that may wait for the loop; their tasks wait when it is full.
@@ -55,7 +55,7 @@ enum Event {
 /// [`Code::DirectoryUnusable`], [`Code::ConfigurationValue`], or [`Code::NodeRefused`] when the
 /// master says that this node can not be.
 pub async fn run(
-    config: WorkerConfig,
+    mut config: WorkerConfig,
     program: PathBuf,
     clock: SharedClock,
     shutdown: CancellationToken,
@@ -68,9 +68,16 @@ pub async fn run(
     }
     let mut disk = watch_disk(&config, &work_dir, &clock)?;
     disk.first().await;
-    let masters = Masters::parse(&config.master)?;
+    let mut masters = Masters::parse(&config.master)?;
+    if config.host == address::AUTO {
+        tokio::select! {
+            host = find_host(&mut masters) => config.host = host,
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
     let node_id = config.node_id.clone().unwrap_or_else(host_name);
-    tracing::info!(node = node_id, %offered, master = config.master, "node starts");
+    let host = config.host.as_str();
+    tracing::info!(node = node_id, host, %offered, master = config.master, "node starts");
     let (tell, events) = mpsc::channel(EVENTS_CAPACITY);
     let node = Node {
         node_id,
@@ -106,6 +113,21 @@ fn watch_disk(
     // Nothing can be looked at without a pause.
     let period = config.disk_check_interval.max(DISK_CHECK_MIN);
     Disk::watch(directory, terms, period, Arc::clone(clock))
+}
+
+/// The address of this host as its masters see it; tries until there is one, as before names are
+/// known or the network is up.
+async fn find_host(masters: &mut Masters) -> String {
+    loop {
+        match address::toward(masters.current()).await {
+            Ok(host) => return host,
+            Err(error) => {
+                let delay = masters.failed(None, RECONNECT, random::unit());
+                tracing::warn!(%error, ?delay, "no way to the master");
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
 }
 
 fn host_name() -> String {

@@ -5,6 +5,7 @@
 //! streams, batches or objects.
 
 mod actor;
+mod address;
 mod core;
 mod disk;
 mod launcher;
