@@ -12,7 +12,7 @@ use millrace_common::application::StartPosition;
 use millrace_common::resources::ByteSize;
 use millrace_common::table::DEFAULT_TABLE;
 
-use crate::times::{parse_duration, parse_start};
+use crate::times::{parse_duration, parse_since, parse_start};
 
 /// Runs SQL over Kinesis streams and writes the results to S3, each record's effect exactly once.
 #[derive(Debug, Parser)]
@@ -170,8 +170,14 @@ pub(crate) struct Logs {
     #[arg(long, value_name = "ID")]
     pub(crate) container: Option<String>,
     /// Go on as lines come, until the containers end.
-    #[arg(long)]
+    #[arg(long, short)]
     pub(crate) follow: bool,
+    /// Only lines of this time or later: how long ago, as 10m, or a time as 2026-11-22T10:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub(crate) since: Option<i64>,
+    /// Only lines in which this regular expression is found.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) grep: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -382,6 +388,7 @@ mod tests {
             "millrace reset a",
             "millrace reset a --to noon",
             "millrace local up --workers 0",
+            "millrace logs a --since noon",
             "millrace local up --memory 2",
         ] {
             assert!(parse(line).is_err(), "{line} was taken");

@@ -66,6 +66,12 @@ def words(value, where):
     return value
 
 
+def volume_of(text):
+    """[NAME:]DIRECTORY[:ro]; without a name it is the container's own."""
+    parts = text.removesuffix(":ro").split(":")
+    return {"name": parts[0] if len(parts) > 1 else None, "directory": parts[-1]}
+
+
 def service(name, given):
     known(given, SERVICE, f"service {name}")
     health = given.get("healthcheck", {})
@@ -87,8 +93,7 @@ def service(name, given):
         # Ports inside, of [ADDRESS:]OUTSIDE:INSIDE.
         "ports": [int(port.rsplit(":", 1)[1]) for port in given.get("ports", [])],
         "is_published_on_loopback": all(port.startswith("127.0.0.1:") for port in given.get("ports", [])),
-        # Directories inside, of [NAME:]DIRECTORY.
-        "volumes": [volume.rsplit(":", 1)[-1] for volume in given.get("volumes", [])],
+        "volumes": [volume_of(volume) for volume in given.get("volumes", [])],
         "profiles": given.get("profiles", []),
     }
 

@@ -34,6 +34,11 @@ settings! {
         disk_recover_after: Duration = "30s";
         /// Containers that have ended and whose files are kept, so that their logs stay readable.
         kept_containers: u32 = "100";
+        /// Most that each of a container's two logs holds on the disk; the oldest lines go first.
+        log_max: ByteSize = "32MiB";
+        /// Most that a container may have on the disk, its logs and spilled blocks included; one that
+        /// has more is ended.
+        container_disk: ByteSize = "64GiB";
         /// How long containers have to end by themselves when this worker is told to end.
         shutdown_grace: Duration = "10s";
     }

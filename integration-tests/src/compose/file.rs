@@ -23,6 +23,16 @@ pub enum Condition {
     ServiceCompletedSuccessfully,
 }
 
+/// A directory that outlives its container.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// Shared by all services that name it; none: this container's own.
+    pub name: Option<String>,
+    /// Where it is inside.
+    pub directory: String,
+}
+
 /// One service.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,7 +50,7 @@ pub struct Service {
     /// False when a port is published for other machines too.
     pub is_published_on_loopback: bool,
     /// Directories inside that are volumes.
-    pub volumes: Vec<PathBuf>,
+    pub volumes: Vec<Volume>,
     /// Non-empty for one that is started by name only.
     pub profiles: Vec<String>,
 }

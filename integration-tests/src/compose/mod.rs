@@ -17,7 +17,7 @@ use millrace_proto::v1::client_service_client::ClientServiceClient;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-pub use self::file::{Condition, Service, services};
+pub use self::file::{Condition, Service, Volume, services};
 pub use self::network::{Network, Place};
 
 use crate::aws::Endpoint;
@@ -158,10 +158,24 @@ impl Composition {
         let place = place.unwrap_or_else(|error| panic!("{host} has no place: {error}"));
         let directory = self.path().join(&host);
         std::fs::create_dir_all(&directory).expect("the test's directory can be written to");
-        let within_volume = |word: &String| {
-            let volume =
-                service.volumes.iter().find_map(|volume| word.strip_prefix(volume.to_str()?));
-            volume.map_or_else(|| word.clone(), |rest| format!("{}{rest}", directory.display()))
+        let mut volumes: Vec<(String, String)> = Vec::new();
+        for volume in &service.volumes {
+            let outside = match &volume.name {
+                Some(name) => self.path().join("volumes").join(name),
+                None => directory.clone(),
+            };
+            std::fs::create_dir_all(&outside).expect("the test's directory can be written to");
+            volumes.push((volume.directory.clone(), outside.display().to_string()));
+        }
+        // One inside another is the place of what lies in it.
+        volumes.sort_by_key(|(inside, _)| std::cmp::Reverse(inside.len()));
+        let placed = |word: &String| {
+            let marked = volumes.iter().enumerate().fold(word.clone(), |text, (index, volume)| {
+                text.replace(&volume.0, &format!("\0{index}\0"))
+            });
+            volumes.iter().enumerate().fold(marked, |text, (index, volume)| {
+                text.replace(&format!("\0{index}\0"), &volume.1)
+            })
         };
         let mut environment = base_environment();
         let programs = binary("millrace");
@@ -169,14 +183,15 @@ impl Composition {
         let path = std::env::var("PATH").unwrap_or_default();
         environment.push(("PATH".to_owned(), format!("{programs}:{path}")));
         environment.push(("HOSTNAME".to_owned(), host.clone()));
-        environment.extend(service.environment.clone());
+        let given = service.environment.iter();
+        environment.extend(given.map(|(name, value)| (name.clone(), placed(value))));
         let mut arguments: Vec<String> =
             ["netns", "exec", &place.namespace, "unshare", "--uts", "bash", "-c"]
                 .map(str::to_owned)
                 .to_vec();
         arguments.push("hostname \"$0\" && exec \"$@\"".to_owned());
         arguments.push(host.clone());
-        arguments.extend(service.command.iter().map(within_volume));
+        arguments.extend(service.command.iter().map(placed));
         let process = Process::spawn(&host, Path::new("ip"), &arguments, &environment, self.path());
         let instance = Instance { name: host, place, process, environment };
         self.instances.entry(name.to_owned()).or_default().push(instance);
@@ -230,12 +245,6 @@ impl Composition {
         ClientServiceClient::new(endpoint.connect_lazy())
     }
 
-    /// The ids of everything that runs.
-    #[must_use]
-    pub fn pids(&self) -> Vec<u32> {
-        self.instances.values().flatten().map(|instance| instance.process.pid()).collect()
-    }
-
     /// Ends everything, the workers first, and asserts that it ends in order.
     ///
     /// # Panics
@@ -247,14 +256,21 @@ impl Composition {
     }
 }
 
-/// Waits until the service's own health check succeeds beside it.
+impl Instance {
+    /// Runs a command beside the process, in its network and its environment.
+    pub async fn run(&self, command: &[String]) -> Output {
+        let mut arguments = vec!["netns", "exec", self.place.namespace.as_str()];
+        arguments.extend(command.iter().map(String::as_str));
+        run(&PathBuf::from("ip"), &arguments, &self.environment, CALL).await
+    }
+}
+
+/// Waits until the service's own health check succeeds.
 async fn is_healthy(check: &[String], instance: &mut Instance) {
-    let mut arguments = vec!["netns", "exec", instance.place.namespace.as_str()];
-    arguments.extend(check.iter().map(String::as_str));
     let what = format!("{} is healthy", instance.name);
     within(PATIENCE, &what, async || {
         instance.process.assert_running();
-        let said = run(&PathBuf::from("ip"), &arguments, &instance.environment, CALL).await;
+        let said = instance.run(check).await;
         if said.code == 0 { Ok(()) } else { Err(said.to_string()) }
     })
     .await;

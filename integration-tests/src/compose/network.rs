@@ -55,7 +55,19 @@ impl Network {
         let switch = network.add_namespace("switch")?;
         ip(&["-n", &switch, "link", "add", BRIDGE, "type", "bridge"])?;
         ip(&["-n", &switch, "link", "set", BRIDGE, "up"])?;
+        network.lead_nowhere(&switch)?;
         Ok(network)
+    }
+
+    /// What this machine sends to the services' addresses goes into a link that nobody hears: it
+    /// must not leave the machine, where something else may answer.
+    fn lead_nowhere(&self, switch: &str) -> Result<(), String> {
+        let link = format!("mr{}x", self.id);
+        let [.., net] = self.id.to_be_bytes();
+        ip(&["link", "add", &link, "type", "veth", "peer", "name", "nowhere", "netns", switch])?;
+        ip(&["address", "add", &format!("198.18.{net}.1/24"), "dev", &link])?;
+        ip(&["link", "set", &link, "up"])?;
+        ip(&["-n", switch, "link", "set", "nowhere", "up"])
     }
 
     fn add_namespace(&mut self, name: &str) -> Result<String, String> {

@@ -22,9 +22,10 @@ use millrace_proto::v1::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::cgroup::Cgroups;
 use super::core::{Core, Effect};
 use super::disk::Disk;
-use super::disk::core::Terms;
+use super::disk::core::Terms as DiskTerms;
 use super::session::Session;
 use super::work_dir::WorkDir;
 use super::{address, launcher, logs, resources};
@@ -79,6 +80,11 @@ pub async fn run(
     let host = config.host.as_str();
     tracing::info!(node = node_id, host, %offered, master = config.master, "node starts");
     let (tell, events) = mpsc::channel(EVENTS_CAPACITY);
+    let terms = launcher::Terms {
+        log_max: config.log_max,
+        container_disk: config.container_disk,
+        cgroups: Cgroups::find(&node_id),
+    };
     let node = Node {
         node_id,
         instance_id: random::uuid().to_string(),
@@ -88,6 +94,7 @@ pub async fn run(
         core,
         work_dir,
         disk,
+        terms,
         tell,
         kill_switches: BTreeMap::new(),
         masters,
@@ -105,7 +112,7 @@ fn watch_disk(
     clock: &SharedClock,
 ) -> Result<Disk, Error> {
     let directory = work_dir.root().to_owned();
-    let terms = Terms {
+    let terms = DiskTerms {
         directory: directory.display().to_string(),
         min_free: config.min_free_disk,
         recover_after: config.disk_recover_after,
@@ -143,6 +150,7 @@ struct Node {
     core: Core,
     work_dir: Arc<WorkDir>,
     disk: Disk,
+    terms: launcher::Terms,
     tell: mpsc::Sender<Event>,
     kill_switches: BTreeMap<ContainerId, watch::Sender<Option<Duration>>>,
     masters: Masters,
@@ -353,7 +361,7 @@ impl Node {
         context.master_address = self.masters.list_after(&context.master_address);
         context.work_dir = directory.display().to_string();
         let now_ms = self.clock.now_ms();
-        let effects = match launcher::start(&self.program, &directory, &context) {
+        let effects = match launcher::start(&self.program, &directory, &context, &self.terms) {
             Ok(process) => {
                 tracing::info!(container = %id, pid = process.pid, "container started");
                 let (switch, kill) = watch::channel(None);

@@ -6,6 +6,7 @@
 
 mod actor;
 mod address;
+mod cgroup;
 mod core;
 mod disk;
 mod launcher;
@@ -13,6 +14,7 @@ mod logs;
 mod memory;
 mod resources;
 mod session;
+mod storage;
 mod work_dir;
 
 pub use self::actor::run;
