@@ -22,6 +22,8 @@ const APP: &str = "word-count";
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
 /// The machine may be busy with something else for once.
 const TRIES: usize = 5;
+/// Times so far apart, in milliseconds, may be told in either order.
+const SAME_TIME_MS: i64 = 100;
 const LOG_MAX: u64 = 256 << 10;
 /// What the file system may need beside, and what is written between two looks.
 const ALLOWANCE: u64 = 64 << 10;
@@ -133,7 +135,9 @@ async fn is_searched(cluster: &Cluster, writers: &[Writer]) {
     assert!(levels.contains("info"), "{levels:?}");
     let times: Vec<i64> = all.iter().filter_map(|line| line["time_ms"].as_i64()).collect();
     assert_eq!(times.len(), all.len(), "every line has a time");
-    assert!(times.is_sorted(), "the lines of all containers come in the order of time");
+    // Threads of one container may take their times and write in another order.
+    let is_in_order = times.windows(2).all(|pair| pair[0] <= pair[1] + SAME_TIME_MS);
+    assert!(is_in_order, "the lines of all containers come in the order of time: {times:?}");
 
     let found = lines(cluster, &["--grep", "^canary 0 of [a-z0-9-]+$"]).await;
     let found: BTreeSet<(&str, &str)> = found
