@@ -13,7 +13,7 @@ use millrace_common::plan::Described;
 use millrace_common::resources::ByteSize;
 use millrace_common::table::DEFAULT_TABLE;
 
-use crate::times::{parse_duration, parse_start};
+use crate::times::{parse_duration, parse_since, parse_start};
 
 /// Most shards of a stream that a plan is made for; Kinesis' own quotas are below.
 const SHARDS_MAX: u32 = 100_000;
@@ -79,7 +79,7 @@ pub(crate) enum Command {
     Preflight(Preflight),
     /// Show whether an application fits on the cluster, or on one described, and the arithmetic.
     Plan(Plan),
-    /// Make the cluster's DynamoDB table.
+    /// Make the cluster's DynamoDB table, and buckets.
     Init(Init),
     /// Make the next start of a stopped application begin somewhere else.
     Reset(Reset),
@@ -209,8 +209,14 @@ pub(crate) struct Logs {
     #[arg(long, value_name = "ID")]
     pub(crate) container: Option<String>,
     /// Go on as lines come, until the containers end.
-    #[arg(long)]
+    #[arg(long, short)]
     pub(crate) follow: bool,
+    /// Only lines of this time or later: how long ago, as 10m, or a time as 2026-11-22T10:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub(crate) since: Option<i64>,
+    /// Only lines in which this regular expression is found.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) grep: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -256,6 +262,9 @@ pub(crate) struct Init {
     /// Name of the table.
     #[arg(long, default_value = DEFAULT_TABLE)]
     pub(crate) table: String,
+    /// S3 bucket to make where it is missing; may be given again.
+    #[arg(long = "bucket", value_name = "NAME")]
+    pub(crate) buckets: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -497,6 +506,7 @@ mod tests {
             "millrace policy app.toml --account 12",
             "millrace policy app.toml --for me",
             "millrace local up --workers 0",
+            "millrace logs a --since noon",
             "millrace local up --memory 2",
             "millrace plan a.toml --cluster 4",
             "millrace plan a.toml --cluster 4x0",

@@ -183,23 +183,15 @@ impl Client {
         Ok(self.change(&format!("millrace status {name}"), call).await?.batch)
     }
 
-    /// The logs of one container, or of every container of the application when `container` is
-    /// none; goes on with `follow` until the containers have ended. The stream itself has no
-    /// deadline: the connection's keep-alive ends it when the master is gone.
+    /// The logs that are asked for; with `follow` it goes on until the containers have ended. The
+    /// stream itself has no deadline: the connection's keep-alive ends it when the master is gone.
     ///
     /// # Errors
     /// The master's, or that it can not be reached.
     pub async fn logs(
         &self,
-        application: &str,
-        container: Option<&str>,
-        follow: bool,
+        request: v1::ReadLogsRequest,
     ) -> Result<impl Stream<Item = Result<v1::LogLines>> + use<>> {
-        let request = v1::ReadLogsRequest {
-            application: application.to_owned(),
-            container_id: container.unwrap_or_default().to_owned(),
-            follow,
-        };
         let call = async |mut master: Master| master.read_logs(request.clone()).await;
         let lines = self.read(call).await?;
         let address = self.link.leader().await?.address;

@@ -2,6 +2,7 @@
 
 mod applications;
 mod batches;
+mod buckets;
 mod completion;
 mod confirm;
 mod end;

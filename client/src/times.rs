@@ -30,6 +30,26 @@ pub(crate) fn show_time(ms: i64) -> String {
         .map_or_else(|_| format!("{ms} ms"), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
+/// The same with milliseconds.
+pub(crate) fn show_time_ms(ms: i64) -> String {
+    Timestamp::from_millisecond(ms).map_or_else(
+        |_| format!("{ms} ms"),
+        |time| time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string(),
+    )
+}
+
+/// A time with its offset, or how long ago it was, as Unix time in milliseconds. For clap.
+pub(crate) fn parse_since(text: &str) -> Result<i64, String> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time.as_millisecond());
+    }
+    let ago = parse_duration(text).map_err(|_| {
+        "write how long ago, as 90s or 1h30m, or a time with its offset, as 2026-11-22T10:00:00Z"
+    })?;
+    let now_ms = Timestamp::now().as_millisecond();
+    Ok(now_ms.saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX)).max(0))
+}
+
 /// A span of milliseconds in the unit that suits it: `850 ms`, `12.3 s`, `4m 10s`.
 pub(crate) fn show_span(ms: u64) -> String {
     match ms {
@@ -50,6 +70,16 @@ mod tests {
         for wrong in ["90", "", "-1s", "0s", "5 fortnights"] {
             assert!(parse_duration(wrong).is_err(), "{wrong:?} was taken");
         }
+    }
+
+    #[test]
+    fn since_takes_a_time_or_how_long_ago_it_was() {
+        assert_eq!(parse_since("1970-01-01T01:00:01+01:00"), Ok(1_000));
+        let hour = parse_since("1h").unwrap();
+        let now = Timestamp::now().as_millisecond();
+        assert!((now - 3_700_000..=now - 3_600_000).contains(&hour), "{hour}");
+        assert_eq!(parse_since("9000y"), Ok(0));
+        assert!(parse_since("2026-11-22T10:00:00").is_err(), "no offset");
     }
 
     #[test]

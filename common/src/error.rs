@@ -23,7 +23,7 @@ macro_rules! codes {
 
             /// The code as text, as `MR1001`.
             #[must_use]
-            pub fn as_str(self) -> &'static str {
+            pub const fn as_str(self) -> &'static str {
                 match self { $(Code::$name => $code,)* }
             }
 
@@ -104,6 +104,8 @@ codes! {
     LocalCluster = "MR6006", FailedPrecondition, "The local cluster is not in a state that allows this";
     NotConfirmed = "MR6007", FailedPrecondition, "The command needs a confirmation";
     NodeUnhealthy = "MR6008", Unavailable, "The disk of a node is full, read-only or does not answer";
+    ContainerMemory = "MR6009", ResourceExhausted, "A container held more memory than it was granted";
+    ContainerDisk = "MR6010", ResourceExhausted, "A container had more on the disk than it may";
     Internal = "MR9001", Internal, "Millrace has a defect";
 }
 

@@ -13,6 +13,7 @@ pub mod aws;
 pub mod checker;
 pub mod cluster;
 pub mod command;
+pub mod compose;
 pub mod counting;
 pub mod dataset;
 pub mod emulator;

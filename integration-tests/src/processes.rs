@@ -70,6 +70,14 @@ impl Process {
         state.unwrap_or_else(|error| panic!("{}: {error}", self.name)).is_some()
     }
 
+    /// How it has ended; none while it runs.
+    ///
+    /// # Errors
+    /// When the operating system does not say.
+    pub fn exit(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
     /// Asserts that it has not ended.
     ///
     /// # Panics

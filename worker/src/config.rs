@@ -16,8 +16,9 @@ settings! {
         master: String = "127.0.0.1:7070";
         /// Name of this node in the cluster, the same after a restart; the host's name when not set.
         node_id: Option<String> = "";
-        /// Name or address under which other nodes reach the containers of this one.
-        host: String = "127.0.0.1";
+        /// Name or address under which other nodes reach the containers of this one; `auto` is the
+        /// address from which this host reaches its master.
+        host: String = "auto";
         /// Cores to offer; all that this process may use when not set.
         cores: Option<u32> = "";
         /// Memory to offer; all that the machine or the process's cgroup has when not set.
@@ -37,6 +38,11 @@ settings! {
         disk_recover_after: Duration = "30s";
         /// Containers that have ended and whose files are kept, so that their logs stay readable.
         kept_containers: u32 = "100";
+        /// Most that each of a container's two logs holds on the disk; the oldest lines go first.
+        log_max: ByteSize = "32MiB";
+        /// Most that a container may have on the disk, its logs and spilled blocks included; one that
+        /// has more is ended.
+        container_disk: ByteSize = "64GiB";
         /// How long containers have to end by themselves when this worker is told to end.
         shutdown_grace: Duration = "10s";
     }

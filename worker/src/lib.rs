@@ -12,6 +12,7 @@ pub mod executor;
 pub mod failpoints;
 #[cfg(test)]
 mod input_model;
+pub mod isolation;
 pub mod launch;
 pub mod node;
 pub mod peers;

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use millrace_common::clock::SystemClock;
@@ -11,7 +12,7 @@ use millrace_common::error::Error;
 use millrace_common::{shutdown, telemetry};
 use millrace_proto::v1::LaunchContext;
 use millrace_worker::config::WorkerConfig;
-use millrace_worker::{driver, executor, launch, node};
+use millrace_worker::{driver, executor, isolation, launch, node};
 
 fn main() -> ExitCode {
     telemetry::init();
@@ -66,6 +67,9 @@ fn container(matches: &ArgMatches, run: fn(LaunchContext) -> ExitCode) -> ExitCo
     let Some(path) = matches.get_one::<PathBuf>("launch") else {
         return fail(&Error::internal("--launch is required and was not given"));
     };
+    if let Err(error) = isolation::isolate() {
+        return fail(&Error::internal("rights can not be given up").caused_by(error));
+    }
     let watched = launch::watch_parent()
         .map_err(|error| Error::internal("standard input can not be watched").caused_by(error));
     #[cfg(feature = "failpoints")]
@@ -100,6 +104,8 @@ fn node(matches: &ArgMatches) -> ExitCode {
 
 /// A node does little: one thread for its work and one to spare is plenty, and keeps it small.
 const NODE_THREADS: usize = 2;
+/// How long a look at a disk that hangs may hold up the end.
+const LEFT_DEADLINE: Duration = Duration::from_secs(1);
 
 fn run_node(config: WorkerConfig) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -107,11 +113,13 @@ fn run_node(config: WorkerConfig) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|error| Error::internal("no runtime can be made").caused_by(error))?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let shutdown = shutdown::on_signal()
             .map_err(|error| Error::internal("signals can not be heard").caused_by(error))?;
         let program = std::env::current_exe()
             .map_err(|error| Error::internal("this program can not be found").caused_by(error))?;
         node::run(config, program, SystemClock::shared(), shutdown).await
-    })
+    });
+    runtime.shutdown_timeout(LEFT_DEADLINE);
+    outcome
 }

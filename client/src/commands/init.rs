@@ -1,9 +1,10 @@
-//! `millrace init`: makes the DynamoDB table that holds the heads and the master's state.
+//! `millrace init`: makes the DynamoDB table that holds the heads and the master's state, and the
+//! buckets that are asked for.
 
 use millrace_common::table;
 use serde_json::json;
 
-use super::aws;
+use super::{aws, buckets};
 use crate::arguments::Init;
 use crate::ended::Outcome;
 use crate::output::Output;
@@ -15,9 +16,22 @@ pub(super) async fn run(output: &Output, command: &Init) -> Outcome {
     let created = table::create_if_missing(&clients.dynamodb, name).await;
     spinner.finish_and_clear();
     let created = created?;
-    let answer = json!({ "table": name, "region": clients.region(), "created": created });
+    let mut buckets = Vec::new();
+    for bucket in &command.buckets {
+        buckets.push((bucket, buckets::create_if_missing(&clients, bucket).await?));
+    }
+    let region = clients.region();
+    let listed: Vec<_> = buckets
+        .iter()
+        .map(|(bucket, created)| json!({ "bucket": bucket, "created": created }))
+        .collect();
+    let answer = json!({ "table": name, "region": region, "created": created, "buckets": listed });
     output.result(&answer, || {
-        let what = if created { "made" } else { "is there already" };
-        format!("table {name} in {} {what}", clients.region())
+        let what = |created| if created { "made" } else { "is there already" };
+        let mut text = format!("table {name} in {region} {}", what(created));
+        for (bucket, created) in &buckets {
+            text.push_str(&format!("\nbucket {bucket} {}", what(*created)));
+        }
+        text
     })
 }

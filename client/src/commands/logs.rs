@@ -1,9 +1,8 @@
 //! `millrace logs APP`: what the containers of an application write.
 //!
-//! Promises: lines come as they were written, in the order of each container; with more than one
-//! container each line names its own.
-
-use std::collections::HashMap;
+//! Promises: the lines of each container come whole and in their order, and those of several
+//! containers by their time, as far as they were read; each says its time, its level and, with more
+//! than one container, whose it is.
 
 use futures::StreamExt;
 use millrace_proto::v1;
@@ -13,99 +12,66 @@ use super::master;
 use crate::arguments::{Global, Logs};
 use crate::ended::Outcome;
 use crate::output::Output;
+use crate::times::show_time_ms;
 
 pub(super) async fn run(global: &Global, output: &Output, command: &Logs) -> Outcome {
     let client = master(global).await?;
-    let container = command.container.as_deref();
-    let mut pieces =
-        std::pin::pin!(client.logs(&command.named.name, container, command.follow).await?);
-    let mut lines = Lines { named: container.is_none(), ..Lines::default() };
-    while let Some(piece) = pieces.next().await {
-        write(output, lines.take(&piece?))?;
-    }
-    write(output, lines.rest())
-}
-
-fn write(output: &Output, lines: Vec<Line>) -> Outcome {
-    for line in lines {
-        if output.json() {
-            output.json_line(&json!({
-                "container_id": line.container,
-                "stream": line.stream,
-                "line": line.text,
-            }))?;
-        } else {
-            output.text(&line.for_people())?;
+    let request = v1::ReadLogsRequest {
+        application: command.named.name.clone(),
+        container_id: command.container.clone().unwrap_or_default(),
+        follow: command.follow,
+        since_ms: command.since.unwrap_or(0),
+        grep: command.grep.clone().unwrap_or_default(),
+    };
+    let is_named = command.container.is_none();
+    let mut messages = std::pin::pin!(client.logs(request).await?);
+    while let Some(message) = messages.next().await {
+        let message = message?;
+        for line in &message.lines {
+            if output.json() {
+                output.json_line(&for_programs(&message, line))?;
+            } else {
+                output.text(&for_people(&message, line, is_named))?;
+            }
         }
     }
     Ok(())
 }
 
-/// A line and where it comes from.
-#[derive(Debug, PartialEq, Eq)]
-struct Line {
-    container: String,
-    stream: &'static str,
-    text: String,
-    named: bool,
-}
-
-impl Line {
-    fn for_people(&self) -> String {
-        if self.named {
-            format!("{} | {}\n", self.container, self.text)
-        } else {
-            format!("{}\n", self.text)
-        }
+fn level(line: &v1::LogLine) -> Option<&'static str> {
+    match line.level() {
+        v1::LogLevel::Unspecified => None,
+        v1::LogLevel::Trace => Some("trace"),
+        v1::LogLevel::Debug => Some("debug"),
+        v1::LogLevel::Info => Some("info"),
+        v1::LogLevel::Warn => Some("warn"),
+        v1::LogLevel::Error => Some("error"),
     }
 }
 
-/// Joins pieces to whole lines, for each container and stream.
-#[derive(Debug, Default)]
-struct Lines {
-    named: bool,
-    open: HashMap<(String, &'static str), Vec<u8>>,
+fn for_programs(message: &v1::LogLines, line: &v1::LogLine) -> serde_json::Value {
+    let stream = match message.stream() {
+        v1::LogStream::Stdout => "stdout",
+        v1::LogStream::Stderr | v1::LogStream::Unspecified => "stderr",
+    };
+    json!({
+        "container_id": message.container_id,
+        "node_id": message.node_id,
+        "stream": stream,
+        "time_ms": line.time_ms,
+        "level": level(line),
+        "line": String::from_utf8_lossy(&line.text),
+    })
 }
 
-impl Lines {
-    /// The lines that a piece completes.
-    fn take(&mut self, piece: &v1::LogLines) -> Vec<Line> {
-        let stream = match piece.stream() {
-            v1::LogStream::Stdout => "stdout",
-            v1::LogStream::Stderr | v1::LogStream::Unspecified => "stderr",
-        };
-        let open = self.open.entry((piece.container_id.clone(), stream)).or_default();
-        open.extend_from_slice(&piece.data);
-        let Some(end) = open.iter().rposition(|&byte| byte == b'\n') else { return Vec::new() };
-        let rest = open.split_off(end + 1);
-        let whole = std::mem::replace(open, rest);
-        whole[..end]
-            .split(|&byte| byte == b'\n')
-            .map(|line| Line {
-                container: piece.container_id.clone(),
-                stream,
-                text: String::from_utf8_lossy(line).into_owned(),
-                named: self.named,
-            })
-            .collect()
-    }
-
-    /// What was left without a newline.
-    fn rest(self) -> Vec<Line> {
-        let named = self.named;
-        let mut rest: Vec<_> = self
-            .open
-            .into_iter()
-            .filter(|(_, open)| !open.is_empty())
-            .map(|((container, stream), open)| Line {
-                container,
-                stream,
-                text: String::from_utf8_lossy(&open).into_owned(),
-                named,
-            })
-            .collect();
-        rest.sort_by(|a, b| a.container.cmp(&b.container));
-        rest
+fn for_people(message: &v1::LogLines, line: &v1::LogLine, is_named: bool) -> String {
+    let at = usize::try_from(line.message_at).unwrap_or(0);
+    let text = String::from_utf8_lossy(line.text.get(at..).unwrap_or(&line.text));
+    let level = level(line).unwrap_or("-").to_uppercase();
+    let time = show_time_ms(line.time_ms);
+    match is_named {
+        true => format!("{time} {level:<5} {} | {text}\n", message.container_id),
+        false => format!("{time} {level:<5} {text}\n"),
     }
 }
 
@@ -113,23 +79,28 @@ impl Lines {
 mod tests {
     use super::*;
 
-    fn piece(container: &str, data: &str) -> v1::LogLines {
-        v1::LogLines {
-            container_id: container.to_owned(),
-            stream: v1::LogStream::Stderr.into(),
-            data: data.as_bytes().to_vec(),
-            ..Default::default()
-        }
-    }
-
     #[test]
-    fn pieces_of_two_containers_do_not_mix() {
-        let mut lines = Lines { named: true, ..Lines::default() };
-        let mut seen = Vec::new();
-        for (container, data) in [("a", "one\ntw"), ("b", "eins\n"), ("a", "o\n\nthree")] {
-            seen.extend(lines.take(&piece(container, data)).iter().map(Line::for_people));
-        }
-        seen.extend(lines.rest().iter().map(Line::for_people));
-        assert_eq!(seen, ["a | one\n", "b | eins\n", "a | two\n", "a | \n", "a | three\n"]);
+    fn a_line_says_time_level_and_container_once() {
+        let message = v1::LogLines {
+            container_id: "a-a1-e1".to_owned(),
+            stream: v1::LogStream::Stderr.into(),
+            ..Default::default()
+        };
+        let mut line = v1::LogLine {
+            time_ms: 1_250,
+            text: b"1970-01-01T00:00:01.25Z  WARN late".to_vec(),
+            message_at: 30,
+            ..Default::default()
+        };
+        line.set_level(v1::LogLevel::Warn);
+        let shown = for_people(&message, &line, true);
+        assert_eq!(shown, "1970-01-01T00:00:01.250Z WARN  a-a1-e1 | late\n");
+        assert_eq!(for_programs(&message, &line)["level"], "warn");
+        assert_eq!(for_programs(&message, &line)["line"], "1970-01-01T00:00:01.25Z  WARN late");
+        let bare = v1::LogLine { text: b"x\xff".to_vec(), message_at: 9, ..Default::default() };
+        assert_eq!(
+            for_people(&message, &bare, false),
+            "1970-01-01T00:00:00.000Z -     x\u{fffd}\n"
+        );
     }
 }

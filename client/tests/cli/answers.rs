@@ -179,16 +179,23 @@ impl ClientService for Fake {
         request: Request<v1::ReadLogsRequest>,
     ) -> Answer<Self::ReadLogsStream> {
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
-        for (container, data) in [("wc-a1-driver", "one\ntw"), ("wc-a1-driver", "o\n")] {
-            let piece = v1::LogLines {
-                container_id: container.to_owned(),
+        let request = request.into_inner();
+        for text in ["one", "two"].into_iter().filter(|text| text.contains(&request.grep)) {
+            let line = v1::LogLine {
+                time_ms: 1_000,
+                level: v1::LogLevel::Info.into(),
+                text: text.into(),
+                message_at: 0,
+            };
+            let message = v1::LogLines {
+                container_id: "wc-a1-driver".to_owned(),
                 stream: v1::LogStream::Stderr.into(),
-                data: data.as_bytes().to_vec(),
+                lines: vec![line],
                 ..Default::default()
             };
-            sender.send(Ok(piece)).await.unwrap();
+            sender.send(Ok(message)).await.unwrap();
         }
-        assert_eq!(request.into_inner().application, "wc");
+        assert_eq!(request.application, "wc");
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -431,11 +438,13 @@ async fn batches_are_followed_to_the_end() {
 }
 
 #[tokio::test]
-async fn logs_are_whole_lines() {
+async fn lines_of_logs_say_when_how_grave_and_whose() {
     let said = against(Fake::default(), "logs wc").await;
-    assert_eq!(said.done(), "wc-a1-driver | one\nwc-a1-driver | two\n");
-    let said = against(Fake::default(), "logs wc --container wc-a1-driver").await;
-    assert_eq!(said.done(), "one\ntwo\n");
+    let line = |whose: &str, text: &str| format!("1970-01-01T00:00:01.000Z INFO  {whose}{text}\n");
+    let named = |text| line("wc-a1-driver | ", text);
+    assert_eq!(said.done(), named("one") + &named("two"));
+    let said = against(Fake::default(), "logs wc -f --container wc-a1-driver --grep w").await;
+    assert_eq!(said.done(), line("", "two"));
 }
 
 #[tokio::test]

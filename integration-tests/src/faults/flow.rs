@@ -61,6 +61,12 @@ impl Flow {
         self.open.len()
     }
 
+    /// When the oldest record was put that is not visible; none when all are.
+    #[must_use]
+    pub fn oldest_open(&self) -> Option<Instant> {
+        self.open.values().min().copied()
+    }
+
     /// The lag as last sampled.
     #[must_use]
     pub fn lag(&self) -> Duration {

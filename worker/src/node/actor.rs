@@ -22,12 +22,13 @@ use millrace_proto::v1::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::cgroup::Cgroups;
 use super::core::{Core, Effect};
 use super::disk::Disk;
-use super::disk::core::Terms;
+use super::disk::core::Terms as DiskTerms;
 use super::session::Session;
 use super::work_dir::WorkDir;
-use super::{launcher, logs, resources};
+use super::{address, launcher, logs, resources};
 use crate::config::WorkerConfig;
 
 /// Ends and pieces of logs that may wait for the loop; their tasks wait when it is full.
@@ -55,7 +56,7 @@ enum Event {
 /// [`Code::DirectoryUnusable`], [`Code::ConfigurationValue`], or [`Code::NodeRefused`] when the
 /// master says that this node can not be.
 pub async fn run(
-    config: WorkerConfig,
+    mut config: WorkerConfig,
     program: PathBuf,
     clock: SharedClock,
     shutdown: CancellationToken,
@@ -68,10 +69,22 @@ pub async fn run(
     }
     let mut disk = watch_disk(&config, &work_dir, &clock)?;
     disk.first().await;
-    let masters = Masters::parse(&config.master)?;
+    let mut masters = Masters::parse(&config.master)?;
+    if config.host == address::AUTO {
+        tokio::select! {
+            host = find_host(&mut masters) => config.host = host,
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
     let node_id = config.node_id.clone().unwrap_or_else(host_name);
-    tracing::info!(node = node_id, %offered, master = config.master, "node starts");
+    let host = config.host.as_str();
+    tracing::info!(node = node_id, host, %offered, master = config.master, "node starts");
     let (tell, events) = mpsc::channel(EVENTS_CAPACITY);
+    let terms = launcher::Terms {
+        log_max: config.log_max,
+        container_disk: config.container_disk,
+        cgroups: Cgroups::find(&node_id),
+    };
     let node = Node {
         node_id,
         instance_id: random::uuid().to_string(),
@@ -81,6 +94,7 @@ pub async fn run(
         core,
         work_dir,
         disk,
+        terms,
         tell,
         kill_switches: BTreeMap::new(),
         masters,
@@ -98,7 +112,7 @@ fn watch_disk(
     clock: &SharedClock,
 ) -> Result<Disk, Error> {
     let directory = work_dir.root().to_owned();
-    let terms = Terms {
+    let terms = DiskTerms {
         directory: directory.display().to_string(),
         min_free: config.min_free_disk,
         recover_after: config.disk_recover_after,
@@ -106,6 +120,21 @@ fn watch_disk(
     // Nothing can be looked at without a pause.
     let period = config.disk_check_interval.max(DISK_CHECK_MIN);
     Disk::watch(directory, terms, period, Arc::clone(clock))
+}
+
+/// The address of this host as its masters see it; tries until there is one, as before names are
+/// known or the network is up.
+async fn find_host(masters: &mut Masters) -> String {
+    loop {
+        match address::toward(masters.current()).await {
+            Ok(host) => return host,
+            Err(error) => {
+                let delay = masters.failed(None, RECONNECT, random::unit());
+                tracing::warn!(%error, ?delay, "no way to the master");
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
 }
 
 fn host_name() -> String {
@@ -121,6 +150,7 @@ struct Node {
     core: Core,
     work_dir: Arc<WorkDir>,
     disk: Disk,
+    terms: launcher::Terms,
     tell: mpsc::Sender<Event>,
     kill_switches: BTreeMap<ContainerId, watch::Sender<Option<Duration>>>,
     masters: Masters,
@@ -332,7 +362,7 @@ impl Node {
         context.master_address = self.masters.list_after(&context.master_address);
         context.work_dir = directory.display().to_string();
         let now_ms = self.clock.now_ms();
-        let effects = match launcher::start(&self.program, &directory, &context) {
+        let effects = match launcher::start(&self.program, &directory, &context, &self.terms) {
             Ok(process) => {
                 tracing::info!(container = %id, pid = process.pid, "container started");
                 let (switch, kill) = watch::channel(None);

@@ -2,34 +2,55 @@
 //!
 //! A container is a process group of its own. Its environment is made from nothing: what the node
 //! lets through, then the application's, then Millrace's own three. Its standard input is a pipe
-//! that ends with the node. However it ends, its whole group is killed.
+//! that ends with the node; its directory and its temporary files are its own. However it ends, its
+//! whole group is killed, and what it left but its logs is removed.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use millrace_common::resources::ByteSize;
+use futures::future::OptionFuture;
+use millrace_common::resources::{ByteSize, Resources};
 use millrace_proto::v1::{ContainerExit, ContainerKind, LaunchContext};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use process_wrap::tokio::{ChildWrapper, CommandWrap, KillOnDrop, ProcessGroup};
 use tokio::process::ChildStdin;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::logs;
+use super::cgroup::{Cgroup, Cgroups};
+use super::logs::{self, Capped};
 use super::memory::{self, Allowance};
+use super::storage::{self, Storage};
 use super::work_dir::{STDERR, STDOUT};
 use crate::launch;
 
 /// What containers inherit from the node's environment, by name.
-const INHERITED: [&str; 7] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE"];
+const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "TZ", "RUST_LOG", "RUST_BACKTRACE"];
 /// And by how the name begins.
 const INHERITED_PREFIXES: [&str; 4] = ["LC_", "AWS_", "SSL_CERT_", "MILLRACE_"];
+
+/// The directory of its temporary files, in its own.
+const TEMPORARY: &str = "tmp";
+
+/// What containers of a node may have beside what they are granted.
+#[derive(Debug)]
+pub(super) struct Terms {
+    /// Of the disk, for each of the two logs.
+    pub log_max: ByteSize,
+    /// Of the disk, in all.
+    pub container_disk: ByteSize,
+    /// Where their cgroups are made.
+    pub cgroups: Cgroups,
+}
 
 /// How a container is to be ended: not yet, or with this grace.
 pub(super) type KillSwitch = watch::Receiver<Option<Duration>>;
@@ -42,6 +63,8 @@ pub(super) struct Process {
     stdin: Option<ChildStdin>,
     directory: PathBuf,
     allowance: Allowance,
+    storage: Option<Storage>,
+    cgroup: Cgroup,
     /// Its process id.
     pub pid: u32,
 }
@@ -49,6 +72,7 @@ pub(super) struct Process {
 /// The environment of a container: an allow-list of the node's, the application's, and our own.
 pub(super) fn environment(
     of_node: impl IntoIterator<Item = (OsString, OsString)>,
+    directory: &Path,
     context: &LaunchContext,
 ) -> BTreeMap<OsString, OsString> {
     let is_inherited = |name: &OsString| {
@@ -59,6 +83,7 @@ pub(super) fn environment(
     };
     let mut environment: BTreeMap<OsString, OsString> =
         of_node.into_iter().filter(|(name, _)| is_inherited(name)).collect();
+    environment.insert("TMPDIR".into(), directory.join(TEMPORARY).into());
     for (name, value) in &context.env {
         environment.insert(name.into(), value.into());
     }
@@ -76,17 +101,22 @@ pub(super) fn start(
     program: &Path,
     directory: &Path,
     context: &LaunchContext,
+    terms: &Terms,
 ) -> io::Result<Process> {
-    fs::create_dir_all(directory)?;
+    let mut private = DirBuilder::new();
+    private.recursive(true).mode(0o700).create(directory.join(TEMPORARY))?;
     launch::write(directory, context)?;
     let role = match context.kind() {
         ContainerKind::Driver => "driver",
         ContainerKind::Executor => "executor",
         ContainerKind::Unspecified => return Err(io::Error::other("the grant has no kind")),
     };
-    let stdout = File::create(directory.join(STDOUT))?;
-    let stderr = File::create(directory.join(STDERR))?;
-    let environment = environment(std::env::vars_os(), context);
+    let stdout = logs::create(&directory.join(STDOUT))?;
+    let stderr = logs::create(&directory.join(STDERR))?;
+    let capped = [stdout.try_clone()?, stderr.try_clone()?];
+    let capped = capped.map(|log| Capped::new(log, terms.log_max)).into();
+    let storage = Storage::new(directory.to_owned(), terms.container_disk, capped);
+    let environment = environment(std::env::vars_os(), directory, context);
     let mut command = CommandWrap::with_new(program, |command| {
         command
             .arg(role)
@@ -105,9 +135,20 @@ pub(super) fn start(
     let mut child = command.spawn()?;
     let stdin = child.stdin().take();
     let pid = child.id().ok_or_else(|| io::Error::other("the process ended at once"))?;
-    let memory = context.resources.unwrap_or_default().memory_bytes;
-    let allowance = Allowance::new(ByteSize::bytes(memory));
-    Ok(Process { child, stdin, directory: directory.to_owned(), allowance, pid })
+    let granted = context.resources.as_ref().map(Resources::from_proto).unwrap_or_default();
+    let cgroup = terms.cgroups.make(&context.container_id, granted);
+    if let Err(error) = cgroup.add(pid) {
+        tracing::warn!(pid, %error, "a container is in no cgroup: its memory is watched");
+    }
+    Ok(Process {
+        child,
+        stdin,
+        directory: directory.to_owned(),
+        allowance: Allowance::new(granted.memory),
+        storage: Some(storage),
+        cgroup,
+        pid,
+    })
 }
 
 impl Process {
@@ -119,7 +160,17 @@ impl Process {
         if let Err(error) = self.child.start_kill() {
             tracing::trace!(pid = self.pid, %error, "nothing was left in the group");
         }
+        for pid in self.cgroup.pids() {
+            // One that has left its group; gone already is fine.
+            let _ = signal::kill(nix_pid(pid), Signal::SIGKILL);
+        }
         drop(self.stdin.take());
+        storage::clear(self.directory.clone()).await;
+        if excess.is_none()
+            && let Some(peak) = self.cgroup.ended_for_memory()
+        {
+            excess = Some(self.allowance.ended_by_kernel(peak));
+        }
         let stderr_tail = logs::stderr_tail(&self.directory);
         match status {
             Ok(status) => {
@@ -142,7 +193,18 @@ impl Process {
         }
     }
 
-    /// `excess` says why, when it is ended for its memory.
+    async fn end_for(
+        &mut self,
+        why: String,
+        excess: &mut Option<String>,
+    ) -> io::Result<ExitStatus> {
+        tracing::warn!(pid = self.pid, why, "a container takes more than it may");
+        *excess = Some(why);
+        self.child.start_kill()?;
+        self.child.wait().await
+    }
+
+    /// `excess` says why, when it is ended for what it takes.
     async fn wait(
         &mut self,
         kill: &mut KillSwitch,
@@ -151,6 +213,8 @@ impl Process {
         let mut looks = tokio::time::interval(memory::LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut deadline = None;
+        let storage: OptionFuture<_> = self.storage.take().map(Storage::watch).into();
+        let mut storage = pin!(storage);
         loop {
             let asked = *kill.borrow_and_update();
             if let Some(grace) = asked {
@@ -182,15 +246,18 @@ impl Process {
                 _ = looks.tick() => {
                     let resident = memory::resident_of_group(self.pid)?;
                     if let Some(why) = self.allowance.look(resident) {
-                        tracing::warn!(pid = self.pid, why, "a container holds too much memory");
-                        *excess = Some(why);
-                        self.child.start_kill()?;
-                        return self.child.wait().await;
+                        return self.end_for(why, excess).await;
                     }
                 }
+                Some(why) = &mut storage => return self.end_for(why, excess).await,
             }
         }
     }
+}
+
+fn nix_pid(pid: u32) -> Pid {
+    // Process ids are far below 2^31.
+    Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX))
 }
 
 /// How a process ended.

@@ -8,10 +8,14 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use millrace_common::error::Code;
 use millrace_common::resources::ByteSize;
 
 /// Between two looks at a container: a leak of 1 GiB/s is stopped some hundred MiB too late.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Under which an end for memory is told.
+const CODE: &str = Code::ContainerMemory.as_str();
 
 /// Bytes that the processes of a group hold resident, shared pages counted for each.
 ///
@@ -64,12 +68,16 @@ impl Allowance {
         self.peak = self.peak.max(resident);
         let allowed = self.allowed.as_u64();
         (allowed > 0 && resident > allowed).then(|| {
-            format!(
-                "ended by its node: it held {} MiB of {} MiB memory",
-                resident >> 20,
-                allowed >> 20
-            )
+            let (held, allowed) = (resident >> 20, allowed >> 20);
+            format!("{CODE}: ended by its node: it held {held} MiB of {allowed} MiB memory")
         })
+    }
+
+    /// The kernel ended it, when it had held `peak` bytes: why, for people.
+    pub(super) fn ended_by_kernel(&mut self, peak: u64) -> String {
+        self.peak = self.peak.max(peak);
+        let (held, allowed) = (self.peak >> 20, self.allowed.as_u64() >> 20);
+        format!("{CODE}: ended by the kernel: it held {held} MiB of {allowed} MiB memory")
     }
 
     /// The most that was seen, for people.
@@ -96,6 +104,8 @@ mod tests {
         assert!(why.contains("812 MiB of 768 MiB"), "{why}");
         assert_eq!(allowance.look(1 << 20), None);
         assert_eq!(allowance.at_most(), "memory at most 812 MiB of 768 MiB");
+        let why = allowance.ended_by_kernel(900 << 20);
+        assert!(why.starts_with("MR6009: ") && why.contains("900 MiB of 768 MiB"), "{why}");
         assert_eq!(Allowance::new(ByteSize::mib(0)).look(u64::MAX), None);
     }
 

@@ -5,6 +5,8 @@
 //! streams, batches or objects.
 
 mod actor;
+mod address;
+mod cgroup;
 mod core;
 mod disk;
 mod launcher;
@@ -12,6 +14,7 @@ mod logs;
 mod memory;
 mod resources;
 mod session;
+mod storage;
 mod work_dir;
 
 pub use self::actor::run;

@@ -1,5 +1,7 @@
 //! The node's core on its own: grants, refusals, terms, ends, and what is kept.
 
+use std::path::Path;
+
 use millrace_common::id::ContainerId;
 use millrace_common::resources::{ByteSize, Resources};
 use millrace_proto::v1::{
@@ -128,6 +130,7 @@ fn the_environment_is_an_allow_list_and_the_application_wins() {
         ("AWS_REGION", "r"),
         ("LC_ALL", "C"),
         ("SECRET", "no"),
+        ("TMPDIR", "/tmp"),
         ("MILLRACE_ATTEMPT", "99"),
     ]
     .map(|(name, value)| (name.into(), value.into()));
@@ -139,7 +142,7 @@ fn the_environment_is_an_allow_list_and_the_application_wins() {
     };
     context.env.insert("TZ".to_owned(), "Europe/Vienna".to_owned());
     context.env.insert("EMPTY".to_owned(), String::new());
-    let made: Vec<(String, String)> = environment(of_node, &context)
+    let made: Vec<(String, String)> = environment(of_node, Path::new("/work/c"), &context)
         .into_iter()
         .map(|(name, value)| (name.into_string().unwrap(), value.into_string().unwrap()))
         .collect();
@@ -151,6 +154,7 @@ fn the_environment_is_an_allow_list_and_the_application_wins() {
         ("MILLRACE_ATTEMPT", "3"),
         ("MILLRACE_CONTAINER_ID", "a-a3-driver"),
         ("PATH", "/bin"),
+        ("TMPDIR", "/work/c/tmp"),
         ("TZ", "Europe/Vienna"),
     ];
     assert_eq!(made, wanted.map(|(name, value)| (name.to_owned(), value.to_owned())));

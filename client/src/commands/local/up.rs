@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use aws_sdk_s3::error::ProvideErrorMetadata;
 use millrace_client::Client;
-use millrace_common::aws::{AwsSettings, Clients, explain};
+use millrace_common::aws::{AwsSettings, Clients};
 use millrace_common::error::{Code, Error, Result};
 use millrace_common::{shutdown, table};
 use millrace_proto::v1::NodeState;
@@ -18,6 +17,7 @@ use serde_json::json;
 use super::record::{ACCESS_KEY, Directory, REGION, Record, SECRET_KEY, unusable};
 use super::{down, environment, process};
 use crate::arguments::LocalUp;
+use crate::commands::buckets;
 use crate::ended::Outcome;
 use crate::output::{Output, fields};
 
@@ -167,17 +167,7 @@ impl Starting {
         let clients = Clients::with_keys(&settings, ACCESS_KEY, SECRET_KEY).await?;
         table::create_if_missing(&clients.dynamodb, table::DEFAULT_TABLE).await?;
         for bucket in &command.buckets {
-            let made = clients.s3.create_bucket().bucket(bucket).send().await;
-            match made {
-                Err(error)
-                    if !error.as_service_error().and_then(|e| e.code()).is_some_and(|code| {
-                        matches!(code, "BucketAlreadyOwnedByYou" | "BucketAlreadyExists")
-                    }) =>
-                {
-                    return Err(explain("s3", "CreateBucket", &format!("bucket {bucket}"), &error));
-                }
-                _ => {}
-            }
+            buckets::create_if_missing(&clients, bucket).await?;
         }
         Ok(())
     }
