@@ -49,7 +49,7 @@ impl Case {
 
     /// What the application asks for after `--set`.
     pub(crate) fn changed(&self, settings: &[String]) -> ResourcesSpec {
-        let ResourcesSpec { executors, executor, driver } = self.resources();
+        let ResourcesSpec { executors, executor, driver, .. } = self.resources();
         let mut all = vec![
             format!("resources.executors={{min={},max={}}}", executors.min, executors.max),
             format!("resources.executor.cores={}", executor.cores),
@@ -111,9 +111,10 @@ prop_compose! {
     ) -> Case {
         let mut spec = base().clone();
         spec.resources = ResourcesSpec {
-            executors: ExecutorCount { min: executors.0, max: executors.0 + executors.1 },
+            executors: ExecutorCount::range(executors.0, executors.0 + executors.1),
             executor: resources(executor.0, executor.1 * 64),
             driver: resources(driver.0, driver.1),
+            ..ResourcesSpec::default()
         };
         let mut counts = BTreeMap::from([("a".to_owned(), shards.0)]);
         for (name, layout) in [("a", receivers.0), ("b", receivers.1)] {
@@ -141,6 +142,7 @@ prop_compose! {
             executors: ExecutorCount::fixed(num_executors),
             executor: resources(executor.0, executor.1 * 64),
             driver: resources(driver.0, driver.1 * 64),
+            ..ResourcesSpec::default()
         };
         Case { nodes, num_lost: 0, spec, shards: BTreeMap::new() }
     }

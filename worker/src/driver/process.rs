@@ -57,8 +57,9 @@ pub async fn run(
     kill: CancellationToken,
 ) -> End {
     let cancel = kill.child_token();
-    let end = match Driver::open(launch, spec, world, cancel.clone()).await {
-        Ok(driver) => driver.live(&kill).await,
+    // Boxed: a whole driver is a large future for whoever holds this one.
+    let end = match Box::pin(Driver::open(launch, spec, world, cancel.clone())).await {
+        Ok(driver) => Box::pin(driver.live(&kill)).await,
         Err(error) => {
             tracing::error!(%error, "the driver can not start");
             End::Failed(error, true)
