@@ -277,7 +277,7 @@ mod tests {
         let before = Before { positions: moved, state_ptr: None };
         let body =
             Body { pending: pending.collect(), positions, before: Some(before), ..Body::default() };
-        encode_body(&body).len()
+        encode_body(&body).unwrap().len()
     }
 
     #[test]
