@@ -102,9 +102,11 @@ impl Track {
         self.is_over && self.lines.is_empty()
     }
 
-    /// Takes the piece that was wanted; `piece_bytes` is the size that was asked for.
-    pub(super) fn take(&mut self, chunk: LogChunk, piece_bytes: usize, filter: &Filter) {
-        if chunk.offset != self.offset && !chunk.data.is_empty() {
+    /// Takes the piece that was wanted.
+    pub(super) fn take(&mut self, chunk: LogChunk, filter: &Filter) {
+        // A short piece says nothing: its node leaves out a line that has lost its beginning.
+        self.is_dry |= chunk.next_offset == self.offset;
+        if chunk.offset != self.offset {
             // What lies between was given back to the disk, and with it the end of this line.
             self.partial.clear();
             self.say(
@@ -117,7 +119,6 @@ impl Track {
         }
         self.offset = chunk.next_offset;
         self.is_over |= chunk.at_end;
-        self.is_dry |= chunk.data.len() < piece_bytes;
         self.is_unreadable = false;
         self.partial.extend_from_slice(&chunk.data);
         let mut whole = std::mem::take(&mut self.partial);
@@ -223,8 +224,6 @@ pub(super) fn key(container_id: &str, stream: LogStream) -> Key {
 mod tests {
     use super::*;
 
-    const PIECE: usize = 64;
-
     fn chunk(offset: u64, data: &str, at_end: bool) -> LogChunk {
         let next_offset = offset + data.len() as u64;
         LogChunk { offset, data: data.into(), next_offset, at_end, ..LogChunk::default() }
@@ -247,14 +246,14 @@ mod tests {
     fn lines_are_whole_and_the_last_needs_no_end() {
         let all = filter(0, "");
         let mut track = Track::new(7);
-        track.take(chunk(0, "one\ntw", false), 6, &all);
+        track.take(chunk(0, "one\ntw", false), &all);
         let mut tracks = one(track);
         let track = tracks.values_mut().next().unwrap();
         assert_eq!(track.wanted(), None, "there is a line");
         assert_eq!(texts(&ready(&mut tracks)), ["one"]);
         let track = tracks.values_mut().next().unwrap();
-        assert_eq!(track.wanted(), Some(6), "the piece was full");
-        track.take(chunk(6, "o\n\nthree", true), PIECE, &all);
+        assert_eq!(track.wanted(), Some(6), "there may be more");
+        track.take(chunk(6, "o\n\nthree", true), &all);
         assert!(!track.is_over());
         let lines = ready(&mut tracks);
         assert_eq!(texts(&lines), ["two", "", "three"]);
@@ -272,7 +271,7 @@ mod tests {
             ("b", line(2, "second") + &line(3, "third")),
         ] {
             let mut track = Track::new(0);
-            track.take(chunk(0, &data, true), 1_000, &all);
+            track.take(chunk(0, &data, true), &all);
             tracks.insert(key(name, LogStream::Stderr), track);
         }
         let lines = ready(&mut tracks);
@@ -290,11 +289,11 @@ mod tests {
         let all = filter(0, "");
         let mut tracks = one(Track::new(0));
         let mut read = Track::new(0);
-        read.take(chunk(0, "x\n", false), PIECE, &all);
+        read.take(chunk(0, "x\n", false), &all);
         tracks.insert(key("b", LogStream::Stderr), read);
         assert!(ready(&mut tracks).is_empty());
         let other = tracks.get_mut(&key("a", LogStream::Stderr)).unwrap();
-        other.take(chunk(0, "", false), PIECE, &all);
+        other.take(chunk(0, "", false), &all);
         assert_eq!(other.wanted(), None, "it is dry");
         assert_eq!(texts(&ready(&mut tracks)), ["x"]);
         tracks.values_mut().for_each(Track::look_again);
@@ -305,9 +304,9 @@ mod tests {
     fn what_is_kept_no_more_is_told_and_cuts_no_line() {
         let all = filter(0, "");
         let mut track = Track::new(0);
-        track.take(chunk(0, "one\ntw", false), PIECE, &all);
+        track.take(chunk(0, "one\ntw", false), &all);
         track.look_again();
-        track.take(chunk(4_096, "five\n", false), PIECE, &all);
+        track.take(chunk(4_096, "five\n", false), &all);
         let mut tracks = one(track);
         let lines = texts(&ready(&mut tracks));
         assert_eq!(lines, ["one", "millrace: 4090 bytes of this log are kept no more", "five"]);
@@ -319,7 +318,7 @@ mod tests {
                     1970-01-01T00:00:03Z INFO in time\n";
         let wanted = filter(2_000, "^.*la[t]e");
         let mut track = Track::new(0);
-        track.take(chunk(0, data, true), 1_000, &wanted);
+        track.take(chunk(0, data, true), &wanted);
         let lines = texts(&ready(&mut one(track)));
         assert_eq!(lines, ["1970-01-01T00:00:02Z INFO late again", "late"]);
         let request = ReadLogsRequest { grep: "(".to_owned(), ..Default::default() };

@@ -151,10 +151,7 @@ impl Reader {
     ) -> Result<(), Error> {
         let Some(track) = self.tracks.get_mut(key) else { return Ok(()) };
         match answer {
-            Ok(chunk) => {
-                let piece_bytes = usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX);
-                track.take(chunk, piece_bytes, &self.filter);
-            }
+            Ok(chunk) => track.take(chunk, &self.filter),
             Err(error) if !self.request.container_id.is_empty() && !self.request.follow => {
                 return Err(error);
             }
