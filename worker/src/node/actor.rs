@@ -83,7 +83,7 @@ pub async fn run(
     let terms = launcher::Terms {
         log_max: config.log_max,
         container_disk: config.container_disk,
-        cgroups: Cgroups::find(&node_id),
+        cgroups: Cgroups::find(),
     };
     let node = Node {
         node_id,

@@ -45,36 +45,26 @@ struct Place {
 #[derive(Debug, Default)]
 pub(super) struct Cgroups {
     places: Vec<Place>,
-    node_id: String,
+    /// This worker's process: no two on a machine give a cgroup the same name.
+    pid: u32,
 }
 
 impl Cgroups {
-    /// Looks where cgroups can be made, and removes those that an earlier worker of this node left.
-    pub(super) fn find(node_id: &str) -> Self {
+    /// Looks where cgroups can be made, and removes those that workers left which are gone.
+    pub(super) fn find() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let (own, mounts) = (read("/proc/self/cgroup"), read("/proc/self/mountinfo"));
         let mut places = places(&own, &mounts);
         let pid = std::process::id();
         places.retain(|place| place.version == Version::One || prepare(place, pid).is_some());
-        let found = Self { places, node_id: node_id.to_owned() };
-        found.remove_stale();
+        places.iter().for_each(|place| remove_stale(&place.directory));
+        let found = Self { places, pid };
         tracing::debug!(?found, "cgroups");
         found
     }
 
     fn name(&self, container_id: &str) -> String {
-        format!("{PREFIX}{}.{container_id}", self.node_id)
-    }
-
-    fn remove_stale(&self) {
-        let prefix = self.name("");
-        for place in &self.places {
-            for entry in fs::read_dir(&place.directory).into_iter().flatten().flatten() {
-                if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
-                    remove(&entry.path());
-                }
-            }
-        }
+        format!("{PREFIX}{}.{container_id}", self.pid)
     }
 
     /// Makes the cgroups of a container, those that can be made.
@@ -175,7 +165,18 @@ impl Drop for Cgroup {
     }
 }
 
-/// Removes a cgroup; one that still holds a process stays, for the next worker of this node.
+/// Removes the cgroups of workers that are gone.
+fn remove_stale(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('.').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove(&entry.path());
+        }
+    }
+}
+
+/// Removes a cgroup; one that still holds a process stays, for the next worker.
 fn remove(directory: &Path) {
     match fs::remove_dir(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -307,9 +308,9 @@ mod tests {
             has_memory: true,
             has_cpu: true,
         };
-        let cgroups = Cgroups { places: vec![place], node_id: "n-1".to_owned() };
+        let cgroups = Cgroups { places: vec![place], pid: 7 };
         let cgroup = cgroups.make("a-a1-e1", granted());
-        let directory = root.path().join("millrace.n-1.a-a1-e1");
+        let directory = root.path().join("millrace.7.a-a1-e1");
         let read = |file: &str| fs::read_to_string(directory.join(file)).unwrap();
         assert_eq!(read("memory.max"), (1_152_u64 << 20).to_string());
         assert_eq!(read("cpu.weight"), "200");
@@ -324,6 +325,19 @@ mod tests {
     }
 
     #[test]
+    fn what_workers_left_is_removed_when_they_are_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let live = format!("millrace.{}.a", std::process::id());
+        for name in ["millrace.4194305.a", &live, "other", "millrace-node"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+        }
+        remove_stale(root.path());
+        let left = fs::read_dir(root.path()).unwrap().count();
+        assert_eq!(left, 3, "that of a process id that none can have is gone");
+        assert!(!root.path().join("millrace.4194305.a").exists());
+    }
+
+    #[test]
     fn where_nothing_may_be_made_nothing_is() {
         let root = tempfile::tempdir().unwrap();
         let place = Place {
@@ -332,7 +346,7 @@ mod tests {
             has_memory: true,
             has_cpu: false,
         };
-        let cgroups = Cgroups { places: vec![place], node_id: "n".to_owned() };
+        let cgroups = Cgroups { places: vec![place], pid: 7 };
         let cgroup = cgroups.make("a", granted());
         assert!(cgroup.directories.is_empty() && cgroup.pids().is_empty());
         cgroup.add(1).unwrap();
