@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use millrace_common::application::StartPosition;
+use millrace_common::application::{self, ApplicationSpec, Changes, StartPosition};
+use millrace_common::error::Error;
 use millrace_common::plan::Described;
 use millrace_common::resources::ByteSize;
 use millrace_common::table::DEFAULT_TABLE;
@@ -73,6 +74,8 @@ pub(crate) enum Command {
     Node(Node),
     /// Check an application file and print the plan of its query; needs no cluster.
     Explain(FileAndSettings),
+    /// Show the effective value of every key of an application, and where it comes from.
+    Config(Config),
     /// Print the least IAM policy that an application can work with; needs no cluster.
     Policy(Policy),
     /// Try every right of an application, and all that its start would find wrong in AWS.
@@ -120,6 +123,18 @@ pub(crate) struct FileAndSettings {
     /// Change a key of the file, as batch.interval=1s; may be given again.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
+    /// Give a parameter of the query a value, as level=ERROR or since:timestamp=2026-11-22T10:00:00Z;
+    /// may be given again.
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    pub(crate) params: Vec<String>,
+}
+
+impl FileAndSettings {
+    /// The application that is meant.
+    pub(crate) fn load(&self) -> Result<ApplicationSpec, Error> {
+        let changes = Changes { settings: self.settings.clone(), params: self.params.clone() };
+        application::load_with(&self.file, &changes)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -265,6 +280,15 @@ pub(crate) struct Init {
     /// S3 bucket to make where it is missing; may be given again.
     #[arg(long = "bucket", value_name = "NAME")]
     pub(crate) buckets: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Show also what this container was given, its environment included.
+    #[arg(long, value_name = "ID")]
+    pub(crate) container: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -441,15 +465,11 @@ fn parse_account(text: &str) -> Result<String, String> {
 }
 
 fn parse_size(text: &str) -> Result<ByteSize, String> {
-    text.parse().map_err(|error: millrace_common::error::Error| {
-        format!("{}; {}", error.message(), error.next_move())
-    })
+    text.parse().map_err(|error: Error| format!("{}; {}", error.message(), error.next_move()))
 }
 
 fn parse_cluster(text: &str) -> Result<Described, String> {
-    text.parse().map_err(|error: millrace_common::error::Error| {
-        format!("{}; {}", error.message(), error.next_move())
-    })
+    text.parse().map_err(|error: Error| format!("{}; {}", error.message(), error.next_move()))
 }
 
 fn parse_shards(text: &str) -> Result<Shards, String> {

@@ -198,6 +198,33 @@ impl Client {
         Ok(lines.map(move |piece| piece.map_err(|status| explain(&address, &status))))
     }
 
+    /// What a container was given at its start, as JSON.
+    ///
+    /// # Errors
+    /// [`Code::UnknownContainer`], also when its files are gone, or that the master can not be
+    /// reached.
+    pub async fn container_configuration(
+        &self,
+        application: &str,
+        container: &str,
+    ) -> Result<Vec<u8>> {
+        let request = v1::ReadLogsRequest {
+            application: application.to_owned(),
+            container_id: container.to_owned(),
+            stream: v1::LogStream::Configuration.into(),
+            ..Default::default()
+        };
+        let call = async |mut master: Master| master.read_logs(request.clone()).await;
+        let mut pieces = self.read(call).await?;
+        let address = self.link.leader().await?.address;
+        let mut text = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|status| explain(&address, &status))?;
+            text.extend(piece.lines.into_iter().flat_map(|line| line.text));
+        }
+        Ok(text)
+    }
+
     /// Empties a node and keeps it empty; what is left after `deadline` is ended.
     ///
     /// # Errors

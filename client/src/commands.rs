@@ -4,6 +4,7 @@ mod applications;
 mod batches;
 mod buckets;
 mod completion;
+mod config;
 mod confirm;
 mod end;
 mod explain;
@@ -49,6 +50,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
         Command::Node(Node::Drain(command)) => nodes::drain(global, output, &command).await,
         Command::Node(Node::Undrain { node }) => nodes::undrain(global, output, &node).await,
         Command::Explain(command) => explain::run(output, &command).await,
+        Command::Config(command) => config::run(global, output, &command).await,
         Command::Policy(command) => policy::run(output, &command).await,
         Command::Preflight(command) => preflight::run(output, &command).await,
         Command::Plan(command) => plan::run(global, output, &command).await,

@@ -4,10 +4,13 @@
 //! Errors inside a module are that module's own enums; they become an [`Error`] at the border where
 //! a person, a log or another process sees them. A code never changes its meaning.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use millrace_proto::v1;
 use tonic::metadata::MetadataValue;
+
+use crate::secrets;
 
 macro_rules! codes {
     ($($name:ident = $code:literal, $status:ident, $title:literal;)*) => {
@@ -56,6 +59,10 @@ codes! {
     SqlSyntax = "MR1005", InvalidArgument, "The query is not well-formed SQL";
     SqlType = "MR1006", InvalidArgument, "The query does not fit the types of its columns";
     SqlUnsupported = "MR1007", InvalidArgument, "The query is not a single SELECT";
+    ParameterValue = "MR1010", InvalidArgument, "A parameter's value does not fit its type";
+    ParameterName = "MR1011", InvalidArgument, "The query names a parameter that does not exist";
+    SecretReference = "MR1012", InvalidArgument, "A value begins like a reference to a secret and is none";
+    SecretMissing = "MR1013", FailedPrecondition, "A secret can not be read on the node";
     MasterUnreachable = "MR2001", Unavailable, "The master can not be reached";
     NameInUse = "MR2002", AlreadyExists, "An application of this name is running";
     UnknownApplication = "MR2003", NotFound, "No application of this name is known";
@@ -126,7 +133,11 @@ impl Error {
     /// An error; `message` says what happened to which thing, `next_move` what to do about it.
     /// Neither ends with a full stop.
     pub fn new(code: Code, message: impl Into<String>, next_move: impl Into<String>) -> Self {
-        let (message, next_move) = (message.into(), next_move.into());
+        let conceal = |text: String| match secrets::conceal(&text) {
+            Cow::Borrowed(_) => text,
+            Cow::Owned(shown) => shown,
+        };
+        let (message, next_move) = (conceal(message.into()), conceal(next_move.into()));
         Self { code, message, next_move, leader: None, source: None }
     }
 
@@ -200,7 +211,7 @@ impl Error {
             }
             source = cause.source();
         }
-        text
+        secrets::conceal(&text).into_owned()
     }
 
     /// The error as it crosses a process border.

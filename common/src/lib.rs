@@ -20,6 +20,7 @@ pub mod random;
 pub mod resources;
 pub mod retry;
 pub mod rpc;
+pub mod secrets;
 pub mod shutdown;
 pub mod table;
 pub mod telemetry;

@@ -90,3 +90,29 @@ pub async fn many_users(python: &PathBuf, root: &Endpoint, policies: &[String]) 
     };
     keys.iter().map(endpoint).collect()
 }
+
+/// Makes a role that holds `of_role` and a user who holds `of_user` and may assume it; the role's ARN
+/// and the endpoint as the user calls it.
+///
+/// # Panics
+/// When they can not be made.
+pub async fn role(
+    python: &PathBuf,
+    root: &Endpoint,
+    of_role: &str,
+    of_user: &str,
+) -> (String, Endpoint) {
+    let program =
+        crate::dataset::repository_root().join("integration-tests/reference/make_role.py");
+    let arguments = [program.into_os_string(), of_role.into(), of_user.into()];
+    let environment = root.environment();
+    let made = command::run(python, &arguments, &environment, Duration::from_secs(60)).await;
+    let made = made.success().json();
+    let field = |name: &str| made[name].as_str().expect("the program prints all").to_owned();
+    let caller = Endpoint {
+        url: root.url.clone(),
+        access_key_id: field("access_key_id"),
+        secret_access_key: field("secret_access_key"),
+    };
+    (field("role_arn"), caller)
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::primitives::Blob;
+use millrace_common::aws::StreamClients;
 use millrace_common::position::ShardKey;
 use millrace_integration_tests::aws::Aws;
 use millrace_integration_tests::emulator;
@@ -109,7 +110,7 @@ impl Scene {
         // As in production: the shard's core decides about every throttle.
         let config = config.retry_config(RetryConfig::disabled()).build();
         let kinesis = Arc::new(Counting {
-            inner: SdkKinesis::new(aws_sdk_kinesis::Client::from_conf(config)),
+            inner: SdkKinesis::new(StreamClients::one(aws_sdk_kinesis::Client::from_conf(config))),
             num_throttles: AtomicU32::new(0),
         });
         let budgets = Budgets { memory: 128 << 20, disk: 0 };

@@ -167,6 +167,35 @@ async fn preflight_names_exactly_what_is_taken_out_of_the_policy() {
 }
 
 #[tokio::test]
+async fn a_source_is_read_by_a_role_of_its_own() {
+    let Some(python) = ministack::python("roles on ministack") else { return };
+    let (directory, path) = file();
+    let whole = policy(&path, "application").await;
+    let all = actions(&whole);
+    let is_of_stream = |action: &&String| action.starts_with("kinesis:");
+    let less = |drop: bool| {
+        let dropped = all.iter().filter(|action| is_of_stream(action) == drop);
+        dropped.fold(whole.clone(), |policy, action| without(&policy, action)).to_string()
+    };
+    let (of_role, of_user) = (less(false), less(true));
+    let aws = ministack::start(&python, true, directory.path()).await;
+    let _ = millrace(&aws.endpoint, &["init"]).await.success();
+    aws.create_stream("lines", 1).await;
+    aws.create_bucket("results").await;
+    let (role, caller) = ministack::role(&python, &aws.endpoint, &of_role, &of_user).await;
+
+    let alone = millrace(&caller, &["preflight", &path, "--json"]).await;
+    let missing = alone.json()["missing"].clone();
+    let reading =
+        ["kinesis:DescribeStreamSummary", "kinesis:ListShards", "kinesis:GetShardIterator"];
+    assert_eq!(missing, serde_json::json!(reading), "{alone}");
+    let setting = format!("source.logs.aws.role_arn={role}");
+    let arguments = ["preflight", &path, "--set", &setting, "--json"];
+    let by_role = millrace(&caller, &arguments).await.success();
+    assert_eq!(by_role.json()["missing"], serde_json::json!([]), "{by_role}");
+}
+
+#[tokio::test]
 async fn a_missing_right_is_named_while_the_application_runs() {
     let Some(python) = ministack::python("a missing right on ministack") else { return };
     let (_directory, path) = file();

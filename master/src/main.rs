@@ -52,8 +52,11 @@ fn run(config: MasterConfig) -> Result<(), Error> {
     actors::block_on(runtime, async {
         let shutdown = shutdown::on_signal()
             .map_err(|error| Error::internal("signals can not be heard").caused_by(error))?;
-        let settings =
-            AwsSettings { region: config.region.clone(), endpoint: config.endpoint.clone() };
+        let settings = AwsSettings {
+            region: config.region.clone(),
+            endpoint: config.endpoint.clone(),
+            ..AwsSettings::default()
+        };
         let clients = Clients::load(&settings).await?;
         let (table, cluster) = (config.table.clone(), config.cluster.clone());
         let store = Arc::new(DynamoStore::new(clients.dynamodb, table, cluster));

@@ -7,6 +7,7 @@ use millrace_common::application::ApplicationSpec;
 use millrace_common::{Code, Error};
 
 use crate::explain::explain_query;
+use crate::params::Parameters;
 use crate::schema::SourceDef;
 use crate::validate::{QueryError, QueryErrorKind, validate_query};
 
@@ -16,7 +17,9 @@ use crate::validate::{QueryError, QueryErrorKind, validate_query};
 /// [`Code::SqlSyntax`], [`Code::SqlType`], [`Code::SqlUnsupported`], [`Code::UnknownName`] or
 /// [`Code::InvalidValue`], with the valid names where one is wrong.
 pub async fn validate(spec: &ApplicationSpec) -> Result<(), Error> {
-    let query = validate_query(&SourceDef::all(spec), &spec.query.sql).await?;
+    let query =
+        validate_query(&SourceDef::all(spec), &spec.query.sql, &Parameters::to_check(spec)?)
+            .await?;
     let schema = query.output_schema();
     for column in &spec.sink.partition_by {
         if schema.index_of(column).is_err() {
@@ -38,20 +41,23 @@ pub async fn validate(spec: &ApplicationSpec) -> Result<(), Error> {
     Ok(())
 }
 
-/// What is allowed and probably not meant: sources that the query never names. They are read, and
-/// their records have no effect.
+/// What is allowed and probably not meant: sources that the query never names (they are read, and
+/// their records have no effect), and parameters that it never names.
 ///
 /// # Errors
 /// As [`validate`].
 pub async fn warnings(spec: &ApplicationSpec) -> Result<Vec<String>, Error> {
-    let query = validate_query(&SourceDef::all(spec), &spec.query.sql).await?;
+    let query =
+        validate_query(&SourceDef::all(spec), &spec.query.sql, &Parameters::to_check(spec)?)
+            .await?;
     let read = query.needed().map_err(|error| QueryError::from_engine(&error, &[]))?;
     let unused = spec.sources.keys().filter(|name| !read.reads(name));
-    Ok(unused
-        .map(|name| {
-            format!("the query never names source {name}: its records are read without any effect")
-        })
-        .collect())
+    let sources = unused.map(|name| {
+        format!("the query never names source {name}: its records are read without any effect")
+    });
+    let params = spec.params.keys().filter(|name| !query.names_parameter(name));
+    let params = params.map(|name| format!("the query never names parameter ${name}"));
+    Ok(sources.chain(params).collect())
 }
 
 /// The logical and the physical plan of the application's query, as text.
@@ -60,7 +66,7 @@ pub async fn warnings(spec: &ApplicationSpec) -> Result<Vec<String>, Error> {
 /// As [`validate`].
 pub async fn explain(spec: &ApplicationSpec) -> Result<String, Error> {
     validate(spec).await?;
-    Ok(explain_query(&SourceDef::all(spec), &spec.query.sql).await?)
+    Ok(explain_query(&SourceDef::all(spec), &spec.query.sql, &Parameters::to_check(spec)?).await?)
 }
 
 impl From<QueryError> for Error {
@@ -75,6 +81,9 @@ impl From<QueryError> for Error {
             }
             QueryErrorKind::UnknownFunction => {
                 (Code::UnknownName, "use a function of DataFusion; docs/semantics.md lists them")
+            }
+            QueryErrorKind::UnknownParameter => {
+                (Code::ParameterName, "declare it under [params], or give it with --param")
             }
             QueryErrorKind::Plan => (Code::SqlType, "correct the query; CAST changes a type"),
             QueryErrorKind::Source => (Code::InvalidValue, "correct the source's schema"),

@@ -4,6 +4,7 @@
 
 use datafusion::physical_plan::displayable;
 
+use crate::params::Parameters;
 use crate::schema::SourceDef;
 use crate::validate::{QueryError, validate_query};
 
@@ -11,8 +12,12 @@ use crate::validate::{QueryError, validate_query};
 ///
 /// # Errors
 /// [`QueryError`], as [`validate_query`].
-pub async fn explain_query(sources: &[SourceDef], sql: &str) -> Result<String, QueryError> {
-    let query = validate_query(sources, sql).await?;
+pub async fn explain_query(
+    sources: &[SourceDef],
+    sql: &str,
+    params: &Parameters,
+) -> Result<String, QueryError> {
+    let query = validate_query(sources, sql, params).await?;
     let refuse = |error| QueryError::from_engine(&error, sources);
     let logical = query.state().optimize(query.logical_plan()).map_err(refuse)?;
     let physical = query.state().create_physical_plan(query.logical_plan()).await;
@@ -43,7 +48,7 @@ mod tests {
         };
         let sql = "SELECT word, count(*) AS n FROM \
                    (SELECT unnest(string_to_array(line, ' ')) AS word FROM logs) GROUP BY word";
-        let text = explain_query(&[logs], sql).await.unwrap();
+        let text = explain_query(&[logs], sql, &Parameters::default()).await.unwrap();
         assert!(text.contains("BlockScanExec: source=logs, columns=[line]"), "{text}");
         assert!(text.contains("Unnest"), "{text}");
     }

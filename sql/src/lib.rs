@@ -6,6 +6,7 @@
 pub mod application;
 pub mod explain;
 pub mod fault;
+pub mod params;
 pub mod plan;
 pub mod scan;
 pub mod schema;
@@ -13,4 +14,5 @@ pub mod session;
 pub mod validate;
 
 pub use application::{explain, validate, warnings};
+pub use params::Parameters;
 pub use validate::{QueryError, QueryErrorKind};

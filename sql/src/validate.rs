@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use std::ops::ControlFlow;
 
+use crate::params::Parameters;
 use crate::plan::PreparedQuery;
 use crate::schema::{MetadataColumn, SourceDef};
 use crate::session;
@@ -33,6 +34,8 @@ pub enum QueryErrorKind {
     UnknownTable,
     /// It names a function that is not there.
     UnknownFunction,
+    /// It names a parameter that is not there.
+    UnknownParameter,
     /// Types do not fit, or the engine cannot plan it.
     Plan,
     /// A source's declaration is wrong.
@@ -58,6 +61,12 @@ pub struct QueryError {
 impl QueryError {
     fn new(kind: QueryErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), position: None, candidates: Vec::new() }
+    }
+
+    pub(crate) fn unknown_parameter(name: &str, params: &Parameters) -> Self {
+        let message = format!("there is no parameter ${name}");
+        let candidates = nearest(name, params.names());
+        Self { candidates, ..Self::new(QueryErrorKind::UnknownParameter, message) }
     }
 
     pub(crate) fn source_definition(error: &crate::scan::ScanError) -> Self {
@@ -131,8 +140,12 @@ impl QueryError {
 ///
 /// # Errors
 /// [`QueryError`].
-pub async fn validate_query(sources: &[SourceDef], sql: &str) -> Result<PreparedQuery, QueryError> {
-    let query = PreparedQuery::prepare(session::local(1), sources, sql).await?;
+pub async fn validate_query(
+    sources: &[SourceDef],
+    sql: &str,
+    params: &Parameters,
+) -> Result<PreparedQuery, QueryError> {
+    let query = PreparedQuery::prepare(session::local(1), sources, sql, params).await?;
     let schema = query.output_schema();
     let mut names = std::collections::BTreeSet::new();
     for field in schema.fields() {
@@ -281,7 +294,7 @@ mod tests {
     }
 
     async fn refused(sql: &str) -> QueryError {
-        validate_query(&sources(), sql).await.unwrap_err()
+        validate_query(&sources(), sql, &Parameters::default()).await.unwrap_err()
     }
 
     #[tokio::test]
@@ -318,7 +331,7 @@ mod tests {
             ("SELECT *, _shard_id FROM logs", &["host", "message", "status", "_shard_id"]),
             ("SELECT * FROM (SELECT host, _batch_id FROM logs)", &["host", "_batch_id"]),
         ] {
-            let query = validate_query(&sources(), sql).await.unwrap();
+            let query = validate_query(&sources(), sql, &Parameters::default()).await.unwrap();
             let schema = query.output_schema();
             let found: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
             assert_eq!(found, names, "{sql}");

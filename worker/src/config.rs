@@ -28,6 +28,11 @@ settings! {
         label: Labels = "";
         /// Directory for the containers' files and logs.
         work_dir: PathBuf = "millrace-work";
+        /// Variables of this worker's environment that applications may refer to as
+        /// secret://env/NAME, separated by commas; none when empty.
+        secret_env: Option<String> = "";
+        /// Directory below which applications may refer to files as secret://file/PATH.
+        secret_dir: PathBuf = "/run/secrets";
         /// With less than this free on the disk of work_dir the node is unhealthy: it gets no new
         /// containers, and those on it move to other nodes where there is room.
         min_free_disk: ByteSize = "256MiB";

@@ -7,6 +7,7 @@
 mod announcement_tests;
 pub mod config;
 pub mod driver;
+pub mod entry;
 pub mod executor;
 #[cfg(feature = "failpoints")]
 pub mod failpoints;

@@ -10,9 +10,9 @@ use millrace_common::clock::SystemClock;
 use millrace_common::config::{self, DUMP_FLAG};
 use millrace_common::error::Error;
 use millrace_common::{shutdown, telemetry};
-use millrace_proto::v1::LaunchContext;
+use millrace_proto::v1::{ContainerKind, LaunchContext};
 use millrace_worker::config::WorkerConfig;
-use millrace_worker::{driver, executor, isolation, launch, node};
+use millrace_worker::{driver, entry, executor, isolation, launch, node};
 
 fn main() -> ExitCode {
     telemetry::init();
@@ -70,13 +70,24 @@ fn container(matches: &ArgMatches, run: fn(LaunchContext) -> ExitCode) -> ExitCo
     if let Err(error) = isolation::isolate() {
         return fail(&Error::internal("rights can not be given up").caused_by(error));
     }
+    // Before any thread starts: a container with secrets begins twice.
+    let context = match launch::read(path) {
+        Ok(context) => context,
+        Err(error) => return fail(&error),
+    };
+    match entry::enter(&context) {
+        Ok(()) => {}
+        // The driver meets the same fault, and tells the master.
+        Err(_) if context.kind() == ContainerKind::Driver => {}
+        Err(error) => return fail(&error),
+    }
     let watched = launch::watch_parent()
         .map_err(|error| Error::internal("standard input can not be watched").caused_by(error));
     #[cfg(feature = "failpoints")]
     let watched =
         watched.and_then(|()| millrace_worker::failpoints::load().map_err(Error::internal));
-    match watched.and_then(|()| launch::read(path)) {
-        Ok(context) => run(context),
+    match watched {
+        Ok(()) => run(context),
         Err(error) => fail(&error),
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Never does: talk to a master or to AWS.
 
-use millrace_common::application;
 use serde_json::json;
 
 use crate::arguments::FileAndSettings;
@@ -10,7 +9,7 @@ use crate::ended::Outcome;
 use crate::output::Output;
 
 pub(super) async fn run(output: &Output, command: &FileAndSettings) -> Outcome {
-    let spec = application::load(&command.file, &command.settings)?;
+    let spec = command.load()?;
     let plan = millrace_sql::explain(&spec).await?;
     let warnings = millrace_sql::warnings(&spec).await?;
     for warning in &warnings {

@@ -22,6 +22,7 @@ pub(super) async fn run(global: &Global, output: &Output, command: &Logs) -> Out
         follow: command.follow,
         since_ms: command.since.unwrap_or(0),
         grep: command.grep.clone().unwrap_or_default(),
+        stream: v1::LogStream::Unspecified.into(),
     };
     let is_named = command.container.is_none();
     let mut messages = std::pin::pin!(client.logs(request).await?);
@@ -52,7 +53,9 @@ fn level(line: &v1::LogLine) -> Option<&'static str> {
 fn for_programs(message: &v1::LogLines, line: &v1::LogLine) -> serde_json::Value {
     let stream = match message.stream() {
         v1::LogStream::Stdout => "stdout",
-        v1::LogStream::Stderr | v1::LogStream::Unspecified => "stderr",
+        v1::LogStream::Stderr | v1::LogStream::Unspecified | v1::LogStream::Configuration => {
+            "stderr"
+        }
     };
     json!({
         "container_id": message.container_id,

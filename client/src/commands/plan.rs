@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millrace_client::Client;
-use millrace_common::application::{self, ApplicationSpec};
+use millrace_common::application::ApplicationSpec;
 use millrace_common::aws::{self, Clients};
 use millrace_common::error::{Code, Error};
 use millrace_common::plan::{self, Described, Line, Mend, Node, Plan, Question, Status, Verdict};
@@ -25,7 +25,7 @@ use crate::output::{Align, Output, table};
 const STREAMS_DEADLINE: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(global: &Global, output: &Output, command: &Arguments) -> Outcome {
-    let spec = application::load(&command.source.file, &command.source.settings)?;
+    let spec = command.source.load()?;
     millrace_sql::validate(&spec).await?;
     let mut shards = given(&spec, &command.shards)?;
     let nodes = match &command.cluster {
@@ -218,8 +218,10 @@ fn commands(plan: &Plan, source: &FileAndSettings) -> String {
         let settings = source.settings.iter().chain(&mend.settings);
         let settings: Vec<String> =
             settings.map(|setting| format!(" --set {}", quoted(setting))).collect();
+        let params = source.params.iter().map(|param| format!(" --param {}", quoted(param)));
+        let told = settings.into_iter().chain(params).collect::<String>();
         let file = quoted(&source.file.display().to_string());
-        format!("  millrace submit {file}{}   # {}", settings.concat(), mend.change)
+        format!("  millrace submit {file}{told}   # {}", mend.change)
     };
     plan.mends.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -236,6 +238,8 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use millrace_common::application;
+
     use super::*;
 
     const FILE: &str = "name = \"wc\"\n[resources]\nexecutors = 16\n\
@@ -249,8 +253,11 @@ mod tests {
         let shards = BTreeMap::from([("logs".to_owned(), 36)]);
         let plan =
             plan::plan(Question { spec: &spec, nodes: &nodes, num_lost: 0, shards: &shards });
-        let source =
-            FileAndSettings { file: "my app.toml".into(), settings: vec!["env.A=b c".to_owned()] };
+        let source = FileAndSettings {
+            file: "my app.toml".into(),
+            settings: vec!["env.A=b c".to_owned()],
+            params: Vec::new(),
+        };
         format!("{}\n{}", arithmetic(&plan), end(&plan, &source))
     }
 

@@ -3,7 +3,7 @@
 //! Promises: no wildcard action, and no resource beyond the application's own streams, items and
 //! prefixes. Asks AWS for nothing but the account, and only when nobody told it.
 
-use millrace_common::application::{self, ApplicationSpec};
+use millrace_common::application::ApplicationSpec;
 use millrace_common::aws::Clients;
 use millrace_common::aws::rights::{self, Arns, Role, account_of};
 use millrace_common::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::ended::Outcome;
 use crate::output::Output;
 
 pub(super) async fn run(output: &Output, command: &Policy) -> Outcome {
-    let spec = application::load(&command.source.file, &command.source.settings)?;
+    let spec = command.source.load()?;
     let clients = Clients::load(&spec.aws).await?;
     let account = account(command.account.as_deref(), &spec, &clients).await?;
     let arns =

@@ -13,9 +13,9 @@ mod streams;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
-use millrace_common::application::{self, ApplicationSpec};
+use millrace_common::application::ApplicationSpec;
 use millrace_common::aws::rights::{self, Arns, Right, Role};
-use millrace_common::aws::{Clients, Kind, error_code, explain, kind};
+use millrace_common::aws::{Clients, Kind, StreamClients, error_code, explain, kind};
 use millrace_common::clock::SystemClock;
 use millrace_common::error::{Code, Error, Result};
 use millrace_common::retry::{self, Backoff};
@@ -35,13 +35,14 @@ const SKEW_REFUSED_MS: i64 = 5 * 60 * 1_000;
 const SKEW_WARNED_MS: i64 = 30 * 1_000;
 
 pub(super) async fn run(output: &Output, command: &Preflight) -> Outcome {
-    let spec = application::load(&command.source.file, &command.source.settings)?;
+    let spec = command.source.load()?;
     millrace_sql::validate(&spec).await?;
     let clients = Clients::load(&spec.aws).await?;
     let account = policy::account(command.account.as_deref(), &spec, &clients).await?;
     let arns =
         Arns { spec: &spec, account: &account, region: clients.region(), table: &command.table };
-    let mut trial = Trial { spec: &spec, clients: &clients, arns, findings: Vec::new() };
+    let streams = StreamClients::load(&spec, &clients).await?;
+    let mut trial = Trial { spec: &spec, clients: &clients, streams, arns, findings: Vec::new() };
     let spinner = output.spinner(&format!("trying what {} needs", spec.name));
     trial.streams().await;
     trial.head().await;
@@ -74,6 +75,7 @@ pub(super) async fn run(output: &Output, command: &Preflight) -> Outcome {
 struct Trial<'a> {
     spec: &'a ApplicationSpec,
     clients: &'a Clients,
+    streams: StreamClients,
     arns: Arns<'a>,
     findings: Vec<Finding>,
 }

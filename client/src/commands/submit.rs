@@ -3,7 +3,6 @@
 //! Promises: what can be found wrong without the cluster is found before the master is asked.
 
 use millrace_client::view::state_name;
-use millrace_common::application;
 use millrace_common::error::Code;
 use millrace_proto::v1;
 use serde_json::json;
@@ -14,7 +13,7 @@ use crate::ended::{Ended, Outcome};
 use crate::output::Output;
 
 pub(super) async fn run(global: &Global, output: &Output, command: Submit) -> Outcome {
-    let mut spec = application::load(&command.source.file, &command.source.settings)?;
+    let mut spec = command.source.load()?;
     spec.drop_sources.extend(command.drop_source);
     millrace_sql::validate(&spec).await?;
     let mut warnings = millrace_sql::warnings(&spec).await?;

@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::params;
 use super::spec::{
     ApplicationSpec, BadRecordPolicy, Compression, Receivers, RecordFormat, SinkFormat, SourceSpec,
 };
 use crate::error::{Code, Error};
 use crate::id::QueueName;
 use crate::resources::{ByteSize, Resources};
+use crate::secrets;
 
 /// Shortest batch interval: below it the commits would follow each other without a pause.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
@@ -47,6 +49,7 @@ impl ApplicationSpec {
                 "make the deadline longer, or leave it out (10m)",
             );
         }
+        self.check_params()?;
         if self.sources.is_empty() {
             return refuse("there is no source".into(), "add a [source.NAME] table");
         }
@@ -103,6 +106,38 @@ impl ApplicationSpec {
         Ok(())
     }
 
+    fn check_params(&self) -> Result<(), Error> {
+        self.params.keys().try_for_each(|name| params::check_name(name))?;
+        let values = self.env.values().chain(self.params.values().map(|param| &param.value));
+        secrets::references(values).map(|_| ())
+    }
+
+    /// Two sources may read streams of one name only where nothing has to tell them apart.
+    fn check_source_aws(&self, name: &str, source: &SourceSpec) -> Result<(), Error> {
+        let differs =
+            |other: &&SourceSpec| other.stream == source.stream && other.aws != source.aws;
+        if self.sources.values().any(|other| differs(&other)) {
+            return refuse(
+                format!(
+                    "source.{name} and another source read stream {} by different [aws] settings",
+                    source.stream
+                ),
+                "give the streams by their ARNs",
+            );
+        }
+        for aws in [&self.aws, &source.aws] {
+            if let Some(role) = &aws.role_arn
+                && !(role.starts_with("arn:") && role.contains(":iam::") && role.contains(":role/"))
+            {
+                return refuse(
+                    format!("{role:?} is not the ARN of a role"),
+                    "write it as arn:aws:iam::123456789012:role/NAME",
+                );
+            }
+        }
+        Ok(())
+    }
+
     fn check_source(&self, name: &str, source: &SourceSpec) -> Result<(), Error> {
         let is_identifier = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
             && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
@@ -113,6 +148,7 @@ impl ApplicationSpec {
                 "use lower-case letters, digits and underscores, not starting with a digit",
             );
         }
+        self.check_source_aws(name, source)?;
         if source.stream.trim().is_empty() {
             return refuse(format!("source.{name}.stream is empty"), "name a Kinesis stream");
         }

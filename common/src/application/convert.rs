@@ -1,11 +1,13 @@
 //! The application file as a message and back. Absent parts and unknown enum values are refused:
 //! a program in another language gets the same checks as a file.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millrace_proto::v1;
 
 use super::executors::ExecutorCount;
+use super::params::Param;
 use super::spec::{
     ApplicationSpec, BadRecordPolicy, BatchSpec, Column, Compression, DataLossPolicy,
     OutOfRangePolicy, QuerySpec, Receivers, RecordFormat, ResourcesSpec, SinkFormat, SinkKind,
@@ -148,6 +150,7 @@ impl SourceSpec {
                 .map(|c| v1::Column { name: c.name.clone(), data_type: c.data_type.clone() })
                 .collect(),
             out_of_range: self.out_of_range.to_proto().into(),
+            aws: (self.aws != AwsSettings::default()).then(|| self.aws.to_proto()),
         }
     }
 
@@ -167,8 +170,55 @@ impl SourceSpec {
                 .iter()
                 .map(|c| Column { name: c.name.clone(), data_type: c.data_type.clone() })
                 .collect(),
+            aws: AwsSettings::from_proto(message.aws.as_ref()),
         })
     }
+}
+
+impl AwsSettings {
+    /// As a message.
+    #[must_use]
+    pub fn to_proto(&self) -> v1::AwsSpec {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        v1::AwsSpec {
+            region: text(&self.region),
+            endpoint: text(&self.endpoint),
+            profile: text(&self.profile),
+            role_arn: text(&self.role_arn),
+        }
+    }
+
+    /// From a message; an absent one says nothing.
+    #[must_use]
+    pub fn from_proto(message: Option<&v1::AwsSpec>) -> Self {
+        let Some(message) = message else { return Self::default() };
+        Self {
+            region: non_empty(&message.region),
+            endpoint: non_empty(&message.endpoint),
+            profile: non_empty(&message.profile),
+            role_arn: non_empty(&message.role_arn),
+        }
+    }
+}
+
+fn params_to_proto(params: &BTreeMap<String, Param>) -> Vec<v1::Parameter> {
+    let parameter = |(name, param): (&String, &Param)| v1::Parameter {
+        name: name.clone(),
+        data_type: param.data_type.clone(),
+        value: param.value.clone(),
+    };
+    params.iter().map(parameter).collect()
+}
+
+fn params_from_proto(message: &[v1::Parameter]) -> Result<BTreeMap<String, Param>, Error> {
+    let mut params = BTreeMap::new();
+    for v1::Parameter { name, data_type, value } in message {
+        let param = Param { data_type: data_type.clone(), value: value.clone() };
+        if params.insert(name.clone(), param).is_some() {
+            return Err(refuse("params", &format!("has two parameters named {name:?}")));
+        }
+    }
+    Ok(params)
 }
 
 impl SinkSpec {
@@ -226,10 +276,9 @@ impl ApplicationSpec {
             sources: self.sources.iter().map(|(name, source)| source.to_proto(name)).collect(),
             query: Some(v1::QuerySpec { sql: self.query.sql.clone() }),
             sink: Some(self.sink.to_proto()),
-            aws: Some(v1::AwsSpec {
-                region: self.aws.region.clone().unwrap_or_default(),
-                endpoint: self.aws.endpoint.clone().unwrap_or_default(),
-            }),
+            aws: Some(self.aws.to_proto()),
+            params: params_to_proto(&self.params),
+            origins: self.origins.clone().into_iter().collect(),
             drop_sources: self.drop_sources.iter().cloned().collect(),
             queue: self.queue.to_string(),
             node_selector: resources.node_selector.to_proto(),
@@ -247,9 +296,8 @@ impl ApplicationSpec {
     pub fn from_proto(message: &v1::ApplicationSpec) -> Result<Self, Error> {
         let resources = required("resources", &message.resources)?;
         let batch = required("batch", &message.batch)?;
-        let aws = message.aws.clone().unwrap_or_default();
         let scaling = message.scaling.unwrap_or_default();
-        let mut sources = std::collections::BTreeMap::new();
+        let mut sources = BTreeMap::new();
         for source in &message.sources {
             if sources.insert(source.name.clone(), SourceSpec::from_proto(source)?).is_some() {
                 return Err(refuse("sources", &format!("has two sources named {:?}", source.name)));
@@ -275,7 +323,9 @@ impl ApplicationSpec {
             sources,
             query: QuerySpec { sql: required("query", &message.query)?.sql.clone() },
             sink: SinkSpec::from_proto(required("sink", &message.sink)?)?,
-            aws: AwsSettings { region: non_empty(&aws.region), endpoint: non_empty(&aws.endpoint) },
+            aws: AwsSettings::from_proto(message.aws.as_ref()),
+            params: params_from_proto(&message.params)?,
+            origins: message.origins.clone().into_iter().collect(),
         };
         spec.check()?;
         Ok(spec)

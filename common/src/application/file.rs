@@ -1,16 +1,34 @@
 //! Reading the application file: errors name line, column and the nearest key that exists.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::params;
 use super::spec::ApplicationSpec;
 use crate::error::{Code, Error};
 
-/// Reads, overrides and checks an application file. Each override is `key.path=value`, where the
-/// value is TOML or, failing that, a plain string.
+/// What a command line changes about a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Each `key.path=value`, where the value is TOML or, failing that, a plain string.
+    pub settings: Vec<String>,
+    /// Each `name=value` or `name:type=value`, of `[params]`.
+    pub params: Vec<String>,
+}
+
+/// Reads, overrides and checks an application file, with [`Changes::settings`] alone.
 ///
 /// # Errors
-/// [`Code::FileUnreadable`], or as [`parse_toml`].
+/// As [`load_with`].
 pub fn load(path: &Path, overrides: &[String]) -> Result<ApplicationSpec, Error> {
+    load_with(path, &Changes { settings: overrides.to_vec(), ..Changes::default() })
+}
+
+/// Reads, changes and checks an application file.
+///
+/// # Errors
+/// [`Code::FileUnreadable`], or as [`parse_with`].
+pub fn load_with(path: &Path, changes: &Changes) -> Result<ApplicationSpec, Error> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Error::new(
             Code::FileUnreadable,
@@ -18,31 +36,64 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<ApplicationSpec, Error>
             "give the path of an application file (TOML, UTF-8)",
         )
     })?;
-    parse_toml(&path.display().to_string(), &text, overrides)
+    parse_with(&path.display().to_string(), &text, changes)
 }
 
 /// Parses and checks the text of an application file; `origin` names it in errors.
 ///
 /// # Errors
-/// [`Code::FileSyntax`], [`Code::UnknownKey`] or [`Code::InvalidValue`], each with the place.
+/// As [`parse_with`].
 pub fn parse_toml(
     origin: &str,
     text: &str,
     overrides: &[String],
 ) -> Result<ApplicationSpec, Error> {
-    let spec = if overrides.is_empty() {
+    parse_with(origin, text, &Changes { settings: overrides.to_vec(), ..Changes::default() })
+}
+
+/// As [`parse_toml`], with all changes, noting where each value comes from.
+///
+/// # Errors
+/// [`Code::FileSyntax`], [`Code::UnknownKey`] or [`Code::InvalidValue`], each with the place.
+pub fn parse_with(origin: &str, text: &str, changes: &Changes) -> Result<ApplicationSpec, Error> {
+    let mut table: toml::Table =
+        toml::from_str(text).map_err(|error| explain(origin, text, &error))?;
+    let mut origins = BTreeMap::new();
+    note(&table, "", &format!("file {origin}"), &mut origins);
+    let mut spec: ApplicationSpec = if changes.settings.is_empty() {
+        // From the text, whose places an error can name.
         toml::from_str(text).map_err(|error| explain(origin, text, &error))?
     } else {
-        let mut table: toml::Table =
-            toml::from_str(text).map_err(|error| explain(origin, text, &error))?;
-        for setting in overrides {
-            set(&mut table, setting)?;
+        for setting in &changes.settings {
+            let change = setting_of(setting)?;
+            note(&change, "", "flag --set", &mut origins);
+            merge(&mut table, change);
         }
         let origin = format!("{origin} with --set");
         table.try_into().map_err(|error| explain(&origin, text, &error))?
     };
+    for setting in &changes.params {
+        let declared = |name: &str| spec.params.get(name).map(|param| param.data_type.clone());
+        let (name, param) = params::parse_setting(setting, declared)?;
+        origins.insert(format!("params.{name}"), "flag --param".to_owned());
+        spec.params.insert(name, param);
+    }
+    spec.origins = origins;
     ApplicationSpec::check(&spec)?;
     Ok(spec)
+}
+
+/// Notes `origin` for every value of a table, and for nothing that only holds values.
+fn note(table: &toml::Table, at: &str, origin: &str, origins: &mut BTreeMap<String, String>) {
+    for (name, value) in table {
+        let key = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+        match value {
+            toml::Value::Table(inner) if !inner.is_empty() => note(inner, &key, origin, origins),
+            _ => {
+                origins.insert(key, origin.to_owned());
+            }
+        }
+    }
 }
 
 fn explain(origin: &str, text: &str, error: &toml::de::Error) -> Error {
@@ -96,10 +147,10 @@ fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
         .map(|(_, candidate)| candidate)
 }
 
-/// Applies one `KEY=VALUE`. KEY is a TOML key, so that names with dots can be quoted; VALUE is read
+/// What one `KEY=VALUE` changes. KEY is a TOML key, so that names with dots can be quoted; VALUE is read
 /// as TOML and, when it is none, taken as a string. Values of `[env]` are always strings: an
 /// environment holds nothing else.
-fn set(table: &mut toml::Table, setting: &str) -> Result<(), Error> {
+fn setting_of(setting: &str) -> Result<toml::Table, Error> {
     let refuse = |why: &str| {
         Error::new(
             Code::InvalidValue,
@@ -115,13 +166,11 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<(), Error> {
     let parse = |value: &str| format!("{key} = {value}").parse::<toml::Table>();
     let is_text = key.starts_with("env.") || value.contains('\n');
     let as_toml = if is_text { None } else { parse(value).ok() };
-    let setting = match as_toml {
-        Some(setting) => setting,
+    match as_toml {
+        Some(setting) => Ok(setting),
         None => parse(&toml::Value::String(value.to_owned()).to_string())
-            .map_err(|_| refuse("the part before `=` is not a key of a TOML file"))?,
-    };
-    merge(table, setting);
-    Ok(())
+            .map_err(|_| refuse("the part before `=` is not a key of a TOML file")),
+    }
 }
 
 /// Tables are merged; everything else is replaced.

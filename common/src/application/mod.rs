@@ -5,13 +5,17 @@
 
 mod check;
 mod convert;
+mod effective;
 mod executors;
 mod file;
+mod params;
 mod s3_location;
 mod spec;
 
+pub use self::effective::{DEFAULT_ORIGIN, EffectiveKey, origin_of, shown};
 pub use self::executors::ExecutorCount;
-pub use self::file::{load, parse_toml};
+pub use self::file::{Changes, load, load_with, parse_toml, parse_with};
+pub use self::params::Param;
 pub use self::s3_location::S3Location;
 pub use self::spec::{
     ApplicationSpec, BadRecordPolicy, BatchSpec, Column, Compression, DataLossPolicy,

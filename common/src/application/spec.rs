@@ -9,6 +9,7 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::executors::ExecutorCount;
+use super::params::Param;
 use super::s3_location::S3Location;
 use crate::aws::AwsSettings;
 use crate::error::{Code, Error};
@@ -34,6 +35,9 @@ pub struct ApplicationSpec {
     /// Arguments of the driver and of every executor, byte for byte, after `--`.
     #[serde(default)]
     pub args: Vec<String>,
+    /// What the query names as `$name`.
+    #[serde(default)]
+    pub params: BTreeMap<String, Param>,
     /// When batches are cut.
     #[serde(default)]
     pub batch: BatchSpec,
@@ -44,9 +48,12 @@ pub struct ApplicationSpec {
     pub query: QuerySpec,
     /// Where the result goes.
     pub sink: SinkSpec,
-    /// Region and endpoint.
+    /// Region, endpoint, profile and role.
     #[serde(default)]
     pub aws: AwsSettings,
+    /// Where values come from, by key, for people. Not of the file: noted as it is read.
+    #[serde(skip)]
+    pub origins: BTreeMap<String, String>,
     /// Sources whose positions may be given up, because the application has them no more or reads
     /// another stream under their name. Not of the file: said at each submit.
     #[serde(skip)]
@@ -129,6 +136,9 @@ pub struct SourceSpec {
     /// Columns and their types, in order; only for format `"json"`.
     #[serde(default, rename = "schema", deserialize_with = "columns")]
     pub columns: Vec<Column>,
+    /// What differs from the application's `[aws]`, for this stream alone.
+    #[serde(default)]
+    pub aws: AwsSettings,
 }
 
 /// The kind of a source.

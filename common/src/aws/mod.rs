@@ -7,22 +7,29 @@ mod account;
 mod explain;
 pub mod rights;
 mod server_date;
+mod streams;
 
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
 
 pub use self::explain::{Kind, error_code, explain, in_region, kind, region_of};
 pub use self::server_date::ServerDate;
+pub use self::streams::StreamClients;
 use crate::error::{Code, Error};
 
 /// How long a connection to AWS may take to be made.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one call may take; a part of 16 MiB at 1 MiB/s fits.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What sessions of assumed roles are called in the logs of AWS.
+const ROLE_SESSION: &str = "millrace";
 
 /// What an application or a process says about AWS; the SDK's usual chain decides the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -35,6 +42,30 @@ pub struct AwsSettings {
     /// `AWS_ENDPOINT_URL`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// Profile of the AWS configuration files; none: `AWS_PROFILE`, or the usual chain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Role to assume with those credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role_arn: Option<String>,
+}
+
+impl AwsSettings {
+    /// These settings, where they say something, and `general` where they say nothing.
+    #[must_use]
+    pub fn over(&self, general: &Self) -> Self {
+        let or = |own: &Option<String>, other: &Option<String>| own.clone().or(other.clone());
+        Self {
+            region: or(&self.region, &general.region),
+            endpoint: or(&self.endpoint, &general.endpoint),
+            profile: or(&self.profile, &general.profile),
+            // A profile of one's own is another caller: the general role is not its.
+            role_arn: match self.profile {
+                Some(_) => self.role_arn.clone(),
+                None => or(&self.role_arn, &general.role_arn),
+            },
+        }
+    }
 }
 
 /// The three services. Cloning is cheap.
@@ -89,10 +120,16 @@ impl Clients {
         if let Some(endpoint) = &settings.endpoint {
             loader = loader.endpoint_url(endpoint);
         }
+        if let Some(profile) = &settings.profile {
+            loader = loader.profile_name(profile);
+        }
         if let Some(keys) = keys {
             loader = loader.credentials_provider(keys);
         }
-        let shared = loader.load().await;
+        let mut shared = loader.load().await;
+        if let Some(role) = &settings.role_arn {
+            shared = assume(shared, role).await;
+        }
         let Some(region) = shared.region().map(ToString::to_string) else {
             return Err(Error::new(
                 Code::Credentials,
@@ -123,6 +160,16 @@ impl Clients {
         }
         s3_client(&self.shared, Some(region))
     }
+}
+
+/// The same configuration for who has assumed `role`; the calls to STS are its own.
+async fn assume(caller: SdkConfig, role: &str) -> SdkConfig {
+    let provider = AssumeRoleProvider::builder(role)
+        .session_name(ROLE_SESSION)
+        .configure(&caller)
+        .build()
+        .await;
+    caller.to_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build()
 }
 
 /// Path-style addresses wherever the endpoint is not AWS's own: `bucket.127.0.0.1` is no host.

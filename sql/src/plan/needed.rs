@@ -65,7 +65,11 @@ mod tests {
 
     async fn needed(sql: &str) -> NeededColumns {
         let sources = [source("logs"), source("users")];
-        validate_query(&sources, sql).await.unwrap().needed().unwrap()
+        validate_query(&sources, sql, &crate::Parameters::default())
+            .await
+            .unwrap()
+            .needed()
+            .unwrap()
     }
 
     #[tokio::test]

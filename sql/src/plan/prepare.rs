@@ -26,6 +26,7 @@ use super::batch::{BatchInputs, Targets};
 use super::distribute;
 use super::needed::NeededColumns;
 use super::table::SourceTable;
+use crate::params::{self, Parameters};
 use crate::scan::BlockScanExec;
 use crate::schema::SourceDef;
 use crate::session::RunOptions;
@@ -39,6 +40,8 @@ pub struct PreparedQuery {
     resolved: LogicalPlan,
     /// Optimized once, when nothing in it depends on the batch.
     optimized: Option<LogicalPlan>,
+    /// Parameters that it names.
+    named: Vec<String>,
 }
 
 /// A batch, ready to be executed by the driver.
@@ -68,6 +71,7 @@ impl PreparedQuery {
         mut state: SessionState,
         sources: &[SourceDef],
         sql: &str,
+        params: &Parameters,
     ) -> Result<Self, QueryError> {
         let statement = validate::parse(&state, sources, sql)?;
         for source in sources {
@@ -84,9 +88,14 @@ impl PreparedQuery {
         state.mark_start_execution();
         let refuse = |error| QueryError::from_engine(&error, sources);
         let resolved = state.statement_to_plan(statement).await.map_err(refuse)?;
+        let named = params::named_in(&resolved).map_err(refuse)?;
+        if let Some(name) = named.iter().find(|name| !params.has(name)) {
+            return Err(QueryError::unknown_parameter(name, params));
+        }
+        let resolved = params.bind(resolved).map_err(refuse)?;
         let optimized = state.optimize(&resolved).map_err(refuse)?;
         let fixed = !depends_on_time(&resolved).map_err(refuse)?;
-        Ok(Self { state, resolved, optimized: fixed.then_some(optimized) })
+        Ok(Self { state, resolved, optimized: fixed.then_some(optimized), named })
     }
 
     /// What the query needs of each source.
@@ -95,6 +104,11 @@ impl PreparedQuery {
             Some(optimized) => NeededColumns::of(optimized),
             None => NeededColumns::of(&self.state.optimize(&self.resolved)?),
         }
+    }
+
+    /// True when the query names this parameter.
+    pub(crate) fn names_parameter(&self, name: &str) -> bool {
+        self.named.iter().any(|named| named == name)
     }
 
     /// Schema of the result.

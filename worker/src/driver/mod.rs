@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use millrace_common::application::ApplicationSpec;
 use millrace_common::error::Error;
+use millrace_common::secrets::Secrets;
 use millrace_common::{actors, shutdown};
 use millrace_proto::v1;
 
@@ -72,7 +73,8 @@ async fn prepare(launch: &v1::LaunchContext) -> Result<(ApplicationSpec, World),
     let message = launch.spec.as_ref().ok_or_else(|| Error::internal("no application to run"))?;
     let spec = ApplicationSpec::from_proto(message)?;
     let times = std::env::var(HEARTBEAT_VARIABLE).ok().and_then(|text| heartbeat(&text));
-    let world = World::real(&spec, &launch.table, times.unwrap_or_default()).await?;
+    let secrets = Secrets::resolve(launch)?;
+    let world = World::real(&spec, &launch.table, times.unwrap_or_default(), secrets).await?;
     Ok((spec, world))
 }
 

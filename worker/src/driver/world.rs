@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use millrace_common::application::ApplicationSpec;
-use millrace_common::aws::Clients;
+use millrace_common::aws::{Clients, StreamClients};
 use millrace_common::clock::{SharedClock, SystemClock};
 use millrace_common::error::Error;
+use millrace_common::secrets::Secrets;
+use millrace_sql::Parameters;
 
 use super::commit::{S3Uploads, UploadStore};
 use super::executors::core::Limits;
 use super::head::{DynamoHeadStore, HeadStore};
 use super::receivers::discovery::{KinesisStreams, Streams};
 use super::runner::{BatchRunner, DistributedRunner, RunnerOptions};
+use super::start;
 use super::start::check::{Buckets, S3Buckets};
 
 /// Makes the runner of an application, which checks its query.
@@ -99,14 +102,20 @@ impl World {
     ///
     /// # Errors
     /// When no AWS region is set.
-    pub async fn real(spec: &ApplicationSpec, table: &str, times: Times) -> Result<Self, Error> {
+    pub async fn real(
+        spec: &ApplicationSpec,
+        table: &str,
+        times: Times,
+        secrets: Secrets,
+    ) -> Result<Self, Error> {
         let clients = Clients::load(&spec.aws).await?;
+        let streams = StreamClients::load(spec, &clients).await?;
         Ok(Self {
-            streams: Arc::new(KinesisStreams::new(clients.kinesis.clone())),
+            streams: Arc::new(KinesisStreams::new(streams)),
             buckets: Arc::new(S3Buckets::new(clients.clone())),
             uploads: Arc::new(S3Uploads::new(clients.clone())),
             heads: Arc::new(DynamoHeadStore::new(clients.dynamodb.clone(), table, &spec.name)),
-            runners: Arc::new(DistributedRunners { region: clients.region().to_owned() }),
+            runners: Arc::new(DistributedRunners { clients: clients.clone(), secrets }),
             clock: SystemClock::shared(),
             times,
         })
@@ -116,7 +125,8 @@ impl World {
 /// Runners over datafusion-distributed.
 #[derive(Debug)]
 struct DistributedRunners {
-    region: String,
+    clients: Clients,
+    secrets: Secrets,
 }
 
 #[async_trait]
@@ -124,7 +134,9 @@ impl Runners for DistributedRunners {
     async fn prepare(&self, spec: &ApplicationSpec) -> Result<Arc<dyn BatchRunner>, Error> {
         millrace_sql::validate(spec).await?;
         let io = tokio::runtime::Handle::current();
-        let options = RunnerOptions::from_spec(spec, &self.region, io);
+        let params = Parameters::of(spec, |value| Some(self.secrets.reveal(value)))?;
+        let regions = start::bucket_regions(spec, &self.clients).await;
+        let options = RunnerOptions::from_spec(spec, &regions, params, io);
         let runner = DistributedRunner::prepare(options).await?;
         Ok(Arc::new(runner))
     }

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::ArbiterHandle;
-use millrace_common::aws::{AwsSettings, Clients};
+use millrace_common::application::ApplicationSpec;
+use millrace_common::aws::{Clients, StreamClients};
 use millrace_common::budget::QUERIES_PERCENT;
 use millrace_common::resources::ByteSize;
 use millrace_common::{Code, Error};
@@ -69,7 +70,7 @@ impl World {
     /// # Errors
     /// When no AWS region is set, the work directory can not be used, or no thread can be started.
     pub async fn real(launch: &LaunchContext, arbiter: ArbiterHandle) -> Result<Self, Error> {
-        let clients = clients(launch).await?;
+        let (clients, streams) = clients(launch).await?;
         let store = open_store(launch)?;
         let cores = usize::try_from(launch.resources.unwrap_or_default().cores).unwrap_or(1);
         let pool = Arc::new(
@@ -78,7 +79,7 @@ impl World {
         );
         let tasks = tasks(launch, &clients, &pool, &store, arbiter)?;
         Ok(Self {
-            kinesis: Arc::new(SdkKinesis::new(clients.kinesis)),
+            kinesis: Arc::new(SdkKinesis::new(streams)),
             tempo: tempo(),
             store,
             engine: Arc::new(RealEngine { tasks, busy: BusyCores::new(pool) }),
@@ -87,13 +88,12 @@ impl World {
     }
 }
 
-async fn clients(launch: &LaunchContext) -> Result<Clients, Error> {
-    let aws = launch.spec.as_ref().and_then(|spec| spec.aws.clone()).unwrap_or_default();
-    Clients::load(&AwsSettings {
-        region: Some(aws.region).filter(|text| !text.is_empty()),
-        endpoint: Some(aws.endpoint).filter(|text| !text.is_empty()),
-    })
-    .await
+async fn clients(launch: &LaunchContext) -> Result<(Clients, StreamClients), Error> {
+    let message = launch.spec.as_ref().ok_or_else(|| Error::internal("no application to run"))?;
+    let spec = ApplicationSpec::from_proto(message)?;
+    let clients = Clients::load(&spec.aws).await?;
+    let streams = StreamClients::load(&spec, &clients).await?;
+    Ok((clients, streams))
 }
 
 fn open_store(launch: &LaunchContext) -> Result<BlockStore, Error> {

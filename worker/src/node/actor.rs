@@ -15,6 +15,7 @@ use millrace_common::id::ContainerId;
 use millrace_common::masters::Masters;
 use millrace_common::random;
 use millrace_common::retry::Backoff;
+use millrace_common::secrets;
 use millrace_proto::v1::{
     ContainerExit, ContainerStatus, LaunchContext, LogChunk, NodeCommand, NodeHeartbeat,
     NodeMessage, NodeRegister, ReadLogChunk, node_command, node_message,
@@ -361,8 +362,12 @@ impl Node {
         context.host.clone_from(&self.config.host);
         context.master_address = self.masters.list_after(&context.master_address);
         context.work_dir = directory.display().to_string();
+        context.secret_dir = self.config.secret_dir.display().to_string();
+        let allowed = self.config.secret_env.as_deref().unwrap_or_default();
+        let lent = secrets::lend(allowed, &context, |name| std::env::var(name).ok());
         let now_ms = self.clock.now_ms();
-        let effects = match launcher::start(&self.program, &directory, &context, &self.terms) {
+        let started = launcher::start(&self.program, &directory, &context, &self.terms, &lent);
+        let effects = match started {
             Ok(process) => {
                 tracing::info!(container = %id, pid = process.pid, "container started");
                 let (switch, kill) = watch::channel(None);

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use futures::future::OptionFuture;
 use millrace_common::resources::{ByteSize, Resources};
+use millrace_common::secrets::LENT_PREFIX;
 use millrace_proto::v1::{ContainerExit, ContainerKind, LaunchContext};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -74,11 +75,12 @@ pub(super) fn environment(
     of_node: impl IntoIterator<Item = (OsString, OsString)>,
     directory: &Path,
     context: &LaunchContext,
+    lent: &BTreeMap<String, String>,
 ) -> BTreeMap<OsString, OsString> {
     let is_inherited = |name: &OsString| {
         name.to_str().is_some_and(|name| {
-            INHERITED.contains(&name)
-                || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            let by_prefix = || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+            INHERITED.contains(&name) || (by_prefix() && !name.starts_with(LENT_PREFIX))
         })
     };
     let mut environment: BTreeMap<OsString, OsString> =
@@ -93,6 +95,7 @@ pub(super) fn environment(
         ("MILLRACE_CONTAINER_ID", context.container_id.clone()),
     ];
     environment.extend(own.map(|(name, value)| (name.into(), value.into())));
+    environment.extend(lent.iter().map(|(name, value)| (name.into(), value.into())));
     environment
 }
 
@@ -102,6 +105,7 @@ pub(super) fn start(
     directory: &Path,
     context: &LaunchContext,
     terms: &Terms,
+    lent: &BTreeMap<String, String>,
 ) -> io::Result<Process> {
     let mut private = DirBuilder::new();
     private.recursive(true).mode(0o700).create(directory.join(TEMPORARY))?;
@@ -116,7 +120,7 @@ pub(super) fn start(
     let capped = [stdout.try_clone()?, stderr.try_clone()?];
     let capped = capped.map(|log| Capped::new(log, terms.log_max)).into();
     let storage = Storage::new(directory.to_owned(), terms.container_disk, capped);
-    let environment = environment(std::env::vars_os(), directory, context);
+    let environment = environment(std::env::vars_os(), directory, context, lent);
     let mut command = CommandWrap::with_new(program, |command| {
         command
             .arg(role)

@@ -19,6 +19,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::core::is_plain;
 use super::work_dir::{STDERR, STDOUT, WorkDir};
+use crate::entry::CONFIGURATION;
 
 /// Largest piece that is sent at once, whatever was asked for.
 const PIECE_BYTES_MAX: u32 = 256 << 10;
@@ -88,6 +89,7 @@ pub(super) fn read(work_dir: &WorkDir, request: &ReadLogChunk, is_live: bool) ->
     let name = match request.stream() {
         LogStream::Stdout => STDOUT,
         LogStream::Stderr | LogStream::Unspecified => STDERR,
+        LogStream::Configuration => CONFIGURATION,
     };
     let id = ContainerId::new(request.container_id.clone());
     let outcome = if is_plain(id.as_str()) {

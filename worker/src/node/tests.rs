@@ -132,6 +132,7 @@ fn the_environment_is_an_allow_list_and_the_application_wins() {
         ("SECRET", "no"),
         ("TMPDIR", "/tmp"),
         ("MILLRACE_ATTEMPT", "99"),
+        ("MILLRACE_SECRET_OF_NODE", "no"),
     ]
     .map(|(name, value)| (name.into(), value.into()));
     let mut context = LaunchContext {
@@ -142,7 +143,9 @@ fn the_environment_is_an_allow_list_and_the_application_wins() {
     };
     context.env.insert("TZ".to_owned(), "Europe/Vienna".to_owned());
     context.env.insert("EMPTY".to_owned(), String::new());
-    let made: Vec<(String, String)> = environment(of_node, Path::new("/work/c"), &context)
+    let lent = [("MILLRACE_SECRET_LENT".to_owned(), "yes".to_owned())].into();
+    let directory = Path::new("/work/c");
+    let made: Vec<(String, String)> = environment(of_node, directory, &context, &lent)
         .into_iter()
         .map(|(name, value)| (name.into_string().unwrap(), value.into_string().unwrap()))
         .collect();
@@ -153,6 +156,7 @@ fn the_environment_is_an_allow_list_and_the_application_wins() {
         ("MILLRACE_APPLICATION", "a"),
         ("MILLRACE_ATTEMPT", "3"),
         ("MILLRACE_CONTAINER_ID", "a-a3-driver"),
+        ("MILLRACE_SECRET_LENT", "yes"),
         ("PATH", "/bin"),
         ("TMPDIR", "/work/c/tmp"),
         ("TZ", "Europe/Vienna"),

@@ -241,7 +241,9 @@ pub(crate) fn options(sources: Vec<SourceDef>, sql: &str) -> RunnerOptions {
         application: "app".to_owned(),
         sources,
         sql: sql.to_owned(),
+        params: millrace_sql::Parameters::default(),
         sink: SinkSettings {
+            dead_letter_region: String::new(),
             bucket: "results".to_owned(),
             prefix: "out".to_owned(),
             region: String::new(),

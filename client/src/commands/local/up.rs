@@ -163,6 +163,7 @@ impl Starting {
         let settings = AwsSettings {
             region: Some(REGION.to_owned()),
             endpoint: Some(self.record.endpoint.clone()),
+            ..AwsSettings::default()
         };
         let clients = Clients::with_keys(&settings, ACCESS_KEY, SECRET_KEY).await?;
         table::create_if_missing(&clients.dynamodb, table::DEFAULT_TABLE).await?;

@@ -4,7 +4,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ServerSideEncryption;
 use millrace_common::application::S3Location;
-use millrace_common::aws::{Kind, error_code, in_region, kind, region_of};
+use millrace_common::aws::{Kind, error_code, kind, region_of};
 use uuid::Uuid;
 
 use super::{Trial, Verdict, send};
@@ -47,13 +47,16 @@ impl Trial<'_> {
         }
     }
 
+    /// Uploads go to the bucket's own region, wherever the streams are.
     fn judge_region(&mut self, subject: &str, found: Option<String>, here: String) -> String {
         let Some(region) = found.filter(|region| !region.is_empty()) else { return here };
-        if region == here {
-            self.add(subject, "region", Verdict::Ok, &region);
+        let (verdict, detail) = if region == here {
+            (Verdict::Ok, region.clone())
         } else {
-            self.add(subject, "region", Verdict::Failed, in_region(&region));
-        }
+            let paid = "traffic between the two is paid for";
+            (Verdict::Warning, format!("{region}; the application runs in {here}, and {paid}"))
+        };
+        self.add(subject, "region", verdict, detail);
         region
     }
 

@@ -1,5 +1,6 @@
 //! The streams: each right that reading needs, their state, and how they distribute records.
 
+use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::types::{RecordDistributionStrategy, ShardIteratorType, StreamStatus};
 use millrace_common::application::{OutOfRangePolicy, SourceSpec};
 use millrace_common::aws::{Kind, ServerDate, kind};
@@ -27,11 +28,11 @@ impl Trial<'_> {
 
     async fn stream(&mut self, name: &str, source: &SourceSpec) {
         let subject = format!("stream {}", source.stream);
-        let mut arn = self.arns.stream(&source.stream);
+        let mut arn = self.arns.stream(source);
         // As the file names it: an ARN may be of another account.
         let name_only = (arn != source.stream).then(|| source.stream.clone());
-        self.region(&subject, &arn);
-        let kinesis = self.clients.kinesis.clone();
+        let kinesis = self.streams.of(&source.stream).clone();
+        self.region(&subject, &arn, &kinesis);
         let date = ServerDate::new();
         let describe = || {
             let call = kinesis.describe_stream_summary().set_stream_name(name_only.clone());
@@ -82,12 +83,12 @@ impl Trial<'_> {
         self.judge(&subject, RECORDS, answer);
     }
 
-    /// A stream that is given by ARN may lie elsewhere than the application looks.
-    fn region(&mut self, subject: &str, arn: &str) {
+    /// A stream that is given by ARN may lie elsewhere than its source is told to look.
+    fn region(&mut self, subject: &str, arn: &str, kinesis: &Client) {
         let region = arn.split(':').nth(3).unwrap_or_default();
-        let here = self.clients.region();
+        let here = kinesis.config().region().map(ToString::to_string).unwrap_or_default();
         if region != here {
-            let detail = format!("it is in {region}, and the application reads from {here}");
+            let detail = format!("it is in {region}, and its source reads from {here}");
             self.add(subject, "region", Verdict::Failed, detail);
         }
     }

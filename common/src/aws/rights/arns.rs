@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::table::On;
-use crate::application::{ApplicationSpec, S3Location};
+use crate::application::{ApplicationSpec, S3Location, SourceSpec};
 use crate::table;
 
 /// What is needed to name everything that an application touches.
@@ -24,9 +24,7 @@ impl Arns<'_> {
     #[must_use]
     pub fn of(&self, on: On) -> Vec<String> {
         let all: BTreeSet<String> = match on {
-            On::Streams => {
-                self.spec.sources.values().map(|source| self.stream(&source.stream)).collect()
-            }
+            On::Streams => self.spec.sources.values().map(|source| self.stream(source)).collect(),
             On::Head | On::Table => BTreeSet::from([self.table()]),
             On::Results => self.places().map(|place| self.keys_below(place)).collect(),
             On::Buckets => self.places().map(|place| self.bucket(place)).collect(),
@@ -40,13 +38,16 @@ impl Arns<'_> {
         (on == On::Head).then(|| table::application_pk(&self.spec.name))
     }
 
-    /// The ARN of a stream given by name or ARN.
+    /// The ARN of a source's stream, given by name or ARN; a role of its own names its account.
     #[must_use]
-    pub fn stream(&self, stream: &str) -> String {
+    pub fn stream(&self, source: &SourceSpec) -> String {
+        let stream = &source.stream;
         if stream.starts_with("arn:") {
-            return stream.to_owned();
+            return stream.clone();
         }
-        let Self { account, region, .. } = self;
+        let aws = source.aws.over(&self.spec.aws);
+        let region = source.aws.region.as_deref().unwrap_or(self.region);
+        let account = aws.role_arn.as_deref().and_then(account_of).unwrap_or(self.account);
         format!("arn:{}:kinesis:{region}:{account}:stream/{stream}", partition(region))
     }
 

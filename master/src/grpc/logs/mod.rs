@@ -33,7 +33,15 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a node may hold up the lines of others that are followed; it is asked again.
 const FOLLOW_DEADLINE: Duration = Duration::from_secs(1);
 
-const STREAMS: [LogStream; 2] = [LogStream::Stdout, LogStream::Stderr];
+/// The streams that a request asks for.
+fn streams(request: &v1::ReadLogsRequest) -> &'static [LogStream] {
+    match request.stream() {
+        LogStream::Unspecified => &[LogStream::Stdout, LogStream::Stderr],
+        LogStream::Stdout => &[LogStream::Stdout],
+        LogStream::Stderr => &[LogStream::Stderr],
+        LogStream::Configuration => &[LogStream::Configuration],
+    }
+}
 
 type Outgoing = mpsc::Sender<Result<v1::LogLines, Status>>;
 
@@ -91,7 +99,7 @@ impl Reader {
                 .collect();
             for (id, container) in &containers {
                 let started_ms = container.status.as_ref().map_or(0, |status| status.started_ms);
-                for stream in STREAMS {
+                for &stream in streams(&self.request) {
                     let track = self.tracks.entry(merge::key(id, stream));
                     track.or_insert_with(|| Track::new(started_ms)).look_again();
                 }

@@ -10,7 +10,7 @@ use aws_sdk_kinesis::types::{
     RecordDistributionStrategy, Shard, ShardFilter, ShardFilterType, StreamStatus,
 };
 use aws_smithy_types::DateTime;
-use millrace_common::aws::{self, ServerDate};
+use millrace_common::aws::{self, ServerDate, StreamClients};
 use millrace_common::error::{Code, Error};
 use millrace_common::position::HashKeyRange;
 use millrace_common::retry::{self, Backoff};
@@ -68,18 +68,18 @@ pub trait Streams: Send + Sync + 'static {
 /// Kinesis itself.
 #[derive(Clone, Debug)]
 pub struct KinesisStreams {
-    client: aws_sdk_kinesis::Client,
+    clients: StreamClients,
 }
 
 impl KinesisStreams {
-    /// Through this client.
+    /// Through these clients.
     #[must_use]
-    pub fn new(client: aws_sdk_kinesis::Client) -> Self {
-        Self { client }
+    pub fn new(clients: StreamClients) -> Self {
+        Self { clients }
     }
 
     async fn describe_once(&self, stream: &str) -> Result<Description, (bool, Error)> {
-        let call = self.client.describe_stream_summary();
+        let call = self.clients.of(stream).describe_stream_summary();
         let call = if stream.starts_with("arn:") {
             call.stream_arn(stream)
         } else {
@@ -123,11 +123,12 @@ impl KinesisStreams {
         token: Option<&str>,
     ) -> Result<(Vec<Shard>, Option<String>, i64), (bool, Error)> {
         let date = ServerDate::new();
-        let call = self.client.list_shards();
+        let call = self.clients.of(&stream.arn).list_shards();
         // A call with a token must not name the stream again.
         let call = match token {
             Some(token) => call.next_token(token),
-            None => call.stream_name(&stream.name).set_shard_filter(shard_filter(filter)),
+            // The ARN is right across accounts too.
+            None => call.stream_arn(&stream.arn).set_shard_filter(shard_filter(filter)),
         };
         let answer = call.customize().interceptor(date.clone()).send().await.map_err(|error| {
             let again = aws::kind(&error).is_transient();

@@ -58,7 +58,8 @@ impl DistributedRunner {
         // The number of partitions is set anew for every batch.
         let mut state = session::driver(1);
         state.config_mut().set_distributed_channel_resolver(PeerChannels::new(options.io.clone()));
-        let query = PreparedQuery::prepare(state, &options.sources, &options.sql).await?;
+        let query =
+            PreparedQuery::prepare(state, &options.sources, &options.sql, &options.params).await?;
         Ok(Self { query, options, controls: Mutex::default() })
     }
 
@@ -158,7 +159,7 @@ impl DistributedRunner {
             let dead_letters = target.map(|(bucket, prefix)| DeadLetterTarget {
                 bucket: bucket.clone(),
                 prefix: prefix.clone(),
-                region: self.options.sink.region.clone(),
+                region: self.options.sink.dead_letter_region.clone(),
                 application: self.options.application.clone(),
                 epoch: plan.epoch,
                 batch: plan.batch,

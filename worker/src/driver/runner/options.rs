@@ -3,9 +3,12 @@
 //! Promises: plain values. Never does: check them; the query is checked when it is prepared.
 
 use millrace_common::application::{self, ApplicationSpec, S3Location};
+use millrace_sql::Parameters;
 use millrace_sql::plan::{Compression, SinkFormat};
 use millrace_sql::schema::SourceDef;
 use tokio::runtime::Handle;
+
+use crate::driver::start::BucketRegions;
 
 /// Where the results of an application go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct SinkSettings {
     pub files_per_batch: usize,
     /// Bucket and prefix of the dead letters; none when no source has any.
     pub dead_letters: Option<(String, String)>,
+    /// Region of the bucket of the dead letters; empty for the process's own.
+    pub dead_letter_region: String,
 }
 
 /// What a runner is made for.
@@ -39,6 +44,8 @@ pub struct RunnerOptions {
     pub sources: Vec<SourceDef>,
     /// Its query.
     pub sql: String,
+    /// What the query's `$name`s stand for.
+    pub params: Parameters,
     /// Where its results go.
     pub sink: SinkSettings,
     /// The runtime of connections.
@@ -46,19 +53,27 @@ pub struct RunnerOptions {
 }
 
 impl RunnerOptions {
-    /// As the application says. `region` is that of the process's clients, and is recorded with
-    /// every upload.
+    /// As the application says. The region of its bucket is recorded with every upload.
     #[must_use]
-    pub fn from_spec(spec: &ApplicationSpec, region: &str, io: Handle) -> Self {
+    pub fn from_spec(
+        spec: &ApplicationSpec,
+        regions: &BucketRegions,
+        params: Parameters,
+        io: Handle,
+    ) -> Self {
         let sink = &spec.sink;
         let place = |location: &S3Location| {
             (location.bucket.clone(), location.prefix.trim_end_matches('/').to_owned())
         };
         let (bucket, prefix) = place(&sink.path);
+        let dead = sink.dead_letter_path.as_ref();
         let settings = SinkSettings {
+            region: regions.of(&bucket).to_owned(),
+            dead_letter_region: dead
+                .map(|place| regions.of(&place.bucket).to_owned())
+                .unwrap_or_default(),
             bucket,
             prefix,
-            region: region.to_owned(),
             format: match sink.format {
                 application::SinkFormat::Json => SinkFormat::Json,
                 application::SinkFormat::Csv => SinkFormat::Csv,
@@ -72,12 +87,13 @@ impl RunnerOptions {
             partition_by: sink.partition_by.clone(),
             max_open_partitions: usize::try_from(sink.max_open_partitions).unwrap_or(usize::MAX),
             files_per_batch: usize::try_from(sink.files_per_batch).unwrap_or(usize::MAX),
-            dead_letters: sink.dead_letter_path.as_ref().map(place),
+            dead_letters: dead.map(place),
         };
         Self {
             application: spec.name.as_str().to_owned(),
             sources: SourceDef::all(spec),
             sql: spec.query.sql.clone(),
+            params,
             sink: settings,
             io,
         }

@@ -19,7 +19,7 @@ const TRIES: u32 = 6;
 /// Buckets as the start needs them.
 #[async_trait]
 pub trait Buckets: Send + Sync + 'static {
-    /// Sees that the bucket is there and in the application's region.
+    /// Sees that the bucket is there, in whatever region.
     async fn check(&self, location: &S3Location) -> Result<(), Error>;
 }
 
@@ -43,7 +43,10 @@ impl S3Buckets {
         let kind = aws::kind(&error);
         // HeadBucket needs the right to list, which an application need not have: then the first
         // upload tells.
-        if kind == aws::Kind::Forbidden {
+        // A bucket of another region is used there.
+        if kind == aws::Kind::Forbidden
+            || aws::region_of(&error).is_some_and(|_| kind == aws::Kind::Region)
+        {
             return Ok(());
         }
         let resource = format!("bucket {bucket}");

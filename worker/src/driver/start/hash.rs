@@ -8,6 +8,8 @@ pub fn spec_hash(spec: &ApplicationSpec) -> String {
     use prost::Message as _;
     use sha2::Digest as _;
     let mut message = spec.to_proto();
+    // Where values come from is no part of what the application is.
+    message.origins.clear();
     // Maps have no order on the wire.
     let env: std::collections::BTreeMap<_, _> = message.env.drain().collect();
     let mut hash = sha2::Sha256::new();

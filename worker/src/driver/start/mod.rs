@@ -5,7 +5,9 @@
 
 pub mod check;
 mod hash;
+mod regions;
 pub mod sources;
 
 pub use check::{Checked, check};
 pub use hash::spec_hash;
+pub use regions::{BucketRegions, bucket_regions};

@@ -10,7 +10,7 @@ use aws_sdk_kinesis::types::ShardIteratorType;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::DateTime;
 use bytes::Bytes;
-use millrace_common::aws::{self, Kind, ServerDate};
+use millrace_common::aws::{self, Kind, ServerDate, StreamClients};
 use millrace_common::{Code, Error};
 
 use super::{Answer, CallFailure, ChildShard, FailureKind, IteratorAt, Kinesis, Record, ShardRef};
@@ -21,14 +21,14 @@ const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Kinesis by the AWS SDK.
 #[derive(Clone, Debug)]
 pub struct SdkKinesis {
-    client: aws_sdk_kinesis::Client,
+    clients: StreamClients,
 }
 
 impl SdkKinesis {
-    /// Over this client, whose own retries are off.
+    /// Over these clients, whose own retries are off.
     #[must_use]
-    pub fn new(client: aws_sdk_kinesis::Client) -> Self {
-        Self { client }
+    pub fn new(clients: StreamClients) -> Self {
+        Self { clients }
     }
 }
 
@@ -39,7 +39,8 @@ impl Kinesis for SdkKinesis {
         shard: &ShardRef,
         at: IteratorAt,
     ) -> Result<String, CallFailure> {
-        let call = self.client.get_shard_iterator().shard_id(&*shard.shard_id);
+        let client = self.clients.of(stream_of(shard));
+        let call = client.get_shard_iterator().shard_id(&*shard.shard_id);
         let call = match at {
             IteratorAt::Record(number) => call
                 .shard_iterator_type(ShardIteratorType::AtSequenceNumber)
@@ -67,7 +68,8 @@ impl Kinesis for SdkKinesis {
     ) -> Result<Answer, CallFailure> {
         let date = ServerDate::new();
         let mut call = self
-            .client
+            .clients
+            .of(stream_of(shard))
             .get_records()
             .shard_iterator(iterator)
             .limit(i32::try_from(limit).unwrap_or(i32::MAX));
@@ -78,6 +80,11 @@ impl Kinesis for SdkKinesis {
         let answer = within_deadline("GetRecords", shard, call.send()).await?;
         convert(shard, answer, date.get_ms())
     }
+}
+
+/// The stream as exactly as it is known.
+fn stream_of(shard: &ShardRef) -> &str {
+    if shard.stream_arn.is_empty() { &shard.stream_name } else { &shard.stream_arn }
 }
 
 /// Waits for a call, at most [`CALL_DEADLINE`] long.
