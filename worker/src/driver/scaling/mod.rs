@@ -165,7 +165,7 @@ mod tests {
         let text = format!(
             "name = \"a\"\n[resources]\nexecutors = {executors}\n[batch]\ninterval = \"10s\"\n\
              [source.s]\nstream = \"x\"\nformat = \"text\"\n[query]\nsql = \"SELECT 1\"\n\
-             [sink]\ntype = \"s3\"\npath = \"s3://b/a/\"\n"
+             [sink]\ntype = \"s3\"\npath = \"s3://bucket/a/\"\n"
         );
         parse_toml("a.toml", &text, &[]).unwrap()
     }
