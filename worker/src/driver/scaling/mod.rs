@@ -97,7 +97,10 @@ impl Scaling {
         let seen = Observation {
             num_here,
             cores_total: staying.iter().map(|view| view.registration.cores).sum(),
-            cores_busy: staying.iter().map(|view| view.heartbeat.cores_busy).sum(),
+            cores_busy: staying
+                .iter()
+                .map(|view| f64::from(view.heartbeat.busy_millicores) / 1_000.0)
+                .sum(),
             lag: input
                 .millis_behind_latest
                 .and_then(|ms| u64::try_from(ms).ok())
