@@ -69,6 +69,8 @@ fn explain(origin: &str, text: &str, error: &toml::de::Error) -> Error {
         .iter()
         .any(|sign| message.contains(sign))
         || message.contains("expected a number of")
+        || message.starts_with("a number of executors")
+        || message.starts_with("the value of a label")
         || message.contains("did not match");
     let (code, next) = if is_value {
         (Code::InvalidValue, "correct the value; docs/application.md lists every key")

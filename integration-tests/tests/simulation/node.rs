@@ -347,7 +347,7 @@ impl Engine for NoEngine {
 
     fn cancel_all(&self) {}
 
-    fn busy_cores(&self) -> u32 {
+    fn busy_millicores(&self) -> u32 {
         0
     }
 }

@@ -255,15 +255,20 @@ fn heartbeat(
     store: BlockStore,
     engine: Arc<dyn Engine>,
 ) -> Arc<dyn Fn(u64) -> ExecutorHeartbeat + Send + Sync> {
-    Arc::new(move |sequence| ExecutorHeartbeat {
-        sequence,
-        cores_busy: engine.busy_cores(),
-        block_bytes: store.block_bytes(),
-        disk_bytes: store.usage().disk_bytes,
-        rss_bytes: resident_bytes().unwrap_or(0),
-        over_budget: store.is_over_budget(),
-        spill_refused: store.spill_refused().unwrap_or_default(),
-        num_spills_refused: store.num_spills_refused(),
+    Arc::new(move |sequence| {
+        let busy_millicores = engine.busy_millicores();
+        ExecutorHeartbeat {
+            sequence,
+            // Half a core's work and more counts as a core.
+            cores_busy: (busy_millicores + 500) / 1_000,
+            busy_millicores,
+            block_bytes: store.block_bytes(),
+            disk_bytes: store.usage().disk_bytes,
+            rss_bytes: resident_bytes().unwrap_or(0),
+            over_budget: store.is_over_budget(),
+            spill_refused: store.spill_refused().unwrap_or_default(),
+            num_spills_refused: store.num_spills_refused(),
+        }
     })
 }
 
