@@ -70,6 +70,7 @@ fn the_seed_fits_on_its_cluster() {
     assert_eq!((source.read_bytes_per_s, source.read_calls_per_s), (Some(72 << 20), Some(180)));
     let forecast = &plan.sums.forecast;
     assert_eq!((forecast.files_per_hour, forecast.files_per_day), (5_760, 138_240));
+    assert_eq!((forecast.writes_per_batch, forecast.write_units_per_batch), (2, 12));
     assert_eq!((forecast.batches_per_hour, forecast.s3_requests_per_hour), (360, 17_280));
     assert_eq!((plan.why(), plan.mends.len()), (None, 0));
     assert!(plan.refusal().is_none());
