@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_queue_may_take_what_its_cap_and_other_guarantees_leave() {
-        let gib = |cores, gib| Resources::new(cores, ByteSize::mib(gib << 10));
+        let gib = |cores: u32, gib: u64| Resources::new(cores, ByteSize::mib(gib << 10));
         let queue = |name: &str, guarantee: Resources, cap: Resources, used: Resources| v1::Queue {
             name: name.to_owned(),
             guarantee: Some(guarantee.to_proto()),

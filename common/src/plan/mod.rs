@@ -199,7 +199,7 @@ impl Plan {
     #[must_use]
     pub fn why(&self) -> Option<String> {
         let is_never = self.verdict == Verdict::Never;
-        let counts = |status| status == Status::Never || (status.fails() && !is_never);
+        let counts = |status: Status| status == Status::Never || (status.fails() && !is_never);
         let failing = self.lines.iter().filter(|line| counts(line.status));
         let why: Vec<&str> = failing.filter_map(|line| line.why.as_deref()).collect();
         (self.verdict != Verdict::Fits).then(|| why.join("; "))

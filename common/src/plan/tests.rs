@@ -138,7 +138,7 @@ fn what_others_hold_makes_it_wait_and_not_refused() {
 #[test]
 fn a_queue_that_may_take_no_more_makes_it_wait() {
     let mut case = Case::new("5x8:32GiB", &[]);
-    let now = |cores| Resources::new(cores, ByteSize::mib(64 << 10));
+    let now = |cores: u32| Resources::new(cores, ByteSize::mib(64 << 10));
     case.share = Some(Share { queue: "etl".to_owned(), now: now(33) });
     assert_eq!(case.plan().verdict, Verdict::Fits);
     case.share = Some(Share { queue: "etl".to_owned(), now: now(20) });
