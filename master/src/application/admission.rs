@@ -33,7 +33,7 @@ pub(crate) fn admit(
     // The master asks Kinesis nothing: shards only tell how fast an application can be, not whether
     // it can be.
     let shards = BTreeMap::new();
-    let question = Question { spec: &spec, nodes, num_lost: 0, shards: &shards };
+    let question = Question { spec: &spec, nodes, share: None, num_lost: 0, shards: &shards };
     match plan::plan(question).refusal() {
         Some(refusal) => Err(refusal),
         None => Ok(spec),
