@@ -53,6 +53,16 @@ pub struct ApplicationSpec {
     pub drop_sources: BTreeSet<String>,
 }
 
+impl ApplicationSpec {
+    /// The lease tables of the KCL that sources begin behind.
+    pub fn lease_tables(&self) -> impl Iterator<Item = &str> {
+        self.sources.values().filter_map(|source| match &source.start {
+            StartPosition::Kcl(table) => Some(table.as_str()),
+            _ => None,
+        })
+    }
+}
+
 /// `[resources]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
