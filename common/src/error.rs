@@ -96,6 +96,8 @@ codes! {
     DataLost = "MR5001", DataLoss, "Records between two positions can not be read any more";
     BadRecord = "MR5002", InvalidArgument, "A record does not fit the declared schema";
     BlockLost = "MR5003", Unavailable, "A block is in no executor's store";
+    KclLive = "MR5004", FailedPrecondition, "The KCL application that a source takes over is still running";
+    KclCheckpoint = "MR5005", FailedPrecondition, "A lease of the KCL can not be taken over exactly";
     PortInUse = "MR6001", Unavailable, "The port is in use";
     DirectoryUnusable = "MR6002", FailedPrecondition, "A directory can not be written to";
     ConfigurationKey = "MR6003", InvalidArgument, "The configuration has a key that does not exist";

@@ -82,12 +82,13 @@ fn cost_from_proto(cost: v1::resources_spec::Cost) -> Resources {
 impl StartPosition {
     /// As a message.
     #[must_use]
-    pub fn to_proto(self) -> v1::StartPosition {
+    pub fn to_proto(&self) -> v1::StartPosition {
         use v1::start_position::At;
         let at = match self {
             Self::Earliest => At::Earliest(true),
             Self::Latest => At::Latest(true),
-            Self::Timestamp(ms) => At::TimestampMs(ms),
+            Self::Timestamp(ms) => At::TimestampMs(*ms),
+            Self::Kcl(table) => At::KclTable(table.clone()),
         };
         v1::StartPosition { at: Some(at) }
     }
@@ -102,6 +103,7 @@ impl StartPosition {
             Some(At::Earliest(true)) => Ok(Self::Earliest),
             Some(At::Latest(true)) => Ok(Self::Latest),
             Some(At::TimestampMs(ms)) if *ms >= 0 => Ok(Self::Timestamp(*ms)),
+            Some(At::KclTable(table)) => Ok(Self::Kcl(table.clone())),
             _ => Err(refuse("start", "is absent or no position")),
         }
     }

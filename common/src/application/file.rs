@@ -288,6 +288,21 @@ path = "s3://results/word-count/"
     }
 
     #[test]
+    fn a_source_starts_behind_the_checkpoints_of_a_lease_table() {
+        let text = WORD_COUNT.replacen("\"latest\"", "{ kcl = \"word-count-kcl\" }", 1);
+        let spec = parse(&text).unwrap();
+        assert_eq!(spec.sources["logs"].start, StartPosition::Kcl("word-count-kcl".into()));
+        assert_eq!(ApplicationSpec::from_proto(&spec.to_proto()).unwrap(), spec);
+        for wrong in ["{ kcl = \"\" }", "{ kcl = \"a b\" }", "{ kcl = \"abc\", at = 1 }", "{ }"] {
+            let error = parse(&WORD_COUNT.replacen("\"latest\"", wrong, 1)).unwrap_err();
+            assert!(
+                error.message().contains("kcl") || error.message().contains("table"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn a_message_carries_the_whole_file() {
         let placed = "executors = { min = 2, max = 16, grow_after = \"5s\" }\n\
                       node_selector = { zone = [\"a\", \"b\"], gpu = true }";

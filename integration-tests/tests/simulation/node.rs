@@ -326,6 +326,7 @@ fn driver_world(world: &World) -> DriverWorld {
         buckets: world.clone(),
         uploads: world.clone(),
         heads: world.clone(),
+        leases: world.clone(),
         runners: world,
         clock: Arc::new(SimulatedClock),
         times,

@@ -172,7 +172,8 @@ async fn reset(
     request: v1::ResetApplicationRequest,
 ) -> Result<v1::ResetApplicationResponse, Error> {
     let name: ApplicationName = request.name.parse()?;
-    let to = request.to.filter(|to| to.at.is_some()).ok_or_else(|| {
+    let is_place = |at: &v1::start_position::At| !matches!(at, v1::start_position::At::KclTable(_));
+    let to = request.to.filter(|to| to.at.as_ref().is_some_and(is_place)).ok_or_else(|| {
         Error::new(
             Code::InvalidValue,
             format!("the reset of {name} does not say where to"),

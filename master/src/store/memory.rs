@@ -163,7 +163,7 @@ impl Store for MemoryStore {
             return Err(StoreError::Deposed);
         }
         let head = inner.heads.get_mut(name).ok_or(StoreError::Refused)?;
-        head.1 = Some(*to);
+        head.1 = Some(to.clone());
         Ok(head.0)
     }
 

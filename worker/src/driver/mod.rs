@@ -9,6 +9,7 @@ pub mod commit;
 pub mod end;
 pub mod executors;
 pub mod head;
+pub mod kcl;
 pub mod ledger;
 pub mod process;
 pub mod receivers;

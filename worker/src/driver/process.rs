@@ -189,6 +189,7 @@ impl Driver {
             spec: &self.spec,
             streams: &checked.streams,
             kinesis: self.world.streams.as_ref(),
+            leases: self.world.leases.as_ref(),
             master: &self.master,
             cancel: &self.cancel,
         };
@@ -240,7 +241,8 @@ impl Driver {
         let epoch = head.epoch;
         let setups = sources::setups(&self.spec, &checked.streams, &head.starts)?;
         let now = self.world.clock.monotonic();
-        let core = ReceiversCore::new(setups, &head.positions, now).after_gaps(head.gaps.clone());
+        let positions = sources::positions(head);
+        let core = ReceiversCore::new(setups, &positions, now).after_gaps(head.gaps.clone());
         let outbox = Outbox::default();
         let (failure_sender, failures) = mpsc::channel(1);
         let (snapshot, input) = watch::channel(core.snapshot());

@@ -258,6 +258,38 @@ fn an_executor_that_is_to_go_is_given_back_when_nothing_needs_it() {
 }
 
 #[test]
+fn a_source_goes_on_behind_the_leases_of_the_kcl() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a", "b", "c"]);
+        fake.put("a", 0..10);
+        fake.put("b", 10..20);
+        fake.put("c", 20..25);
+        fake.split("c", &["d", "e"]);
+        fake.put("d", 25..30);
+        fake.lease("a", "4");
+        fake.lease("b", "TRIM_HORIZON");
+        fake.lease("c", "SHARD_END");
+        let file = FILE.replacen("\"earliest\"", "{ kcl = \"app-logs-kcl\" }", 1);
+        let driver = start_with(&fake, 1, &file).await;
+        // It dies before its first commit: the next one takes over the same, whatever was changed.
+        driver.end.abort();
+        fake.lease("e", "LATEST");
+        let driver = start_with(&fake, 2, &file).await;
+        let _e1 = driver.executor(&fake, "app-a2-e1").await;
+        let expected: Vec<u64> = (4..20).chain(25..30).collect();
+        eventually("what was left", || fake.visible().len() >= expected.len()).await;
+        driver.stop().await;
+        assert_eq!(fake.visible(), expected);
+        fake.put("a", 30..33);
+        let driver = start_with(&fake, 3, &file).await;
+        let _e1 = driver.executor(&fake, "app-a3-e1").await;
+        eventually("what is new", || fake.visible().len() > expected.len()).await;
+        driver.stop().await;
+        assert_eq!(fake.visible(), [expected, (30..33).collect()].concat());
+    });
+}
+
+#[test]
 fn the_last_executor_is_kept_until_another_comes() {
     in_system(async {
         let fake = Fake::with_shards(&["a"]);

@@ -16,6 +16,8 @@ use millrace_common::error::Error;
 use super::commit::{S3Uploads, UploadStore};
 use super::executors::core::Limits;
 use super::head::{DynamoHeadStore, HeadStore};
+use super::kcl::LeaseTables;
+use super::kcl::aws::AwsLeaseTables;
 use super::receivers::discovery::{KinesisStreams, Streams};
 use super::runner::{BatchRunner, DistributedRunner, RunnerOptions};
 use super::start::check::{Buckets, S3Buckets};
@@ -38,6 +40,8 @@ pub struct World {
     pub uploads: Arc<dyn UploadStore>,
     /// DynamoDB.
     pub heads: Arc<dyn HeadStore>,
+    /// Lease tables of the KCL.
+    pub leases: Arc<dyn LeaseTables>,
     /// DataFusion.
     pub runners: Arc<dyn Runners>,
     /// Time.
@@ -106,6 +110,7 @@ impl World {
             buckets: Arc::new(S3Buckets::new(clients.clone())),
             uploads: Arc::new(S3Uploads::new(clients.clone())),
             heads: Arc::new(DynamoHeadStore::new(clients.dynamodb.clone(), table, &spec.name)),
+            leases: Arc::new(AwsLeaseTables::new(clients.clone())),
             runners: Arc::new(DistributedRunners { region: clients.region().to_owned() }),
             clock: SystemClock::shared(),
             times,
