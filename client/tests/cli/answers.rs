@@ -293,8 +293,8 @@ async fn nodes_are_a_table() {
     let said = against(Fake { nodes: vec![node], ..Fake::default() }, "nodes").await;
     assert_eq!(
         said.done(),
-        "NODE    HOST       STATE     CORES       MEMORY  CONTAINERS  HEARTBEAT             WHY\n\
-         node-1  127.0.0.1  draining    3/8  512MiB/4GiB           2  1970-01-01T00:00:01Z  a-a1-e1 moves\n"
+        "NODE    HOST       STATE     CORES       MEMORY  CONTAINERS  HEARTBEAT             LABELS  WHY\n\
+         node-1  127.0.0.1  draining    3/8  512MiB/4GiB           2  1970-01-01T00:00:01Z  -       a-a1-e1 moves\n"
     );
 }
 
