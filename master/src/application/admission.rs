@@ -10,7 +10,8 @@ use millrace_common::plan::{self, Node, Question};
 use millrace_proto::v1;
 
 /// The typed specification of a submission. `nodes` are those that the cluster has or may have again;
-/// while there are none nobody knows what will fit, and nothing is refused for its size.
+/// while there are none, or none with the labels that are asked for, nobody knows what will fit, and
+/// nothing is refused for its size.
 ///
 /// # Errors
 /// What the specification's own check says, and [`Code::DoesNotFit`] with the arithmetic for what
@@ -27,7 +28,7 @@ pub(crate) fn admit(
         )
     })?;
     let spec = ApplicationSpec::from_proto(spec)?;
-    if nodes.is_empty() {
+    if !nodes.iter().any(|node| node.takes(&spec)) {
         return Ok(spec);
     }
     // The master asks Kinesis nothing: shards only tell how fast an application can be, not whether
