@@ -220,8 +220,9 @@ impl Round<'_> {
         if missing == 0 {
             return None;
         }
-        let lacks_room = (taken.len() as u64) < wanted;
-        let share = self.ledger.explain(&claim.queue, claim.executor).filter(|_| !lacks_room);
+        let is_short = (taken.len() as u64) < wanted;
+        let share = self.ledger.explain(&claim.queue, claim.executor).filter(|_| !is_short);
+        let lacks_room = share.is_none();
         let free = || free_now(&self.rooms, claim, |room| room.free);
         let why = share.unwrap_or_else(|| format!("free now: {}", free()));
         let (wanted, cost) = (claim.num_wanted, claim.executor);
