@@ -3,12 +3,15 @@
 //! Promises: what can be checked without reading a file is checked here, so that a wrong command
 //! line ends with exit code 2 before anything is done. The shell completions come from this.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use millrace_common::access::{self, Role};
 use millrace_common::application::StartPosition;
+use millrace_common::error::Error;
 use millrace_common::plan::Described;
 use millrace_common::resources::ByteSize;
 use millrace_common::table::DEFAULT_TABLE;
@@ -41,9 +44,25 @@ pub(crate) struct Global {
         value_name = "ADDRESS"
     )]
     pub(crate) master: String,
+    /// File, readable by you only, with the token that the master is shown; MILLRACE_TOKEN may hold
+    /// the token itself instead.
+    #[arg(long, global = true, env = "MILLRACE_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<OsString>,
     /// Print JSON for programs: data on standard output, errors as one object on standard error.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+}
+
+impl Global {
+    /// The token to show; none in a cluster without tokens.
+    pub(crate) fn token(&self) -> Result<Option<access::Token>, Error> {
+        // A variable that is set to nothing is not set.
+        match self.token_file.as_ref().filter(|path| !path.is_empty()) {
+            Some(path) => access::read_token(Path::new(path)).map(Some),
+            // Never a flag: every user of the host sees those.
+            None => access::Token::parse(&std::env::var("MILLRACE_TOKEN").unwrap_or_default()),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,6 +85,11 @@ pub(crate) enum Command {
     Scale(Scale),
     /// List the queues, their shares of the cluster and what they hold.
     Queues,
+    /// List the revisions of an application and the attempts of its driver, with reasons.
+    History(Named),
+    /// Make, list and revoke tokens.
+    #[command(subcommand)]
+    Token(Token),
     /// List the nodes of the cluster.
     Nodes,
     /// Take a node out of use, or back into it.
@@ -139,6 +163,16 @@ pub(crate) struct Submit {
     /// now; may be given more than once.
     #[arg(long, value_name = "SOURCE")]
     pub(crate) drop_source: Vec<String>,
+    /// Put it in the place of the application of this name that runs: it is checked first, and the
+    /// one that runs goes on when it is refused.
+    #[arg(long)]
+    pub(crate) upgrade: bool,
+    /// The file is a SubmitApplicationRequest as JSON, as API clients send it; - is standard input.
+    #[arg(long, conflicts_with_all = ["settings", "drop_source"])]
+    pub(crate) from_json: bool,
+    /// A name for this submission: the same name and file again are the same submission.
+    #[arg(long, value_name = "ID")]
+    pub(crate) request_id: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -230,6 +264,45 @@ pub(crate) struct Scale {
     /// As the application's file says: fixed, or between min and max as the load is.
     #[arg(long)]
     pub(crate) auto: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make the secret of a new cluster, and the tokens that come with it; needs no cluster.
+    Init {
+        /// Directory for cluster.secret, node.token and admin.token.
+        #[arg(long, value_name = "D")]
+        dir: PathBuf,
+        /// Keep a secret that is there already instead of refusing; for scripts that run again.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Make a token for a person or a program, and print it once.
+    Create(TokenCreate),
+    /// List the tokens that were made.
+    List,
+    /// Refuse a token from now on.
+    Revoke {
+        /// Its id, as `millrace token list` shows it.
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenCreate {
+    /// Whose it is: the owner of applications, and the name in the audit log.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// What it allows: viewer, submitter or admin.
+    #[arg(long, value_parser = parse_role)]
+    pub(crate) role: Role,
+    /// Take it for this long only, as 30d; for ever when not given.
+    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    pub(crate) expires: Option<Duration>,
+    /// Write it into this file, readable by you only, and do not print it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -440,16 +513,16 @@ fn parse_account(text: &str) -> Result<String, String> {
     if is_account { Ok(text.to_owned()) } else { Err("an account is 12 digits".to_owned()) }
 }
 
+fn parse_role(text: &str) -> Result<Role, String> {
+    text.parse().map_err(|error: Error| format!("{}; {}", error.message(), error.next_move()))
+}
+
 fn parse_size(text: &str) -> Result<ByteSize, String> {
-    text.parse().map_err(|error: millrace_common::error::Error| {
-        format!("{}; {}", error.message(), error.next_move())
-    })
+    text.parse().map_err(|error: Error| format!("{}; {}", error.message(), error.next_move()))
 }
 
 fn parse_cluster(text: &str) -> Result<Described, String> {
-    text.parse().map_err(|error: millrace_common::error::Error| {
-        format!("{}; {}", error.message(), error.next_move())
-    })
+    text.parse().map_err(|error: Error| format!("{}; {}", error.message(), error.next_move()))
 }
 
 fn parse_shards(text: &str) -> Result<Shards, String> {
