@@ -3,19 +3,22 @@
 //! Promises: what can be checked without reading a file is checked here, so that a wrong command
 //! line ends with exit code 2 before anything is done. The shell completions come from this.
 
+mod token;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use millrace_common::access::{self, Role};
+use millrace_common::access;
 use millrace_common::application::StartPosition;
 use millrace_common::error::Error;
 use millrace_common::plan::Described;
 use millrace_common::resources::ByteSize;
 use millrace_common::table::DEFAULT_TABLE;
 
+pub(crate) use self::token::{Token, TokenCreate};
 use crate::times::{parse_duration, parse_since, parse_start};
 
 /// Most shards of a stream that a plan is made for; Kinesis' own quotas are below.
@@ -267,45 +270,6 @@ pub(crate) struct Scale {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Token {
-    /// Make the secret of a new cluster, and the tokens that come with it; needs no cluster.
-    Init {
-        /// Directory for cluster.secret, node.token and admin.token.
-        #[arg(long, value_name = "D")]
-        dir: PathBuf,
-        /// Keep a secret that is there already instead of refusing; for scripts that run again.
-        #[arg(long)]
-        keep: bool,
-    },
-    /// Make a token for a person or a program, and print it once.
-    Create(TokenCreate),
-    /// List the tokens that were made.
-    List,
-    /// Refuse a token from now on.
-    Revoke {
-        /// Its id, as `millrace token list` shows it.
-        #[arg(value_name = "ID")]
-        id: String,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TokenCreate {
-    /// Whose it is: the owner of applications, and the name in the audit log.
-    #[arg(value_name = "NAME")]
-    pub(crate) name: String,
-    /// What it allows: viewer, submitter or admin.
-    #[arg(long, value_parser = parse_role)]
-    pub(crate) role: Role,
-    /// Take it for this long only, as 30d; for ever when not given.
-    #[arg(long, value_name = "D", value_parser = parse_duration)]
-    pub(crate) expires: Option<Duration>,
-    /// Write it into this file, readable by you only, and do not print it.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum Node {
     /// Move everything off a node and start nothing there, until it is undrained.
     Drain(Drain),
@@ -511,10 +475,6 @@ pub(crate) struct ObjectPath {
 fn parse_account(text: &str) -> Result<String, String> {
     let is_account = text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
     if is_account { Ok(text.to_owned()) } else { Err("an account is 12 digits".to_owned()) }
-}
-
-fn parse_role(text: &str) -> Result<Role, String> {
-    text.parse().map_err(|error: Error| format!("{}; {}", error.message(), error.next_move()))
 }
 
 fn parse_size(text: &str) -> Result<ByteSize, String> {
