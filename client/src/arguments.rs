@@ -3,16 +3,22 @@
 //! Promises: what can be checked without reading a file is checked here, so that a wrong command
 //! line ends with exit code 2 before anything is done. The shell completions come from this.
 
-use std::path::PathBuf;
+mod token;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use millrace_common::access;
 use millrace_common::application::StartPosition;
+use millrace_common::error::Error;
 use millrace_common::plan::Described;
 use millrace_common::resources::ByteSize;
 use millrace_common::table::DEFAULT_TABLE;
 
+pub(crate) use self::token::{Token, TokenCreate};
 use crate::times::{parse_duration, parse_since, parse_start};
 
 /// Most shards of a stream that a plan is made for; Kinesis' own quotas are below.
@@ -41,9 +47,25 @@ pub(crate) struct Global {
         value_name = "ADDRESS"
     )]
     pub(crate) master: String,
+    /// File, readable by you only, with the token that the master is shown; MILLRACE_TOKEN may hold
+    /// the token itself instead.
+    #[arg(long, global = true, env = "MILLRACE_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<OsString>,
     /// Print JSON for programs: data on standard output, errors as one object on standard error.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+}
+
+impl Global {
+    /// The token to show; none in a cluster without tokens.
+    pub(crate) fn token(&self) -> Result<Option<access::Token>, Error> {
+        // A variable that is set to nothing is not set.
+        match self.token_file.as_ref().filter(|path| !path.is_empty()) {
+            Some(path) => access::read_token(Path::new(path)).map(Some),
+            // Never a flag: every user of the host sees those.
+            None => access::Token::parse(&std::env::var("MILLRACE_TOKEN").unwrap_or_default()),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,6 +88,11 @@ pub(crate) enum Command {
     Scale(Scale),
     /// List the queues, their shares of the cluster and what they hold.
     Queues,
+    /// List the revisions of an application and the attempts of its driver, with reasons.
+    History(Named),
+    /// Make, list and revoke tokens.
+    #[command(subcommand)]
+    Token(Token),
     /// List the nodes of the cluster.
     Nodes,
     /// Take a node out of use, or back into it.
@@ -139,6 +166,16 @@ pub(crate) struct Submit {
     /// now; may be given more than once.
     #[arg(long, value_name = "SOURCE")]
     pub(crate) drop_source: Vec<String>,
+    /// Put it in the place of the application of this name that runs: it is checked first, and the
+    /// one that runs goes on when it is refused.
+    #[arg(long)]
+    pub(crate) upgrade: bool,
+    /// The file is a SubmitApplicationRequest as JSON, as API clients send it; - is standard input.
+    #[arg(long, conflicts_with_all = ["settings", "drop_source"])]
+    pub(crate) from_json: bool,
+    /// A name for this submission: the same name and file again are the same submission.
+    #[arg(long, value_name = "ID")]
+    pub(crate) request_id: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -441,15 +478,11 @@ fn parse_account(text: &str) -> Result<String, String> {
 }
 
 fn parse_size(text: &str) -> Result<ByteSize, String> {
-    text.parse().map_err(|error: millrace_common::error::Error| {
-        format!("{}; {}", error.message(), error.next_move())
-    })
+    text.parse().map_err(|error: Error| format!("{}; {}", error.message(), error.next_move()))
 }
 
 fn parse_cluster(text: &str) -> Result<Described, String> {
-    text.parse().map_err(|error: millrace_common::error::Error| {
-        format!("{}; {}", error.message(), error.next_move())
-    })
+    text.parse().map_err(|error: Error| format!("{}; {}", error.message(), error.next_move()))
 }
 
 fn parse_shards(text: &str) -> Result<Shards, String> {

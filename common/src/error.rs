@@ -56,6 +56,8 @@ codes! {
     SqlSyntax = "MR1005", InvalidArgument, "The query is not well-formed SQL";
     SqlType = "MR1006", InvalidArgument, "The query does not fit the types of its columns";
     SqlUnsupported = "MR1007", InvalidArgument, "The query is not a single SELECT";
+    IncompleteMessage = "MR1008", InvalidArgument, "A message lacks a field or has a value that does not exist";
+    NotJson = "MR1009", InvalidArgument, "The JSON is not well-formed or not the message that is asked for";
     MasterUnreachable = "MR2001", Unavailable, "The master can not be reached";
     NameInUse = "MR2002", AlreadyExists, "An application of this name is running";
     UnknownApplication = "MR2003", NotFound, "No application of this name is known";
@@ -71,6 +73,11 @@ codes! {
     UnknownNode = "MR2013", NotFound, "No node of this name is known";
     UnknownQueue = "MR2017", NotFound, "The master has no queue of this name";
     QueueDenied = "MR2018", PermissionDenied, "The user may not submit to this queue";
+    UnknownToken = "MR2020", Unauthenticated, "The request carries no token that this cluster knows";
+    TokenExpired = "MR2021", Unauthenticated, "The token has expired or was revoked";
+    NotAllowed = "MR2022", PermissionDenied, "The token does not allow this";
+    SecretRequired = "MR2023", FailedPrecondition, "A master without a secret listens on loopback only";
+    RequestReused = "MR2024", AlreadyExists, "A request id was used for another submission";
     TableMissing = "MR3001", FailedPrecondition, "The DynamoDB table does not exist";
     StreamMissing = "MR3002", FailedPrecondition, "The Kinesis stream does not exist";
     BucketMissing = "MR3003", FailedPrecondition, "The S3 bucket does not exist";

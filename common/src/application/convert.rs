@@ -53,7 +53,7 @@ paired!(Compression, Compression, "sink.compression", { None = None, Gzip = Gzip
 
 fn refuse(field: &str, why: &str) -> Error {
     Error::new(
-        Code::InvalidValue,
+        Code::IncompleteMessage,
         format!("the specification's field `{field}` {why}"),
         "see proto/millrace/v1/application.proto for what it may hold",
     )
@@ -245,7 +245,7 @@ impl ApplicationSpec {
     /// From a message, checked.
     ///
     /// # Errors
-    /// [`Code::InvalidValue`] naming the field, or as [`ApplicationSpec::check`].
+    /// [`Code::IncompleteMessage`] naming the field, or as [`ApplicationSpec::check`].
     pub fn from_proto(message: &v1::ApplicationSpec) -> Result<Self, Error> {
         let resources = required("resources", &message.resources)?;
         let batch = required("batch", &message.batch)?;

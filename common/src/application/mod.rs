@@ -7,11 +7,13 @@ mod check;
 mod convert;
 mod executors;
 mod file;
+mod hash;
 mod s3_location;
 mod spec;
 
 pub use self::executors::ExecutorCount;
 pub use self::file::{load, parse_toml};
+pub use self::hash::spec_hash;
 pub use self::s3_location::S3Location;
 pub use self::spec::{
     ApplicationSpec, BadRecordPolicy, BatchSpec, Column, Compression, DataLossPolicy,

@@ -123,6 +123,7 @@ impl Application {
             container_id: container.to_string(),
             node_id: node.to_string(),
             started_ms: now.wall_ms,
+            revision: self.record.application.revision,
             ..Default::default()
         });
         if attempts.len() > ATTEMPTS_MAX {

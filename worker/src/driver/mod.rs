@@ -21,6 +21,7 @@ pub mod stall;
 pub mod start;
 #[cfg(test)]
 mod testing;
+pub mod upgrade;
 pub mod world;
 
 use std::process::ExitCode;
@@ -73,7 +74,8 @@ async fn prepare(launch: &v1::LaunchContext) -> Result<(ApplicationSpec, World),
     let message = launch.spec.as_ref().ok_or_else(|| Error::internal("no application to run"))?;
     let spec = ApplicationSpec::from_proto(message)?;
     let times = std::env::var(HEARTBEAT_VARIABLE).ok().and_then(|text| heartbeat(&text));
-    let world = World::real(&spec, &launch.table, times.unwrap_or_default()).await?;
+    let token = crate::launch::token(launch);
+    let world = World::real(&spec, &launch.table, times.unwrap_or_default(), token).await?;
     Ok((spec, world))
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use millrace_common::access::Token;
 use millrace_common::application::ApplicationSpec;
 use millrace_common::aws::Clients;
 use millrace_common::clock::{SharedClock, SystemClock};
@@ -103,7 +104,12 @@ impl World {
     ///
     /// # Errors
     /// When no AWS region is set.
-    pub async fn real(spec: &ApplicationSpec, table: &str, times: Times) -> Result<Self, Error> {
+    pub async fn real(
+        spec: &ApplicationSpec,
+        table: &str,
+        times: Times,
+        token: Option<Token>,
+    ) -> Result<Self, Error> {
         let clients = Clients::load(&spec.aws).await?;
         Ok(Self {
             streams: Arc::new(KinesisStreams::new(clients.kinesis.clone())),
@@ -111,7 +117,7 @@ impl World {
             uploads: Arc::new(S3Uploads::new(clients.clone())),
             heads: Arc::new(DynamoHeadStore::new(clients.dynamodb.clone(), table, &spec.name)),
             leases: Arc::new(AwsLeaseTables::new(clients.clone())),
-            runners: Arc::new(DistributedRunners { region: clients.region().to_owned() }),
+            runners: Arc::new(DistributedRunners { region: clients.region().to_owned(), token }),
             clock: SystemClock::shared(),
             times,
         })
@@ -122,6 +128,7 @@ impl World {
 #[derive(Debug)]
 struct DistributedRunners {
     region: String,
+    token: Option<Token>,
 }
 
 #[async_trait]
@@ -129,7 +136,7 @@ impl Runners for DistributedRunners {
     async fn prepare(&self, spec: &ApplicationSpec) -> Result<Arc<dyn BatchRunner>, Error> {
         millrace_sql::validate(spec).await?;
         let io = tokio::runtime::Handle::current();
-        let options = RunnerOptions::from_spec(spec, &self.region, io);
+        let options = RunnerOptions::from_spec(spec, &self.region, io, self.token.clone());
         let runner = DistributedRunner::prepare(options).await?;
         Ok(Arc::new(runner))
     }

@@ -129,6 +129,7 @@ fn tasks(
         store: Arc::new(S3Store::new(clients.clone())),
         memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
         spill_dir,
+        token: crate::launch::token(launch),
     })
     .map_err(|error| Error::internal("the engine can not be set up").caused_by(error))
 }

@@ -52,6 +52,12 @@ pub(super) struct Terms {
     pub cgroups: Cgroups,
 }
 
+/// True for what leads to the tokens of others: a container has one of its own, in its launch
+/// context.
+fn is_access(name: &str) -> bool {
+    name.starts_with("MILLRACE_") && (name.contains("TOKEN") || name.contains("SECRET"))
+}
+
 /// How a container is to be ended: not yet, or with this grace.
 pub(super) type KillSwitch = watch::Receiver<Option<Duration>>;
 
@@ -77,8 +83,9 @@ pub(super) fn environment(
 ) -> BTreeMap<OsString, OsString> {
     let is_inherited = |name: &OsString| {
         name.to_str().is_some_and(|name| {
-            INHERITED.contains(&name)
-                || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            let is_listed = INHERITED.contains(&name)
+                || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+            is_listed && !is_access(name)
         })
     };
     let mut environment: BTreeMap<OsString, OsString> =

@@ -132,6 +132,9 @@ fn the_environment_is_an_allow_list_and_the_application_wins() {
         ("SECRET", "no"),
         ("TMPDIR", "/tmp"),
         ("MILLRACE_ATTEMPT", "99"),
+        ("MILLRACE_TOKEN", "no"),
+        ("MILLRACE_WORKER_TOKEN_FILE", "no"),
+        ("MILLRACE_MASTER_SECRET_FILE", "no"),
     ]
     .map(|(name, value)| (name.into(), value.into()));
     let mut context = LaunchContext {

@@ -2,6 +2,7 @@
 //!
 //! Promises: plain values. Never does: check them; the query is checked when it is prepared.
 
+use millrace_common::access::Token;
 use millrace_common::application::{self, ApplicationSpec, S3Location};
 use millrace_sql::plan::{Compression, SinkFormat};
 use millrace_sql::schema::SourceDef;
@@ -43,13 +44,20 @@ pub struct RunnerOptions {
     pub sink: SinkSettings,
     /// The runtime of connections.
     pub io: Handle,
+    /// What executors are shown.
+    pub token: Option<Token>,
 }
 
 impl RunnerOptions {
     /// As the application says. `region` is that of the process's clients, and is recorded with
     /// every upload.
     #[must_use]
-    pub fn from_spec(spec: &ApplicationSpec, region: &str, io: Handle) -> Self {
+    pub fn from_spec(
+        spec: &ApplicationSpec,
+        region: &str,
+        io: Handle,
+        token: Option<Token>,
+    ) -> Self {
         let sink = &spec.sink;
         let place = |location: &S3Location| {
             (location.bucket.clone(), location.prefix.trim_end_matches('/').to_owned())
@@ -80,6 +88,7 @@ impl RunnerOptions {
             sql: spec.query.sql.clone(),
             sink: settings,
             io,
+            token,
         }
     }
 }

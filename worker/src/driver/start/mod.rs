@@ -4,8 +4,7 @@
 //! specification was checked. Never does: read records.
 
 pub mod check;
-mod hash;
 pub mod sources;
 
 pub use check::{Checked, check};
-pub use hash::spec_hash;
+pub use millrace_common::application::spec_hash;
