@@ -11,7 +11,7 @@ ENV CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=symbols
 RUN cargo build --release --locked --bins \
       --package millrace-client --package millrace-emulator \
       --package millrace-master --package millrace-worker \
- && mkdir -p /image/bin /image/work \
+ && mkdir -p /image/bin /image/work /image/access \
  && cp target/release/millrace target/release/millrace-emulator \
        target/release/millrace-master target/release/millrace-worker /image/bin/
 
@@ -23,6 +23,7 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certifica
 COPY --from=build /image/bin/ /usr/local/bin/
 # Files lie here, and belong to the user that everything runs as; a new volume begins as a copy of it.
 COPY --from=build --chown=10001:10001 /image/work/ /var/lib/millrace/
+COPY --from=build --chown=10001:10001 /image/access/ /var/lib/millrace-access/
 USER 10001:10001
 WORKDIR /var/lib/millrace
 VOLUME /var/lib/millrace

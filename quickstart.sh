@@ -101,7 +101,7 @@ To look around from another terminal:
   millrace logs $APPLICATION --follow
   millrace nodes
   millrace ls $RESULTS
-  curl \$MILLRACE_MASTER/api/v1/applications
+  curl -H "Authorization: Bearer \$(cat \$MILLRACE_TOKEN_FILE)" \$MILLRACE_MASTER/api/v1/applications
 TEXT
 
 say "batches as they commit"

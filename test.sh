@@ -13,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-PYTHON_PACKAGES="boto3 ministack==1.5.33 aws-kinesis-agg==1.2.3"
+PYTHON_PACKAGES="boto3 ministack==1.5.33 aws-kinesis-agg==1.2.3 grpcio==1.85.1 grpcio-tools==1.85.1"
 # The commit steps as points at which a test can make a driver die.
 FEATURES=(--features millrace-worker/failpoints,millrace-integration-tests/failpoints)
 quick=false
@@ -63,7 +63,7 @@ prepare_python() {
     fi
   fi
   export MILLRACE_PYTHON="$venv/bin/python"
-  "$MILLRACE_PYTHON" -c 'import boto3, ministack, aws_kinesis_agg'
+  "$MILLRACE_PYTHON" -c 'import boto3, ministack, aws_kinesis_agg, grpc_tools'
 }
 
 if [ ${#faults[@]} -gt 0 ]; then

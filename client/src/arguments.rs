@@ -3,21 +3,24 @@
 //! Promises: what can be checked without reading a file is checked here, so that a wrong command
 //! line ends with exit code 2 before anything is done. The shell completions come from this.
 
-use std::path::PathBuf;
+mod file;
+mod local;
+mod token;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use millrace_common::application::{self, ApplicationSpec, Changes, StartPosition};
-use millrace_common::error::Error;
-use millrace_common::plan::Described;
-use millrace_common::resources::ByteSize;
+use millrace_common::access;
+use millrace_common::application::StartPosition;
 use millrace_common::table::DEFAULT_TABLE;
 
+pub(crate) use self::file::{FileAndSettings, Plan, Policy, PolicyRole, Preflight, Shards};
+pub(crate) use self::local::{Local, LocalDirectory, LocalUp};
+pub(crate) use self::token::{Token, TokenCreate};
 use crate::times::{parse_duration, parse_since, parse_start};
-
-/// Most shards of a stream that a plan is made for; Kinesis' own quotas are below.
-const SHARDS_MAX: u32 = 100_000;
 
 /// Runs SQL over Kinesis streams and writes the results to S3, each record's effect exactly once.
 #[derive(Debug, Parser)]
@@ -42,9 +45,25 @@ pub(crate) struct Global {
         value_name = "ADDRESS"
     )]
     pub(crate) master: String,
+    /// File, readable by you only, with the token that the master is shown; MILLRACE_TOKEN may hold
+    /// the token itself instead.
+    #[arg(long, global = true, env = "MILLRACE_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<OsString>,
     /// Print JSON for programs: data on standard output, errors as one object on standard error.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+}
+
+impl Global {
+    /// The token to show; none in a cluster without tokens.
+    pub(crate) fn token(&self) -> Result<Option<access::Token>, Error> {
+        // A variable that is set to nothing is not set.
+        match self.token_file.as_ref().filter(|path| !path.is_empty()) {
+            Some(path) => access::read_token(Path::new(path)).map(Some),
+            // Never a flag: every user of the host sees those.
+            None => access::Token::parse(&std::env::var("MILLRACE_TOKEN").unwrap_or_default()),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -67,6 +86,11 @@ pub(crate) enum Command {
     Scale(Scale),
     /// List the queues, their shares of the cluster and what they hold.
     Queues,
+    /// List the revisions of an application and the attempts of its driver, with reasons.
+    History(Named),
+    /// Make, list and revoke tokens.
+    #[command(subcommand)]
+    Token(Token),
     /// List the nodes of the cluster.
     Nodes,
     /// Take a node out of use, or back into it.
@@ -115,28 +139,6 @@ pub(crate) struct Named {
     pub(crate) name: String,
 }
 
-/// An application file and changes to it.
-#[derive(Debug, Args)]
-pub(crate) struct FileAndSettings {
-    /// The application file.
-    pub(crate) file: PathBuf,
-    /// Change a key of the file, as batch.interval=1s; may be given again.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) settings: Vec<String>,
-    /// Give a parameter of the query a value, as level=ERROR or since:timestamp=2026-11-22T10:00:00Z;
-    /// may be given again.
-    #[arg(long = "param", value_name = "NAME=VALUE")]
-    pub(crate) params: Vec<String>,
-}
-
-impl FileAndSettings {
-    /// The application that is meant.
-    pub(crate) fn load(&self) -> Result<ApplicationSpec, Error> {
-        let changes = Changes { settings: self.settings.clone(), params: self.params.clone() };
-        application::load_with(&self.file, &changes)
-    }
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Submit {
     #[command(flatten)]
@@ -154,31 +156,16 @@ pub(crate) struct Submit {
     /// now; may be given more than once.
     #[arg(long, value_name = "SOURCE")]
     pub(crate) drop_source: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Plan {
-    #[command(flatten)]
-    pub(crate) source: FileAndSettings,
-    /// A cluster in words instead of the live one, as 4x8:32GiB for four nodes of 8 cores with 32GiB
-    /// each, or 4x8:32GiB,1x1:4GiB; without a memory each core brings 4GiB.
-    #[arg(long, value_name = "NODESxCORES[:MEMORY]", value_parser = parse_cluster)]
-    pub(crate) cluster: Option<Described>,
-    /// It has to fit also when any K nodes are lost.
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    pub(crate) nodes_lost: usize,
-    /// Open shards of the streams, or of one source's, instead of asking Kinesis; may be given again.
-    #[arg(long, value_name = "N|SOURCE=N", value_parser = parse_shards)]
-    pub(crate) shards: Vec<Shards>,
-}
-
-/// How many shards the stream of a source, or of all sources, has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shards {
-    /// None: of every source.
-    pub(crate) source: Option<String>,
-    /// At least one.
-    pub(crate) count: u32,
+    /// Put it in the place of the application of this name that runs: it is checked first, and the
+    /// one that runs goes on when it is refused.
+    #[arg(long)]
+    pub(crate) upgrade: bool,
+    /// The file is a SubmitApplicationRequest as JSON, as API clients send it; - is standard input.
+    #[arg(long, conflicts_with_all = ["settings", "params", "drop_source"])]
+    pub(crate) from_json: bool,
+    /// A name for this submission: the same name and file again are the same submission.
+    #[arg(long, value_name = "ID")]
+    pub(crate) request_id: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -292,43 +279,6 @@ pub(crate) struct Config {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Policy {
-    #[command(flatten)]
-    pub(crate) source: FileAndSettings,
-    /// Whose policy.
-    #[arg(long = "for", value_name = "ROLE", default_value = "application")]
-    pub(crate) role: PolicyRole,
-    /// Account of the table and the streams; else that of the credentials is asked for.
-    #[arg(long, value_name = "ID", value_parser = parse_account)]
-    pub(crate) account: Option<String>,
-    /// Name of the cluster's table.
-    #[arg(long, default_value = DEFAULT_TABLE)]
-    pub(crate) table: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PolicyRole {
-    /// Driver and executors; the credentials of the nodes.
-    Application,
-    /// The master of the cluster.
-    Master,
-    /// Who looks after the application by `preflight`, `uploads`, `repair`, `ls` and `cat`.
-    Operator,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Preflight {
-    #[command(flatten)]
-    pub(crate) source: FileAndSettings,
-    /// Account that the statements to add name; else that of the credentials.
-    #[arg(long, value_name = "ID", value_parser = parse_account)]
-    pub(crate) account: Option<String>,
-    /// Name of the cluster's table.
-    #[arg(long, default_value = DEFAULT_TABLE)]
-    pub(crate) table: String,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct Reset {
     #[command(flatten)]
     pub(crate) named: Named,
@@ -375,47 +325,6 @@ pub(crate) struct UploadsGc {
     pub(crate) yes: bool,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum Local {
-    /// Start emulator, master and workers, and leave them running.
-    Up(LocalUp),
-    /// Print the environment that other commands and programs need, as export lines.
-    Env(LocalDirectory),
-    /// End every process of the local cluster.
-    Down(LocalDirectory),
-    /// Show the processes of the local cluster.
-    Status(LocalDirectory),
-}
-
-/// The directory of a local cluster.
-#[derive(Debug, Args)]
-pub(crate) struct LocalDirectory {
-    /// Directory of the cluster's data, logs and process ids.
-    #[arg(long, value_name = "D", default_value = ".millrace")]
-    pub(crate) dir: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct LocalUp {
-    #[command(flatten)]
-    pub(crate) directory: LocalDirectory,
-    /// Number of workers.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) workers: u32,
-    /// Cores that each worker offers.
-    #[arg(long, value_name = "C", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) cores: u32,
-    /// Memory that each worker offers.
-    #[arg(long, value_name = "M", default_value = "2GiB", value_parser = parse_size)]
-    pub(crate) memory: ByteSize,
-    /// Bucket to make; may be given again.
-    #[arg(long = "bucket", value_name = "NAME", default_value = "results")]
-    pub(crate) buckets: Vec<String>,
-    /// Switch the emulator's Kinesis limits off, as benchmarks need it.
-    #[arg(long)]
-    pub(crate) no_limits: bool,
-}
-
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("records").required(true).args(["files", "generate"]))]
 pub(crate) struct Produce {
@@ -459,35 +368,10 @@ pub(crate) struct ObjectPath {
     pub(crate) path: String,
 }
 
-fn parse_account(text: &str) -> Result<String, String> {
-    let is_account = text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
-    if is_account { Ok(text.to_owned()) } else { Err("an account is 12 digits".to_owned()) }
-}
-
-fn parse_size(text: &str) -> Result<ByteSize, String> {
-    text.parse().map_err(|error: Error| format!("{}; {}", error.message(), error.next_move()))
-}
-
-fn parse_cluster(text: &str) -> Result<Described, String> {
-    text.parse().map_err(|error: Error| format!("{}; {}", error.message(), error.next_move()))
-}
-
-fn parse_shards(text: &str) -> Result<Shards, String> {
-    let (source, count) = match text.split_once('=') {
-        Some((source, count)) => (Some(source.trim().to_owned()), count),
-        None => (None, text),
-    };
-    let count = count.trim().parse().ok().filter(|count| (1..=SHARDS_MAX).contains(count));
-    let is_named = source.as_ref().is_none_or(|source| !source.is_empty());
-    count
-        .filter(|_| is_named)
-        .map(|count| Shards { source, count })
-        .ok_or_else(|| format!("write a number from 1 to {SHARDS_MAX}, or SOURCE=N, as logs=36"))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use millrace_common::plan::Described;
 
     use super::*;
 

@@ -9,17 +9,17 @@
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use millrace_common::access::Token;
 use millrace_common::error::{Code, Error, Result};
-use millrace_common::rpc;
+use millrace_common::rpc::{self, Caller};
 use millrace_proto::v1;
 use millrace_proto::v1::client_service_client::ClientServiceClient;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 pub use crate::link::REACH_DEADLINE;
 use crate::link::{Link, explain, unreachable};
 
-type Master = ClientServiceClient<Channel>;
+type Master = ClientServiceClient<Caller>;
 
 /// How long a call that changes something may take: the master writes to DynamoDB with retries.
 pub const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
@@ -38,13 +38,14 @@ pub struct Client {
 
 impl Client {
     /// Finds the leading master among `masters` (`host:port` or an `http://` URL, of several
-    /// separated by commas) and connects to it.
+    /// separated by commas), shows it `token`, and connects to it.
     ///
     /// # Errors
     /// [`Code::MasterUnreachable`] within [`REACH_DEADLINE`] for each; [`Code::NotLeader`] when none
-    /// leads for long; [`Code::InvalidValue`] for text that is no address.
-    pub async fn connect(masters: &str) -> Result<Self> {
-        let client = Self { link: Link::new(masters)? };
+    /// leads for long; [`Code::UnknownToken`] and [`Code::TokenExpired`]; [`Code::InvalidValue`] for
+    /// text that is no address.
+    pub async fn connect(masters: &str, token: Option<Token>) -> Result<Self> {
+        let client = Self { link: Link::new(masters, token)? };
         client.link.leader().await?;
         Ok(client)
     }
@@ -67,17 +68,63 @@ impl Client {
         Ok(self.read(async |mut master| master.list_nodes(request).await).await?.nodes)
     }
 
-    /// Hands in an application.
+    /// Hands in an application. With a request id it is sent again, to another master too, when no
+    /// answer comes: the same submission is taken once.
     ///
     /// # Errors
     /// The master's refusal ([`Code::DoesNotFit`], [`Code::NameInUse`], ...), or that it can not be
     /// reached.
-    pub async fn submit(&self, spec: v1::ApplicationSpec) -> Result<v1::SubmitApplicationResponse> {
-        let name = spec.name.clone();
-        let request = v1::SubmitApplicationRequest { spec: Some(spec) };
+    pub async fn submit(
+        &self,
+        request: v1::SubmitApplicationRequest,
+    ) -> Result<v1::SubmitApplicationResponse> {
+        let name = request.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
         let look = format!("millrace status {name}");
         let call = async |mut master: Master| master.submit_application(request.clone()).await;
-        self.change(&look, call).await
+        match self.change(&look, call).await {
+            Err(error)
+                if error.code() == Code::MasterUnreachable && !request.request_id.is_empty() =>
+            {
+                self.change(&look, call).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Makes a token; its text is in the answer and nowhere else.
+    ///
+    /// # Errors
+    /// [`Code::NotAllowed`], or that the master can not be reached.
+    pub async fn create_token(
+        &self,
+        name: &str,
+        role: v1::Role,
+        valid_for: Option<Duration>,
+    ) -> Result<v1::CreateTokenResponse> {
+        let valid_for_ms = valid_for.map_or(0, deadline_ms);
+        let role = role.into();
+        let request = v1::CreateTokenRequest { name: name.to_owned(), role, valid_for_ms };
+        let call = async |mut master: Master| master.create_token(request.clone()).await;
+        self.change("millrace token list", call).await
+    }
+
+    /// Every token that the cluster remembers.
+    ///
+    /// # Errors
+    /// [`Code::NotAllowed`], or that the master can not be reached.
+    pub async fn tokens(&self) -> Result<Vec<v1::TokenInfo>> {
+        let request = v1::ListTokensRequest {};
+        Ok(self.read(async |mut master| master.list_tokens(request).await).await?.tokens)
+    }
+
+    /// Has a token refused from now on.
+    ///
+    /// # Errors
+    /// [`Code::InvalidValue`] when there is none of this id, or that the master can not be reached.
+    pub async fn revoke_token(&self, id: &str) -> Result<v1::TokenInfo> {
+        let request = v1::RevokeTokenRequest { id: id.to_owned() };
+        let call = async |mut master: Master| master.revoke_token(request.clone()).await;
+        Ok(self.change("millrace token list", call).await?.info.unwrap_or_default())
     }
 
     /// Every application the master knows.

@@ -8,6 +8,7 @@ mod config;
 mod confirm;
 mod end;
 mod explain;
+mod history;
 mod init;
 mod local;
 mod logs;
@@ -23,6 +24,7 @@ mod scale;
 mod status;
 mod subject;
 mod submit;
+mod token;
 mod uploads;
 mod wait;
 
@@ -46,6 +48,8 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
         Command::Logs(command) => logs::run(global, output, &command).await,
         Command::Scale(command) => scale::scale(global, output, &command).await,
         Command::Queues => scale::queues(global, output).await,
+        Command::History(command) => history::run(global, output, &command.name).await,
+        Command::Token(command) => token::run(global, output, command).await,
         Command::Nodes => nodes::run(global, output).await,
         Command::Node(Node::Drain(command)) => nodes::drain(global, output, &command).await,
         Command::Node(Node::Undrain { node }) => nodes::undrain(global, output, &node).await,
@@ -68,7 +72,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
 
 /// The master that the command line or the environment names.
 async fn master(global: &Global) -> Outcome<Client> {
-    Ok(Client::connect(&global.master).await?)
+    Ok(Client::connect(&global.master, global.token()?).await?)
 }
 
 /// AWS as the environment has it.

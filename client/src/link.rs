@@ -7,14 +7,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use millrace_common::access::Token;
 use millrace_common::error::{Code, Error, Result};
 use millrace_common::masters::Masters;
+use millrace_common::random;
 use millrace_common::retry::Backoff;
-use millrace_common::{random, rpc};
+use millrace_common::rpc::{self, Caller};
 use millrace_proto::v1;
 use millrace_proto::v1::client_service_client::ClientServiceClient;
 use tonic::Status;
-use tonic::transport::Channel;
 
 /// How long it may take to find out that a master can not be reached.
 pub const REACH_DEADLINE: Duration = Duration::from_millis(2_500);
@@ -26,7 +27,7 @@ const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), max: Durati
 /// A connection to a master that leads.
 #[derive(Clone, Debug)]
 pub(crate) struct Leader {
-    pub(crate) inner: ClientServiceClient<Channel>,
+    pub(crate) inner: ClientServiceClient<Caller>,
     /// `host:port`.
     pub(crate) address: String,
 }
@@ -35,17 +36,19 @@ pub(crate) struct Leader {
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     masters: Arc<Mutex<Masters>>,
+    token: Option<Token>,
     open: Arc<tokio::sync::Mutex<Option<Leader>>>,
 }
 
 impl Link {
-    /// No connection yet; `list` is an address, or several separated by commas.
+    /// No connection yet; `list` is an address, or several separated by commas. Each is shown
+    /// `token`.
     ///
     /// # Errors
     /// [`Code::InvalidValue`] for text that is no address.
-    pub(crate) fn new(list: &str) -> Result<Self> {
+    pub(crate) fn new(list: &str, token: Option<Token>) -> Result<Self> {
         let masters = Arc::new(Mutex::new(Masters::parse(list)?));
-        Ok(Self { masters, open: Arc::default() })
+        Ok(Self { masters, token, open: Arc::default() })
     }
 
     /// The leading master: the one that was found before, or looked for now.
@@ -82,7 +85,7 @@ impl Link {
         let mut errors: Vec<Error> = Vec::new();
         loop {
             let address = self.masters().current().to_owned();
-            let error = match greet(&address).await {
+            let error = match greet(&address, self.token.as_ref()).await {
                 Ok(leader) => {
                     self.masters().succeeded();
                     return Ok(leader);
@@ -111,6 +114,10 @@ fn all_failed(mut errors: Vec<Error>) -> Error {
     {
         return only;
     }
+    let is_refused = |error: &Error| error.code().grpc() == tonic::Code::Unauthenticated;
+    if let Some(refused) = errors.iter().position(is_refused) {
+        return errors.swap_remove(refused);
+    }
     let code = match errors.iter().find(|error| error.code() == Code::NotLeader) {
         Some(_) => Code::NotLeader,
         None => Code::MasterUnreachable,
@@ -124,13 +131,13 @@ fn all_failed(mut errors: Vec<Error>) -> Error {
 }
 
 /// Connects to the master at `address` and asks it who it is, which only a leader answers.
-async fn greet(address: &str) -> Result<Leader> {
+async fn greet(address: &str, token: Option<&Token>) -> Result<Leader> {
     let address = address.to_owned();
     let greet = async {
         let channel = rpc::connect(&address)
             .await
             .map_err(|error| unreachable(&address, &error.to_string()))?;
-        let mut inner = ClientServiceClient::new(channel)
+        let mut inner = ClientServiceClient::new(Caller::new(channel, token))
             .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(rpc::MESSAGE_BYTES_MAX);
         inner

@@ -8,6 +8,7 @@
 mod arguments;
 mod commands;
 mod ended;
+mod from_json;
 mod output;
 mod times;
 

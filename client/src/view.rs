@@ -4,6 +4,7 @@
 //! Unix milliseconds, sizes are bytes; what is not known is null, never a made-up number.
 //! Never does: decide anything, or format for people.
 
+mod history;
 mod node;
 mod parts;
 mod scaling;
@@ -11,6 +12,7 @@ mod scaling;
 use millrace_proto::v1;
 use serde::{Deserialize, Serialize};
 
+pub use history::{HistoryView, PastAttemptView, RevisionView, TokenView};
 pub use node::NodeView;
 pub use parts::{BadRecordsView, GapView, NodeExclusionView, ReceiverView};
 pub use scaling::{QueueView, ScalingDecisionView, ScalingView};

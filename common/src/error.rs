@@ -59,6 +59,8 @@ codes! {
     SqlSyntax = "MR1005", InvalidArgument, "The query is not well-formed SQL";
     SqlType = "MR1006", InvalidArgument, "The query does not fit the types of its columns";
     SqlUnsupported = "MR1007", InvalidArgument, "The query is not a single SELECT";
+    IncompleteMessage = "MR1008", InvalidArgument, "A message lacks a field or has a value that does not exist";
+    NotJson = "MR1009", InvalidArgument, "The JSON is not well-formed or not the message that is asked for";
     ParameterValue = "MR1010", InvalidArgument, "A parameter's value does not fit its type";
     ParameterName = "MR1011", InvalidArgument, "The query names a parameter that does not exist";
     SecretReference = "MR1012", InvalidArgument, "A value begins like a reference to a secret and is none";
@@ -78,6 +80,11 @@ codes! {
     UnknownNode = "MR2013", NotFound, "No node of this name is known";
     UnknownQueue = "MR2017", NotFound, "The master has no queue of this name";
     QueueDenied = "MR2018", PermissionDenied, "The user may not submit to this queue";
+    UnknownToken = "MR2020", Unauthenticated, "The request carries no token that this cluster knows";
+    TokenExpired = "MR2021", Unauthenticated, "The token has expired or was revoked";
+    NotAllowed = "MR2022", PermissionDenied, "The token does not allow this";
+    SecretRequired = "MR2023", FailedPrecondition, "A master without a secret listens on loopback only";
+    RequestReused = "MR2024", AlreadyExists, "A request id was used for another submission";
     TableMissing = "MR3001", FailedPrecondition, "The DynamoDB table does not exist";
     StreamMissing = "MR3002", FailedPrecondition, "The Kinesis stream does not exist";
     BucketMissing = "MR3003", FailedPrecondition, "The S3 bucket does not exist";
@@ -103,6 +110,8 @@ codes! {
     DataLost = "MR5001", DataLoss, "Records between two positions can not be read any more";
     BadRecord = "MR5002", InvalidArgument, "A record does not fit the declared schema";
     BlockLost = "MR5003", Unavailable, "A block is in no executor's store";
+    KclLive = "MR5004", FailedPrecondition, "The KCL application that a source takes over is still running";
+    KclCheckpoint = "MR5005", FailedPrecondition, "A lease of the KCL can not be taken over exactly";
     PortInUse = "MR6001", Unavailable, "The port is in use";
     DirectoryUnusable = "MR6002", FailedPrecondition, "A directory can not be written to";
     ConfigurationKey = "MR6003", InvalidArgument, "The configuration has a key that does not exist";

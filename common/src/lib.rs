@@ -1,6 +1,7 @@
 //! What two or more of Millrace's crates use: names, errors, positions, the application file,
 //! clients with deadlines. It decides nothing about clusters, batches or commits.
 
+pub mod access;
 pub mod actors;
 pub mod application;
 pub mod aws;

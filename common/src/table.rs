@@ -89,6 +89,12 @@ pub fn drain_sk(node_id: &str) -> String {
     format!("drain#{node_id}")
 }
 
+/// Range key of a token of a person or a program.
+#[must_use]
+pub fn token_sk(id: &str) -> String {
+    format!("token#{id}")
+}
+
 /// Makes the table if it is not there and waits until it is active. True when it was made now.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 
 // The file itself: the crate around it takes many minutes to instrument.
-#[path = "../../worker/src/executor/receiver/kpl.rs"]
+#[path = "../../worker/src/kpl.rs"]
 mod kpl;
 #[path = "../properties/kpl.rs"]
 mod property;

@@ -202,6 +202,18 @@ pub fn resident_bytes(pid: u32) -> std::io::Result<u64> {
     kib.map(|kib| kib * 1024).ok_or_else(|| std::io::Error::other("no VmRSS: a zombie"))
 }
 
+/// What the process takes of the machine's memory: its own pages, and its part of those that it shares
+/// with others, as the program's text.
+///
+/// # Errors
+/// When the process is gone.
+pub fn proportional_bytes(pid: u32) -> std::io::Result<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| std::io::Error::other("no Pss: a zombie"))
+}
+
 /// Ids of all live processes that name `directory` in their arguments: those of one test, since
 /// every test has a directory of its own.
 #[must_use]

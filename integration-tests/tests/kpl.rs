@@ -10,7 +10,7 @@ use millrace_common::position::HashKeyRange;
 use millrace_integration_tests::command::{base_environment, run};
 use millrace_integration_tests::dataset::repository_root;
 use millrace_integration_tests::{ministack, skip};
-use millrace_worker::executor::receiver::kpl;
+use millrace_worker::kpl;
 use serde::Deserialize;
 
 const PATIENCE: Duration = Duration::from_secs(120);

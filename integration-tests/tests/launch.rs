@@ -84,6 +84,7 @@ fn subject(composition: &Composition, file: &File) -> Subject {
         out_of_range: checker::OutOfRange::default(),
         is_drained: false,
         master: Some(composition.published("master")),
+        token: Some(composition.token()),
         machine: None,
         observations: None,
         earlier: checker::Truth::default(),

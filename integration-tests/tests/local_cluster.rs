@@ -76,6 +76,7 @@ async fn first_application(environment: &[(String, String)], directory: &Path) {
     std::fs::write(&path, File::default().toml()).expect("the test's directory can be written to");
     let path = path.display().to_string();
     run(&["explain", &path], "Aggregate").await;
+    run(&["plan", &path], "fits: word-count starts with a driver and 2 executors").await;
     run(&["submit", "--wait", &path], "word-count").await;
     within(PATIENCE, "a batch is listed", async || {
         let batches = millrace(environment, &["batches", "word-count", "--json"]).await.success();

@@ -88,7 +88,7 @@ async fn a_frozen_leader_that_wakes_changes_nothing() {
     let spec = millrace_common::application::parse_toml("ghost.toml", &file.toml(), &[]);
     let spec = Some(spec.expect("the file is well-formed").to_proto());
     let submit = tokio::spawn(async move {
-        client.submit_application(v1::SubmitApplicationRequest { spec }).await
+        client.submit_application(v1::SubmitApplicationRequest { spec, ..Default::default() }).await
     });
     let kill = tokio::spawn(async move {
         let name = "word-count".to_owned();

@@ -10,10 +10,10 @@ use millrace_integration_tests::eventually::{PATIENCE, within};
 use millrace_proto::v1::{ApplicationState, ContainerState, DriverReport};
 
 const NODE: NodeSize = NodeSize { cores: 4, memory: "4GiB" };
-/// The word count, with every line computed three hundred times over: a load that keeps compute
+/// The word count, with every line computed five hundred times over: a load that keeps compute
 /// threads busy.
-const HEAVY: &str = "SELECT word, count(*) / 300 AS n FROM (SELECT unnest(string_to_array(line, ' ')) \
-    AS word FROM (SELECT line, unnest(generate_series(1, 300)) AS i FROM logs)) GROUP BY word";
+const HEAVY: &str = "SELECT word, count(*) / 500 AS n FROM (SELECT unnest(string_to_array(line, ' ')) \
+    AS word FROM (SELECT line, unnest(generate_series(1, 500)) AS i FROM logs)) GROUP BY word";
 /// Of the two nodes' 8 cores it is 2, of three nodes' 12 it is 3.
 const QUEUES: &str = "{ small = { cap = \"25%\" }, closed = { submit = [\"bob\"] } }";
 

@@ -24,6 +24,13 @@ settings! {
         region: Option<String> = "";
         /// AWS endpoint, as http://127.0.0.1:4566; the SDK's usual chain when not set.
         endpoint: Option<String> = "";
+        /// File, readable by this user only, with the cluster's secret, as `millrace token init` makes
+        /// it; the same for all masters of a cluster. Without it there are no tokens, and the master
+        /// listens on loopback only.
+        secret_file: Option<PathBuf> = "";
+        /// File to which is appended who did what to which application, one JSON object a line. It is
+        /// moved aside at 16 MiB, and five of those are kept; the log of the process when not set.
+        audit_file: Option<PathBuf> = "";
         /// File to write the address to once the master listens, for scripts that asked for port 0.
         port_file: Option<PathBuf> = "";
         /// How often nodes and drivers say that they live.

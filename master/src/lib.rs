@@ -4,6 +4,7 @@
 //! DynamoDB. It never reads a stream, never touches an object, never commits a batch: running
 //! applications go on without it.
 
+mod access;
 mod application;
 mod cluster;
 pub mod config;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Actor as _;
+use millrace_common::access::{self, Secrets};
 use millrace_common::clock::SharedClock;
 use millrace_common::error::{Code, Error};
 use millrace_common::random;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
+use crate::access::{Audit, Gate, gate};
 use crate::config::MasterConfig;
 use crate::control::{Control, Core, Identity};
 use crate::grpc::{self, Leader, Serving, Shared};
@@ -46,6 +48,12 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     config.check()?;
+    let secrets = config.secret_file.as_deref().map(access::read_secrets).transpose()?;
+    let secrets = secrets.map(Arc::new);
+    if secrets.is_none() {
+        refuse_to_be_reached(&config.listen).await?;
+    }
+    let (audit, auditor) = Audit::open(config.audit_file.as_deref(), clock.clone())?;
     let (incoming, local) = rpc::bind(&config.listen).await?;
     let address = config.advertise.clone().unwrap_or_else(|| local.to_string());
     if local.ip().is_unspecified() && config.advertise.is_none() {
@@ -57,11 +65,17 @@ pub async fn run(
         leader: Leader::new(serving, leader),
         store: Arc::clone(&store),
         tasks: TaskTracker::new(),
+        clock: clock.clone(),
+        secrets: secrets.clone(),
+        audit: audit.clone(),
     };
+    let leader = shared.leader.clone();
+    let before_all = Gate { secrets: secrets.clone(), clock: clock.clone(), leader, audit };
     let router = grpc::routes(&shared)?
         .into_axum_router()
         .merge(http::routes(shared.leader.clone()))
-        .fallback(http::unknown);
+        .fallback(http::unknown)
+        .layer(axum::middleware::from_fn_with_state(before_all, gate));
     // Not of `shutdown`: the port is served until leadership was given up.
     let end = CancellationToken::new();
     let server = rpc::server().accept_http1(true).add_routes(Routes::from(router));
@@ -73,7 +87,7 @@ pub async fn run(
     tracing::info!(listen = %local, %address, cluster = config.cluster, "master listens");
 
     let place = place::of(local);
-    let master = Master { config, store, clock, address, place, announce, known };
+    let master = Master { config, store, clock, address, place, secrets, announce, known };
     let outcome = tokio::select! {
         outcome = master.lead_again_and_again(&shutdown) => outcome,
         outcome = &mut server => Err(server_failed(outcome)),
@@ -85,7 +99,21 @@ pub async fn run(
     {
         server.abort();
     }
+    auditor.close();
     outcome
+}
+
+/// Without tokens everybody who reaches the port may do everything: so nobody else must reach it.
+async fn refuse_to_be_reached(listen: &str) -> Result<(), Error> {
+    if rpc::is_loopback(listen).await? {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::SecretRequired,
+        format!("without a secret the master does not listen on {listen}, which others can reach"),
+        "make tokens with `millrace token init` and start the master with --secret-file, or listen \
+         on 127.0.0.1",
+    ))
 }
 
 fn server_failed(
@@ -120,6 +148,8 @@ struct Master {
     clock: SharedClock,
     address: String,
     place: String,
+    /// What the containers' tokens are sealed with.
+    secrets: Option<Arc<Secrets>>,
     announce: watch::Sender<Option<Serving>>,
     /// Where another master leads.
     known: watch::Sender<Option<String>>,
@@ -219,6 +249,7 @@ impl Master {
             table: self.config.table.clone(),
             address: self.address.clone(),
             started_ms: now.wall_ms,
+            secrets: self.secrets.clone(),
         };
         let core = Core::new(now, self.config.timing(), identity, snapshot)
             .with_queues(self.config.queue.clone());

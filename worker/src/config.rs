@@ -14,6 +14,9 @@ settings! {
         /// `host:port` of the master; of several masters, separated by commas, the one that leads is
         /// found.
         master: String = "127.0.0.1:7070";
+        /// File, readable by this user only, with the token that this node shows to the master; none
+        /// in a cluster without tokens.
+        token_file: Option<PathBuf> = "";
         /// Name of this node in the cluster, the same after a restart; the host's name when not set.
         node_id: Option<String> = "";
         /// Name or address under which other nodes reach the containers of this one; `auto` is the

@@ -8,6 +8,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use millrace_common::access::Token;
 use millrace_common::error::{Code, Error};
 use millrace_proto::v1::LaunchContext;
 use prost::Message as _;
@@ -43,8 +44,17 @@ pub fn read(path: &Path) -> Result<LaunchContext, Error> {
     };
     let bytes =
         std::fs::read(path).map_err(|error| unreadable("can not be read").caused_by(error))?;
-    LaunchContext::decode(bytes.as_slice())
-        .map_err(|error| unreadable("is damaged").caused_by(error))
+    let context = LaunchContext::decode(bytes.as_slice())
+        .map_err(|error| unreadable("is damaged").caused_by(error))?;
+    // A container that took a damaged token for none would serve everybody.
+    Token::parse(&context.token).map_err(|error| unreadable("is damaged").caused_by(error))?;
+    Ok(context)
+}
+
+/// The token of the container's attempt; none in a cluster without tokens.
+#[must_use]
+pub fn token(context: &LaunchContext) -> Option<Token> {
+    Token::parse(&context.token).ok().flatten()
 }
 
 /// Ends this process as soon as standard input ends: the node that holds the other end has died.
@@ -90,6 +100,9 @@ mod tests {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(read(&path).unwrap(), context);
         std::fs::write(&path, b"\xff\xff").unwrap();
+        assert_eq!(read(&path).unwrap_err().code(), Code::FileUnreadable);
+        let damaged = LaunchContext { token: "what".to_owned(), ..context };
+        write(dir.path(), &damaged).unwrap();
         assert_eq!(read(&path).unwrap_err().code(), Code::FileUnreadable);
     }
 }

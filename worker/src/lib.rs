@@ -14,6 +14,7 @@ pub mod failpoints;
 #[cfg(test)]
 mod input_model;
 pub mod isolation;
+pub mod kpl;
 pub mod launch;
 pub mod node;
 pub mod peers;

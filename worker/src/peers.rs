@@ -21,7 +21,8 @@ use datafusion_distributed::{
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use http::HeaderMap;
-use millrace_common::rpc;
+use millrace_common::access::Token;
+use millrace_common::rpc::{self, Caller};
 use millrace_sql::fault::Fault;
 use tokio::runtime::Handle;
 use url::Url;
@@ -41,13 +42,14 @@ const PLAN_LATE: &str = "timed-out while waiting for the plan";
 pub struct PeerChannels {
     channels: Arc<Mutex<HashMap<Url, BoxCloneSyncChannel>>>,
     io: Handle,
+    token: Option<Token>,
 }
 
 impl PeerChannels {
-    /// No channels yet; connections will live on `io`.
+    /// No channels yet; connections will live on `io`, and calls show `token`.
     #[must_use]
-    pub fn new(io: Handle) -> Self {
-        Self { channels: Arc::default(), io }
+    pub fn new(io: Handle, token: Option<Token>) -> Self {
+        Self { channels: Arc::default(), io, token }
     }
 
     /// Forgets an executor that is gone.
@@ -69,7 +71,8 @@ impl PeerChannels {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         // The channel's own task and its connections are spawned where we are now.
         let _on_io = self.io.enter();
-        let channel = BoxCloneSyncChannel::new(endpoint.connect_lazy());
+        let channel = endpoint.connect_lazy();
+        let channel = BoxCloneSyncChannel::new(Caller::new(channel, self.token.as_ref()));
         channels.insert(url.clone(), channel.clone());
         Ok(channel)
     }

@@ -27,13 +27,14 @@ pub(super) async fn run(output: &Output, command: Local) -> Outcome {
 }
 
 /// The environment with which other commands and programs reach the cluster.
-fn environment(record: &Record) -> [(&'static str, String); 5] {
+fn environment(record: &Record) -> [(&'static str, String); 6] {
     [
         ("AWS_ENDPOINT_URL", record.endpoint.clone()),
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
         ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
         ("AWS_REGION", REGION.to_owned()),
         ("MILLRACE_MASTER", record.master.clone()),
+        ("MILLRACE_TOKEN_FILE", record.token_file.display().to_string()),
     ]
 }
 

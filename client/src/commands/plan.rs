@@ -12,7 +12,9 @@ use millrace_client::Client;
 use millrace_common::application::ApplicationSpec;
 use millrace_common::aws::{self, Clients};
 use millrace_common::error::{Code, Error};
-use millrace_common::plan::{self, Described, Line, Mend, Node, Plan, Question, Status, Verdict};
+use millrace_common::plan::{
+    self, Described, Line, Mend, Node, Plan, Question, Share, Status, Verdict,
+};
 use millrace_common::resources::Resources;
 use millrace_proto::v1::ContainerState;
 
@@ -28,9 +30,9 @@ pub(super) async fn run(global: &Global, output: &Output, command: &Arguments) -
     let spec = command.source.load()?;
     millrace_sql::validate(&spec).await?;
     let mut shards = given(&spec, &command.shards)?;
-    let nodes = match &command.cluster {
-        Some(Described(nodes)) => nodes.clone(),
-        None => live(&master(global).await?, spec.name.as_str()).await?,
+    let (nodes, share) = match &command.cluster {
+        Some(Described(nodes)) => (nodes.clone(), None),
+        None => live(&master(global).await?, &spec).await?,
     };
     if shards.len() < spec.sources.len() {
         shards = counted(&spec, shards, output).await;
@@ -38,6 +40,7 @@ pub(super) async fn run(global: &Global, output: &Output, command: &Arguments) -
     let plan = plan::plan(Question {
         spec: &spec,
         nodes: &nodes,
+        share: share.as_ref(),
         num_lost: command.nodes_lost,
         shards: &shards,
     });
@@ -51,16 +54,17 @@ pub(super) async fn run(global: &Global, output: &Output, command: &Arguments) -
 /// Says the arithmetic of an application that the master has refused for its size.
 pub(super) async fn say(client: &Client, output: &Output, spec: &ApplicationSpec) {
     // The refusal itself follows; when the master is gone meanwhile, it has to do.
-    let Ok(nodes) = live(client, spec.name.as_str()).await else { return };
-    let shards = BTreeMap::new();
-    let question = Question { spec, nodes: &nodes, num_lost: 0, shards: &shards };
+    let Ok((nodes, share)) = live(client, spec).await else { return };
+    let (share, shards) = (share.as_ref(), BTreeMap::new());
+    let question = Question { spec, nodes: &nodes, share, num_lost: 0, shards: &shards };
     output.say(&arithmetic(&plan::plan(question)));
 }
 
-/// The nodes of the cluster without what this application has there itself.
-async fn live(client: &Client, name: &str) -> Outcome<Vec<Node>> {
+/// The nodes of the cluster, and what the application's queue may take, without what the application
+/// has there itself.
+async fn live(client: &Client, spec: &ApplicationSpec) -> Outcome<(Vec<Node>, Option<Share>)> {
     let mut own = BTreeMap::<String, Resources>::new();
-    for container in client.containers(name).await? {
+    for container in client.containers(spec.name.as_str()).await? {
         let status = container.status.unwrap_or_default();
         let is_live = matches!(status.state(), ContainerState::Granted | ContainerState::Running);
         if let Some(resources) = status.resources.filter(|_| is_live) {
@@ -68,11 +72,16 @@ async fn live(client: &Client, name: &str) -> Outcome<Vec<Node>> {
             *sum = sum.saturating_add(Resources::from_proto(&resources));
         }
     }
-    let nodes = client.nodes().await?;
-    let listed = nodes
-        .iter()
-        .map(|node| Node::listed(node, own.get(&node.node_id).copied().unwrap_or_default()));
-    Ok(listed.collect())
+    let listed = client.nodes().await?;
+    let own_on = |node: &str| own.get(node).copied().unwrap_or_default();
+    let nodes: Vec<Node> =
+        listed.iter().map(|node| Node::listed(node, own_on(&node.node_id))).collect();
+    let sum = |sum: Resources, part| sum.saturating_add(part);
+    let own = own.values().copied().fold(Resources::default(), sum);
+    let free = nodes.iter().map(|node| node.free).fold(Resources::default(), sum);
+    let queues = client.queues().await?;
+    let share = Share::listed(spec.queue.as_str(), &queues, own, free);
+    Ok((nodes, share))
 }
 
 /// The shards that the command line names, by source.
@@ -251,8 +260,13 @@ mod tests {
         let spec = application::parse_toml("wc.toml", FILE, &[]).unwrap();
         let Described(nodes) = cluster.parse().unwrap();
         let shards = BTreeMap::from([("logs".to_owned(), 36)]);
-        let plan =
-            plan::plan(Question { spec: &spec, nodes: &nodes, num_lost: 0, shards: &shards });
+        let plan = plan::plan(Question {
+            spec: &spec,
+            nodes: &nodes,
+            share: None,
+            num_lost: 0,
+            shards: &shards,
+        });
         let source = FileAndSettings {
             file: "my app.toml".into(),
             settings: vec!["env.A=b c".to_owned()],

@@ -46,6 +46,7 @@ pub(super) async fn run(output: &Output, command: &Preflight) -> Outcome {
     let spinner = output.spinner(&format!("trying what {} needs", spec.name));
     trial.streams().await;
     trial.head().await;
+    trial.lease_tables().await;
     trial.places().await;
     spinner.finish_and_clear();
     let findings = trial.findings;

@@ -41,7 +41,7 @@ impl Subject {
     /// Asks the master for the application and makes the clients that it says.
     pub(super) async fn find(global: &Global, name: &str) -> Result<Self> {
         let name: ApplicationName = name.parse()?;
-        let client = Client::connect(&global.master).await?;
+        let client = Client::connect(&global.master, global.token()?).await?;
         let (application, _) = client.application(name.as_str()).await?;
         let table = client.cluster().await?.table;
         let spec = application.spec.as_ref().ok_or_else(|| {

@@ -1,35 +1,47 @@
-//! `millrace submit FILE`: checks an application file, then hands it to the master.
+//! `millrace submit FILE`: checks an application file, or the message as JSON, then hands it to the
+//! master.
 //!
 //! Promises: what can be found wrong without the cluster is found before the master is asked.
 
-use millrace_client::view::state_name;
-use millrace_common::error::Code;
+use std::path::Path;
+
+use millrace_client::Client;
+use millrace_client::view::{has_ended, state_name};
+use millrace_common::application::ApplicationSpec;
+use millrace_common::error::{Code, Error, Result};
+use millrace_common::random;
 use millrace_proto::v1;
 use serde_json::json;
 
 use super::{master, plan, wait};
 use crate::arguments::{Global, Submit, WaitUntil};
 use crate::ended::{Ended, Outcome};
+use crate::from_json;
 use crate::output::Output;
 
 pub(super) async fn run(global: &Global, output: &Output, command: Submit) -> Outcome {
-    let mut spec = command.source.load()?;
-    spec.drop_sources.extend(command.drop_source);
+    let (spec, request) = request(&command)?;
     millrace_sql::validate(&spec).await?;
     let mut warnings = millrace_sql::warnings(&spec).await?;
     let client = master(global).await?;
-    let answer = match client.submit(spec.to_proto()).await {
+    let answer = match client.submit(request).await {
         Err(refusal) if refusal.code() == Code::DoesNotFit && !output.json() => {
             plan::say(&client, output, &spec).await;
             return Err(refusal.into());
         }
         answer => answer?,
     };
+    if answer.repeated_request {
+        output.say("this submission was taken before: nothing is changed");
+    }
     warnings.extend(answer.warnings.iter().cloned());
     for warning in &warnings {
         output.warn(warning);
     }
     let (name, attempt, state) = (answer.name.clone(), answer.attempt, answer.state());
+    if command.upgrade {
+        taken(&client, output, &name, answer.revision, command.wait.is_some()).await?;
+    }
     let state = match command.wait {
         None => state,
         Some(until) => {
@@ -41,6 +53,8 @@ pub(super) async fn run(global: &Global, output: &Output, command: Submit) -> Ou
     let value = json!({
         "name": name,
         "attempt": attempt,
+        "revision": answer.revision,
+        "repeated": answer.repeated_request,
         "state": state_name(state),
         "warnings": warnings,
     });
@@ -49,6 +63,84 @@ pub(super) async fn run(global: &Global, output: &Output, command: Submit) -> Ou
         output.say(&format!("follow it with `millrace batches {name} --follow`"));
     }
     Ok(())
+}
+
+/// What is to run, and the message that says so.
+fn request(command: &Submit) -> Result<(ApplicationSpec, v1::SubmitApplicationRequest)> {
+    let file = &command.source.file;
+    let mut request = if command.from_json {
+        from_json::parse(&file.display().to_string(), &read(file)?)?
+    } else {
+        let mut spec = command.source.load()?;
+        spec.drop_sources.extend(command.drop_source.iter().cloned());
+        v1::SubmitApplicationRequest { spec: Some(spec.to_proto()), ..Default::default() }
+    };
+    request.upgrade |= command.upgrade;
+    if let Some(id) = &command.request_id {
+        request.request_id.clone_from(id);
+    }
+    if request.request_id.is_empty() {
+        // So that it can be sent again when an answer is lost.
+        request.request_id = random::uuid().to_string();
+    }
+    let spec = request.spec.as_ref().ok_or_else(|| {
+        Error::new(
+            Code::IncompleteMessage,
+            format!("{} has no field `spec`", file.display()),
+            "write {\"spec\": {...}}: see proto/millrace/v1/client.proto",
+        )
+    })?;
+    Ok((ApplicationSpec::from_proto(spec)?, request))
+}
+
+fn read(file: &Path) -> Result<String> {
+    let text = match file.as_os_str().to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin()),
+        _ => std::fs::read_to_string(file),
+    };
+    text.map_err(|error| {
+        Error::new(
+            Code::FileUnreadable,
+            format!("{} can not be read", file.display()),
+            "give a file that you may read, or - for standard input",
+        )
+        .caused_by(error)
+    })
+}
+
+/// Waits until it is known whether a revision takes the place of the one before: until it was
+/// checked, or with `until_works` until it is at work.
+async fn taken(
+    client: &Client,
+    output: &Output,
+    name: &str,
+    revision: u32,
+    until_works: bool,
+) -> Outcome {
+    let what = format!("checking revision {revision} of {name}");
+    let failure = wait::until(client, output, name, &what, |application| {
+        let found = application.revisions.iter().find(|known| known.number == revision)?;
+        match found.state() {
+            v1::RevisionState::Checking if !has_ended(application.state()) => None,
+            v1::RevisionState::Starting if until_works && !has_ended(application.state()) => None,
+            v1::RevisionState::Refused if application.revision != revision => {
+                Some(Some((found.clone(), application.revision)))
+            }
+            _ => Some(None),
+        }
+    })
+    .await?;
+    let Some((refused, in_use)) = failure else { return Ok(()) };
+    let cause = refused.failure.map(Error::from_failure);
+    let error = Error::new(
+        cause.as_ref().map_or(Code::WrongState, Error::code),
+        format!(
+            "revision {revision} of {name} is refused, and revision {in_use} stays: {}",
+            cause.as_ref().map_or(refused.reason.as_str(), Error::message)
+        ),
+        cause.as_ref().map_or("submit it again", Error::next_move),
+    );
+    Err(error.into())
 }
 
 /// Whether an application is where the wait ends, and how.

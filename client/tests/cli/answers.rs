@@ -71,6 +71,7 @@ impl ClientService for Fake {
             attempt: 1,
             state: S::Queued.into(),
             warnings: self.warnings.clone(),
+            ..Default::default()
         }))
     }
 
@@ -170,6 +171,29 @@ impl ClientService for Fake {
         _: Request<v1::RepairApplicationRequest>,
     ) -> Answer<v1::RepairApplicationResponse> {
         Ok(Response::new(v1::RepairApplicationResponse { batch: 41 }))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Answer<v1::CreateTokenResponse> {
+        self.refuse()?;
+        let info = v1::TokenInfo { name: request.into_inner().name, ..Default::default() };
+        Ok(Response::new(v1::CreateTokenResponse { info: Some(info), token: "mr_made".to_owned() }))
+    }
+
+    async fn list_tokens(
+        &self,
+        _: Request<v1::ListTokensRequest>,
+    ) -> Answer<v1::ListTokensResponse> {
+        Ok(Response::new(v1::ListTokensResponse::default()))
+    }
+
+    async fn revoke_token(
+        &self,
+        _: Request<v1::RevokeTokenRequest>,
+    ) -> Answer<v1::RevokeTokenResponse> {
+        Ok(Response::new(v1::RevokeTokenResponse::default()))
     }
 
     type ReadLogsStream = ReceiverStream<Result<v1::LogLines, Status>>;
@@ -293,8 +317,8 @@ async fn nodes_are_a_table() {
     let said = against(Fake { nodes: vec![node], ..Fake::default() }, "nodes").await;
     assert_eq!(
         said.done(),
-        "NODE    HOST       STATE     CORES       MEMORY  CONTAINERS  HEARTBEAT             WHY\n\
-         node-1  127.0.0.1  draining    3/8  512MiB/4GiB           2  1970-01-01T00:00:01Z  a-a1-e1 moves\n"
+        "NODE    HOST       STATE     CORES       MEMORY  CONTAINERS  HEARTBEAT             LABELS  WHY\n\
+         node-1  127.0.0.1  draining    3/8  512MiB/4GiB           2  1970-01-01T00:00:01Z  -       a-a1-e1 moves\n"
     );
 }
 

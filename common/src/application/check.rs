@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::params;
 use super::spec::{
     ApplicationSpec, BadRecordPolicy, Compression, Receivers, RecordFormat, SinkFormat, SourceSpec,
+    StartPosition,
 };
 use crate::error::{Code, Error};
 use crate::id::QueueName;
@@ -152,6 +153,16 @@ impl ApplicationSpec {
         if source.stream.trim().is_empty() {
             return refuse(format!("source.{name}.stream is empty"), "name a Kinesis stream");
         }
+        if let StartPosition::Kcl(table) = &source.start
+            && !is_table(table)
+        {
+            return refuse(
+                format!(
+                    "source.{name}.start names the table {table:?}, and no table has that name"
+                ),
+                "name the lease table of the KCL application: it has the application's name",
+            );
+        }
         if matches!(source.receivers, Receivers::Count(0)) {
             return refuse(format!("source.{name}.receivers is 0"), "choose at least one receiver");
         }
@@ -219,6 +230,17 @@ impl ApplicationSpec {
         }
         Ok(())
     }
+}
+
+/// True for what may name a table of DynamoDB: a name, or an ARN.
+fn is_table(name: &str) -> bool {
+    let name = if name.starts_with("arn:") {
+        name.rsplit_once(":table/").map_or("", |(_, name)| name)
+    } else {
+        name
+    };
+    (3..=255).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
 fn check_cost(key: &str, cost: Resources) -> Result<(), Error> {

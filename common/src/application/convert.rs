@@ -55,7 +55,7 @@ paired!(Compression, Compression, "sink.compression", { None = None, Gzip = Gzip
 
 fn refuse(field: &str, why: &str) -> Error {
     Error::new(
-        Code::InvalidValue,
+        Code::IncompleteMessage,
         format!("the specification's field `{field}` {why}"),
         "see proto/millrace/v1/application.proto for what it may hold",
     )
@@ -84,12 +84,13 @@ fn cost_from_proto(cost: v1::resources_spec::Cost) -> Resources {
 impl StartPosition {
     /// As a message.
     #[must_use]
-    pub fn to_proto(self) -> v1::StartPosition {
+    pub fn to_proto(&self) -> v1::StartPosition {
         use v1::start_position::At;
         let at = match self {
             Self::Earliest => At::Earliest(true),
             Self::Latest => At::Latest(true),
-            Self::Timestamp(ms) => At::TimestampMs(ms),
+            Self::Timestamp(ms) => At::TimestampMs(*ms),
+            Self::Kcl(table) => At::KclTable(table.clone()),
         };
         v1::StartPosition { at: Some(at) }
     }
@@ -104,6 +105,7 @@ impl StartPosition {
             Some(At::Earliest(true)) => Ok(Self::Earliest),
             Some(At::Latest(true)) => Ok(Self::Latest),
             Some(At::TimestampMs(ms)) if *ms >= 0 => Ok(Self::Timestamp(*ms)),
+            Some(At::KclTable(table)) => Ok(Self::Kcl(table.clone())),
             _ => Err(refuse("start", "is absent or no position")),
         }
     }
@@ -292,7 +294,7 @@ impl ApplicationSpec {
     /// From a message, checked.
     ///
     /// # Errors
-    /// [`Code::InvalidValue`] naming the field, or as [`ApplicationSpec::check`].
+    /// [`Code::IncompleteMessage`] naming the field, or as [`ApplicationSpec::check`].
     pub fn from_proto(message: &v1::ApplicationSpec) -> Result<Self, Error> {
         let resources = required("resources", &message.resources)?;
         let batch = required("batch", &message.batch)?;

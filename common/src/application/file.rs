@@ -120,6 +120,8 @@ fn explain(origin: &str, text: &str, error: &toml::de::Error) -> Error {
         .iter()
         .any(|sign| message.contains(sign))
         || message.contains("expected a number of")
+        || message.starts_with("a number of executors")
+        || message.starts_with("the value of a label")
         || message.contains("did not match");
     let (code, next) = if is_value {
         (Code::InvalidValue, "correct the value; docs/application.md lists every key")
@@ -331,6 +333,21 @@ path = "s3://results/word-count/"
             let error = parse_toml("app.toml", WORD_COUNT, &[wrong.to_owned()]).unwrap_err();
             assert_eq!(error.code(), Code::InvalidValue, "{error}");
             assert!(error.message().contains(wrong), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_source_starts_behind_the_checkpoints_of_a_lease_table() {
+        let text = WORD_COUNT.replacen("\"latest\"", "{ kcl = \"word-count-kcl\" }", 1);
+        let spec = parse(&text).unwrap();
+        assert_eq!(spec.sources["logs"].start, StartPosition::Kcl("word-count-kcl".into()));
+        assert_eq!(ApplicationSpec::from_proto(&spec.to_proto()).unwrap(), spec);
+        for wrong in ["{ kcl = \"\" }", "{ kcl = \"a b\" }", "{ kcl = \"abc\", at = 1 }", "{ }"] {
+            let error = parse(&WORD_COUNT.replacen("\"latest\"", wrong, 1)).unwrap_err();
+            assert!(
+                error.message().contains("kcl") || error.message().contains("table"),
+                "{error}"
+            );
         }
     }
 

@@ -8,6 +8,7 @@ mod convert;
 mod effective;
 mod executors;
 mod file;
+mod hash;
 mod params;
 mod s3_location;
 mod spec;
@@ -15,6 +16,7 @@ mod spec;
 pub use self::effective::{DEFAULT_ORIGIN, EffectiveKey, origin_of, shown};
 pub use self::executors::ExecutorCount;
 pub use self::file::{Changes, load, load_with, parse_toml, parse_with};
+pub use self::hash::spec_hash;
 pub use self::params::Param;
 pub use self::s3_location::S3Location;
 pub use self::spec::{

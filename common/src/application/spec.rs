@@ -60,6 +60,16 @@ pub struct ApplicationSpec {
     pub drop_sources: BTreeSet<String>,
 }
 
+impl ApplicationSpec {
+    /// The lease tables of the KCL that sources begin behind.
+    pub fn lease_tables(&self) -> impl Iterator<Item = &str> {
+        self.sources.values().filter_map(|source| match &source.start {
+            StartPosition::Kcl(table) => Some(table.as_str()),
+            _ => None,
+        })
+    }
+}
+
 /// `[resources]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -112,7 +122,8 @@ pub struct SourceSpec {
     pub kind: SourceKind,
     /// Name or ARN of the stream.
     pub stream: String,
-    /// Where the first start begins: `"earliest"`, `"latest"` (default) or a time stamp.
+    /// Where the first start begins: `"earliest"`, `"latest"` (default), a time stamp, or
+    /// `{ kcl = "TABLE" }`.
     #[serde(default)]
     pub start: StartPosition,
     /// `"per_executor"` (default), `"per_shard"` or a number.
@@ -160,7 +171,7 @@ pub struct Column {
 }
 
 /// Where the first start of a source begins. Later starts go on from the head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum StartPosition {
     /// With the oldest record that the stream still holds.
     Earliest,
@@ -169,6 +180,8 @@ pub enum StartPosition {
     Latest,
     /// With the records that arrived at or after this Unix time in milliseconds.
     Timestamp(i64),
+    /// Behind the checkpoints of this lease table of the Kinesis Client Library.
+    Kcl(String),
 }
 
 impl FromStr for StartPosition {
@@ -201,15 +214,23 @@ impl fmt::Display for StartPosition {
                 Ok(stamp) => write!(f, "{stamp}"),
                 Err(_) => write!(f, "{ms} ms"),
             },
+            Self::Kcl(table) => write!(f, "the checkpoints in the KCL lease table {table}"),
         }
     }
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "\"earliest\", \"latest\" or a time stamp")]
+#[serde(untagged, expecting = "\"earliest\", \"latest\", a time stamp or { kcl = \"TABLE\" }")]
 enum StartForm {
     Text(String),
     Date(toml::value::Datetime),
+    Kcl(KclForm),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KclForm {
+    kcl: String,
 }
 
 impl<'de> Deserialize<'de> for StartPosition {
@@ -217,6 +238,7 @@ impl<'de> Deserialize<'de> for StartPosition {
         let text = match StartForm::deserialize(deserializer)? {
             StartForm::Text(text) => text,
             StartForm::Date(date) => date.to_string(),
+            StartForm::Kcl(KclForm { kcl }) => return Ok(Self::Kcl(kcl)),
         };
         text.parse().map_err(custom)
     }

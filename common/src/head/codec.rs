@@ -240,9 +240,9 @@ struct PackedStart {
     created_ms: i64,
     #[prost(sint64, tag = "4")]
     fixed_ms: i64,
-    #[prost(oneof = "PackedFrom", tags = "5, 6, 7")]
+    #[prost(oneof = "PackedFrom", tags = "5, 6, 7, 9")]
     from: Option<PackedFrom>,
-    /// Shards open at the start; empty for `earliest`.
+    /// Shards open at the start; empty but for `latest` and a time.
     #[prost(message, optional, tag = "8")]
     open: Option<PackedIds>,
 }
@@ -255,6 +255,8 @@ enum PackedFrom {
     Latest(bool),
     #[prost(sint64, tag = "7")]
     Timestamp(i64),
+    #[prost(message, tag = "9")]
+    TakenOver(PackedStream),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -417,6 +419,12 @@ fn pack_start(source: &str, start: &SourceStart) -> PackedStart {
         StartFrom::Timestamp { at_ms, open_shards } => {
             (PackedFrom::Timestamp(*at_ms), Some(open_shards))
         }
+        StartFrom::TakenOver { positions } => {
+            let keyed =
+                positions.iter().map(|(shard_id, at)| (key_of(source, start, shard_id), *at));
+            let stream = pack_positions(&keyed.collect()).pop().unwrap_or_default();
+            (PackedFrom::TakenOver(stream), None)
+        }
     };
     let open = open.map(|shards| {
         let mut ids = IdWriter::default();
@@ -435,12 +443,27 @@ fn pack_start(source: &str, start: &SourceStart) -> PackedStart {
     }
 }
 
+fn key_of(source: &str, start: &SourceStart, shard_id: &str) -> ShardKey {
+    ShardKey {
+        source: source.to_owned(),
+        stream_arn: start.stream_arn.clone(),
+        stream_created_ms: start.stream_created_ms,
+        shard_id: shard_id.to_owned(),
+    }
+}
+
 fn unpack_start(packed: PackedStart) -> Result<(String, SourceStart), CodecError> {
     let open_shards = IdReader::new(packed.open.unwrap_or_default()).all()?;
     let from = match packed.from {
         Some(PackedFrom::Earliest(_)) => StartFrom::Earliest,
         Some(PackedFrom::Latest(_)) => StartFrom::Latest { open_shards },
         Some(PackedFrom::Timestamp(at_ms)) => StartFrom::Timestamp { at_ms, open_shards },
+        Some(PackedFrom::TakenOver(stream)) => {
+            let mut positions = Positions::new();
+            unpack_positions(stream, &mut positions)?;
+            let by_shard = positions.into_iter().map(|(key, at)| (key.shard_id, at));
+            StartFrom::TakenOver { positions: by_shard.collect() }
+        }
         None => return Err(damaged("a source has no start")),
     };
     let start = SourceStart {

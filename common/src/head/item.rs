@@ -229,7 +229,9 @@ fn decode_reset(bytes: &[u8]) -> Result<ResetRequest, CodecError> {
         Some(At::Earliest(_)) => Ok(ResetRequest::Earliest),
         Some(At::Latest(_)) => Ok(ResetRequest::Latest),
         Some(At::TimestampMs(at_ms)) => Ok(ResetRequest::Timestamp(at_ms)),
-        None => Err(CodecError::Damaged("its reset names no position".into())),
+        Some(At::KclTable(_)) | None => {
+            Err(CodecError::Damaged("its reset names no position".into()))
+        }
     }
 }
 

@@ -88,6 +88,12 @@ pub enum StartFrom {
         /// Ids of the shards open at the moment. Their ancestors are never read.
         open_shards: BTreeSet<String>,
     },
+    /// Where a consumer of another kind had left off.
+    TakenOver {
+        /// By shard; they count until the source's first commit. Shards that are not here are
+        /// descendants of these.
+        positions: BTreeMap<String, Position>,
+    },
 }
 
 /// A wish to begin again elsewhere, left in the head by the master.

@@ -68,6 +68,49 @@ impl Node {
     }
 }
 
+/// What a queue may take now, of its cap and of what other queues' guarantees leave: past it an
+/// application waits, whatever the nodes have free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The queue's name.
+    pub queue: String,
+    /// What it may take.
+    pub now: Resources,
+}
+
+impl Share {
+    /// As the master lists its queues, once `own` is gone from this one: what the planned application
+    /// itself has there now. `free` is what the nodes have free then. None where nothing but that
+    /// bounds the queue, and for a queue that is not listed.
+    #[must_use]
+    pub fn listed(
+        name: &str,
+        queues: &[v1::Queue],
+        own: Resources,
+        free: Resources,
+    ) -> Option<Self> {
+        let part = |resources: &Option<v1::Resources>| {
+            resources.as_ref().map(Resources::from_proto).unwrap_or_default()
+        };
+        let mine = queues.iter().find(|queue| queue.name == name)?;
+        let below_cap = less(part(&mine.cap), less(part(&mine.used), own));
+        let others = queues.iter().filter(|queue| queue.name != name);
+        let kept = others
+            .map(|other| less(part(&other.guarantee), part(&other.used)))
+            .fold(Resources::default(), Resources::saturating_add);
+        let unkept = less(free, kept);
+        let now =
+            Resources::new(below_cap.cores.min(unkept.cores), below_cap.memory.min(unkept.memory));
+        (now != free).then(|| Self { queue: name.to_owned(), now })
+    }
+}
+
+/// What is left of each; nothing where more is taken.
+fn less(whole: Resources, part: Resources) -> Resources {
+    let memory = whole.memory.as_u64().saturating_sub(part.memory.as_u64());
+    Resources::new(whole.cores.saturating_sub(part.cores), ByteSize::bytes(memory))
+}
+
 /// A cluster in words: `4x8` is four nodes of 8 cores, `4x8:32GiB,1x1:4GiB` four of 8 cores with
 /// 32GiB each and one of 1 core with 4GiB. Without a memory each core brings 4GiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,6 +184,28 @@ mod tests {
         assert!("9999x1,9999x1".parse::<Described>().is_err());
         assert!("1x4294967295:1GiB".parse::<Described>().is_ok());
         assert!("99999999999x1".parse::<Described>().is_err());
+    }
+
+    #[test]
+    fn a_queue_may_take_what_its_cap_and_other_guarantees_leave() {
+        let gib = |cores: u32, gib: u64| Resources::new(cores, ByteSize::mib(gib << 10));
+        let queue = |name: &str, guarantee: Resources, cap: Resources, used: Resources| v1::Queue {
+            name: name.to_owned(),
+            guarantee: Some(guarantee.to_proto()),
+            cap: Some(cap.to_proto()),
+            used: Some(used.to_proto()),
+            ..Default::default()
+        };
+        let queues = [
+            queue("default", gib(0, 0), gib(16, 64), gib(6, 10)),
+            queue("etl", gib(8, 32), gib(32, 128), gib(2, 8)),
+        ];
+        let now = |name, own, free| Share::listed(name, &queues, own, free).map(|share| share.now);
+        assert_eq!(now("default", gib(0, 0), gib(24, 110)), Some(gib(10, 54)), "its cap");
+        assert_eq!(now("default", gib(6, 10), gib(30, 120)), Some(gib(16, 64)), "its own is gone");
+        assert_eq!(now("default", gib(0, 0), gib(9, 30)), Some(gib(3, 6)), "etl's guarantee");
+        assert_eq!(now("etl", gib(0, 0), gib(24, 110)), None, "only by what is free");
+        assert_eq!(now("none", gib(0, 0), gib(24, 110)), None);
     }
 
     #[test]

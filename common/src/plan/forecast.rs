@@ -29,6 +29,9 @@ const HEAD_BYTES_PER_FILE: u64 = 200;
 /// What a head may hold in its own item; above it, it is written in chunks of this size.
 const CHUNK_BYTES: u64 = 256 << 10;
 
+/// Batches that are further apart are each marked as published, which writes the head once more.
+const MARKED_AFTER_MS: u64 = 5_000;
+
 const MS_PER_DAY: u64 = 24 * 3_600 * 1_000;
 
 /// What a batch in every interval costs, at most.
@@ -56,8 +59,11 @@ pub struct Forecast {
     pub s3_requests_per_hour: u64,
     /// Bytes of the head in DynamoDB, in one partition.
     pub head_bytes: u64,
-    /// DynamoDB write units of a commit.
-    pub write_units_per_commit: u64,
+    /// Writes of the head for each batch: its commit, and where batches are seconds apart the mark
+    /// that it is published.
+    pub writes_per_batch: u64,
+    /// DynamoDB write units of a batch.
+    pub write_units_per_batch: u64,
     /// DynamoDB write units an hour.
     pub write_units_per_hour: u64,
 }
@@ -74,7 +80,8 @@ pub(super) fn forecast(spec: &ApplicationSpec, sources: &[SourceSum], executors:
     let rate = Rate::of(spec);
     let shards: u64 = sources.iter().filter_map(|source| source.num_shards).sum();
     let head_bytes = head_bytes(shards, files);
-    let units = write_units(head_bytes);
+    let writes = 1 + u64::from(rate.interval_ms > MARKED_AFTER_MS);
+    let units = write_units(head_bytes, writes);
     let requests = files * REQUESTS_PER_FILE;
     Forecast {
         batches_per_hour: rate.an_hour(1),
@@ -88,7 +95,8 @@ pub(super) fn forecast(spec: &ApplicationSpec, sources: &[SourceSum], executors:
         s3_requests_per_batch: requests,
         s3_requests_per_hour: rate.an_hour(requests),
         head_bytes,
-        write_units_per_commit: units,
+        writes_per_batch: writes,
+        write_units_per_batch: units,
         write_units_per_hour: rate.an_hour(units),
     }
 }
@@ -98,11 +106,11 @@ fn head_bytes(shards: u64, files: u64) -> u64 {
     HEAD_BYTES + shards * HEAD_BYTES_PER_SHARD + files * HEAD_BYTES_PER_FILE
 }
 
-/// What a commit of such a head takes. Of a large one the chunks are written first and deleted after
-/// the next commit, and both are writes.
-fn write_units(head_bytes: u64) -> u64 {
+/// What so many writes of such a head take. Of a large one the chunks are written before the commit
+/// and deleted after the next, and both are writes; what names them is small.
+fn write_units(head_bytes: u64, writes: u64) -> u64 {
     let units = head_bytes.div_ceil(WRITE_UNIT);
-    if head_bytes <= CHUNK_BYTES { units } else { 2 * units + 1 }
+    if head_bytes <= CHUNK_BYTES { units * writes } else { 2 * units + writes }
 }
 
 /// Batches in time.
@@ -147,16 +155,17 @@ fn a_second(rate: f64) -> String {
 }
 
 fn writes(spec: &ApplicationSpec, rate: Rate, forecast: &Forecast) -> Line {
-    let units = forecast.write_units_per_commit;
+    let units = forecast.write_units_per_batch;
+    let writes = super::line::counted(forecast.writes_per_batch, "write");
     let per_second = rate.a_second(units);
     let interval = humantime::format_duration(spec.batch.interval);
     let needs = format!(
-        "{units} write units ({} head) every {interval} = {}",
+        "{units} units for {writes} of a {} head every {interval} = {}",
         about(forecast.head_bytes),
         a_second(per_second),
     );
     let has = format!(
-        "{}/s for one item; {}/h",
+        "{} units/s for one item; {}/h",
         grouped(WRITE_UNITS_PER_ITEM as u64),
         grouped(forecast.write_units_per_hour)
     );
@@ -295,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_head_in_chunks_is_written_and_deleted() {
-        assert_eq!((write_units(1_024), write_units(1_025)), (1, 2));
-        assert_eq!(write_units(CHUNK_BYTES + 1), 2 * 257 + 1);
+        assert_eq!((write_units(1_024, 1), write_units(1_025, 2)), (1, 4));
+        assert_eq!(write_units(CHUNK_BYTES + 1, 2), 2 * 257 + 2);
     }
 }

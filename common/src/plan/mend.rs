@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::line::{counted, words};
 use super::places::{self, Shape};
-use super::{Nodes, memory};
+use super::{Nodes, Question, memory};
 use crate::application::ApplicationSpec;
 use crate::resources::{ByteSize, Resources};
 
@@ -47,9 +47,10 @@ impl Mend {
     }
 }
 
-/// What has to be asked of: nodes, and the loss they have to stand.
+/// What has to be asked of: nodes, the loss they have to stand, and the queue's share.
 struct Trial<'a> {
     rooms: &'a [Resources],
+    share: Option<Resources>,
     num_lost: usize,
 }
 
@@ -59,26 +60,27 @@ impl Trial<'_> {
     }
 
     fn fit(&self, shape: Shape) -> Option<u64> {
-        places::beside_driver(self.rooms, shape, self.num_lost)
+        let fit = places::beside_driver(self.rooms, shape, self.num_lost);
+        fit.map(|fit| fit.min(places::within(self.share, shape)))
     }
 
     fn fits_with(&self, shape: Shape, node: Resources, count: u64) -> bool {
         let added = std::iter::repeat_n(node, usize::try_from(count).unwrap_or(usize::MAX));
         let rooms: Vec<Resources> = self.rooms.iter().copied().chain(added).collect();
-        Trial { rooms: &rooms, num_lost: self.num_lost }.fits(shape)
+        Trial { rooms: &rooms, ..*self }.fits(shape)
     }
 }
 
-/// The changes of an application that does not fit into `rooms`, the smallest first. `nodes` are what
-/// the rooms are of: a node that is added is like the largest of them.
+/// The changes of an application that does not fit into `rooms` and `share`, the smallest first.
+/// `nodes` are what the rooms are of: a node that is added is like the largest of them.
 pub(super) fn mends(
-    spec: &ApplicationSpec,
+    question: Question<'_>,
     shape: Shape,
-    rooms: &[Resources],
     nodes: &Nodes,
-    num_lost: usize,
+    (rooms, share): (&[Resources], Option<Resources>),
 ) -> Vec<Mend> {
-    let trial = Trial { rooms, num_lost };
+    let spec = question.spec;
+    let trial = Trial { rooms, share, num_lost: question.num_lost };
     // What is needed whatever the nodes: the process has to fit into its own container first.
     let (mut shape, mut needed) = (shape, Vec::new());
     if let Some(memory) = memory::driver_mend(spec) {

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use self::cluster::{Described, Node};
+pub use self::cluster::{Described, Node, Share};
 pub use self::forecast::Forecast;
 pub use self::line::{Line, Status};
 pub use self::mend::Mend;
@@ -35,6 +35,8 @@ pub struct Question<'a> {
     pub spec: &'a ApplicationSpec,
     /// The nodes of the cluster.
     pub nodes: &'a [Node],
+    /// What its queue may take; none where nobody else is on the cluster.
+    pub share: Option<&'a Share>,
     /// It has to fit also when any so many of these nodes are lost.
     pub num_lost: usize,
     /// Open shards of each source's stream, by source; a source that is absent is not known.
@@ -117,7 +119,8 @@ pub fn plan(question: Question<'_>) -> Plan {
     };
     let fit = places::beside_driver(&nodes.offered, shape, question.num_lost);
     let fit_now = places::beside_driver(&nodes.free, shape, question.num_lost);
-    let found = fit_now.or(fit).unwrap_or(0);
+    let share = question.share.map(|share| share.now);
+    let found = fit_now.or(fit).unwrap_or(0).min(places::within(share, shape));
     let count = u32::try_from(found).unwrap_or(u32::MAX).min(resources.executors.max);
     let executors = count.max(resources.executors.min);
 
@@ -128,6 +131,7 @@ pub fn plan(question: Question<'_>) -> Plan {
 
     let mut lines = vec![line::nodes(&nodes)];
     lines.extend(shortage::lines(question, &nodes, shape, (fit, fit_now)));
+    lines.extend(question.share.map(|share| shortage::share(share, shape)));
     lines.push(line::task_cores(resources.executor.cores, executors));
     lines.extend(streams::receivers(&sources, executors));
     lines.extend(memory::lines(question.spec, budget, shards_per_executor));
@@ -137,10 +141,8 @@ pub fn plan(question: Question<'_>) -> Plan {
     let verdict = verdict(&lines);
     let mends = match verdict {
         Verdict::Fits => Vec::new(),
-        Verdict::Waits => mend::mends(question.spec, shape, &nodes.free, &nodes, question.num_lost),
-        Verdict::Never => {
-            mend::mends(question.spec, shape, &nodes.offered, &nodes, question.num_lost)
-        }
+        Verdict::Waits => mend::mends(question, shape, &nodes, (&nodes.free, share)),
+        Verdict::Never => mend::mends(question, shape, &nodes, (&nodes.offered, None)),
     };
     let (all, free) = (places::sum(&nodes.offered), places::sum(&nodes.free));
     let sums = Sums {
@@ -196,7 +198,9 @@ impl Plan {
     /// Why it does not fit, or not now, in one line; none when it fits.
     #[must_use]
     pub fn why(&self) -> Option<String> {
-        let failing = self.lines.iter().filter(|line| line.status.fails());
+        let is_never = self.verdict == Verdict::Never;
+        let counts = |status: Status| status == Status::Never || (status.fails() && !is_never);
+        let failing = self.lines.iter().filter(|line| counts(line.status));
         let why: Vec<&str> = failing.filter_map(|line| line.why.as_deref()).collect();
         (self.verdict != Verdict::Fits).then(|| why.join("; "))
     }

@@ -71,6 +71,12 @@ fn after_loss(rooms: &[Room], threshold: u64, num_lost: usize) -> Option<u64> {
     Some(total - displaced)
 }
 
+/// Executors that a share has room for beside the driver; without a share any number.
+pub(super) fn within(share: Option<Resources>, shape: Shape) -> u64 {
+    let Some(share) = share else { return u64::MAX };
+    share.checked_sub(shape.driver).map_or(0, |left| count(left, shape.executor))
+}
+
 /// What driver and so many executors take together; saturates.
 pub(super) fn total(shape: Shape, num_executors: u64) -> Resources {
     let cores = u64::from(shape.executor.cores).saturating_mul(num_executors);

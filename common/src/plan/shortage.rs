@@ -2,7 +2,7 @@
 
 use super::line::{Line, Status, about, counted, words};
 use super::places::{self, Shape};
-use super::{Nodes, Question};
+use super::{Nodes, Question, Share};
 use crate::resources::Resources;
 
 /// Nodes as they are offered, or as they are free now.
@@ -41,6 +41,26 @@ pub(super) fn lines(
     let now = Side { rooms: &nodes.free, fit: fit_now, is_now: true };
     let sides = [empty, now];
     [driver(question, shape, sides), executors(question, shape, sides)]
+}
+
+/// What driver and minimum take of the queue's share. Past it the application waits: shares are
+/// settings, and others end.
+pub(super) fn share(share: &Share, shape: Shape) -> Line {
+    let need = places::total(shape, u64::from(shape.min));
+    let has = format!("{} may be taken now", words(share.now));
+    let line =
+        |status| Line::new(format!("queue {}", share.queue), words(need), has.clone(), status);
+    if share.now.fits(need) {
+        return line(Status::Ok);
+    }
+    let why = format!(
+        "driver and {} need {} and queue {} may take {} now",
+        counted(u64::from(shape.min), "executor"),
+        words(need),
+        share.queue,
+        words(share.now)
+    );
+    line(Status::NotNow).because(why)
 }
 
 fn after_loss(num_lost: usize) -> String {

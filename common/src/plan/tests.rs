@@ -27,6 +27,7 @@ struct Case {
     nodes: Vec<Node>,
     shards: BTreeMap<String, u32>,
     num_lost: usize,
+    share: Option<Share>,
 }
 
 impl Case {
@@ -38,6 +39,7 @@ impl Case {
             nodes,
             shards: BTreeMap::from([("logs".to_owned(), 36)]),
             num_lost: 0,
+            share: None,
         }
     }
 
@@ -45,6 +47,7 @@ impl Case {
         plan(Question {
             spec: &self.spec,
             nodes: &self.nodes,
+            share: self.share.as_ref(),
             num_lost: self.num_lost,
             shards: &self.shards,
         })
@@ -70,6 +73,7 @@ fn the_seed_fits_on_its_cluster() {
     assert_eq!((source.read_bytes_per_s, source.read_calls_per_s), (Some(72 << 20), Some(180)));
     let forecast = &plan.sums.forecast;
     assert_eq!((forecast.files_per_hour, forecast.files_per_day), (5_760, 138_240));
+    assert_eq!((forecast.writes_per_batch, forecast.write_units_per_batch), (2, 12));
     assert_eq!((forecast.batches_per_hour, forecast.s3_requests_per_hour), (360, 17_280));
     assert_eq!((plan.why(), plan.mends.len()), (None, 0));
     assert!(plan.refusal().is_none());
@@ -129,6 +133,21 @@ fn what_others_hold_makes_it_wait_and_not_refused() {
     assert!(why.contains("need 33 cores and 5 nodes have free 27: 13 fit"), "{why}");
     assert_eq!(line(&plan, "executors").has, "16 fit beside the driver, 13 now");
     assert_eq!(plan.mends[0].settings, ["resources.executors=13"]);
+}
+
+#[test]
+fn a_queue_that_may_take_no_more_makes_it_wait() {
+    let mut case = Case::new("5x8:32GiB", &[]);
+    let now = |cores: u32| Resources::new(cores, ByteSize::mib(64 << 10));
+    case.share = Some(Share { queue: "etl".to_owned(), now: now(33) });
+    assert_eq!(case.plan().verdict, Verdict::Fits);
+    case.share = Some(Share { queue: "etl".to_owned(), now: now(20) });
+    let plan = case.plan();
+    assert_eq!(plan.verdict, Verdict::Waits, "{plan:#?}");
+    let why = plan.why().unwrap();
+    assert!(why.contains("need 33 cores, 48.5GiB and queue etl may take 20 cores, 64GiB"), "{why}");
+    assert_eq!(settings(&plan), ["resources.executors=9", "resources.executor.cores=1"]);
+    assert!(plan.mends.iter().all(|mend| mend.num_nodes == 0), "nodes do not help: {plan:#?}");
 }
 
 #[test]

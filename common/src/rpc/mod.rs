@@ -1,5 +1,7 @@
 //! gRPC between Millrace's processes: listeners that set TCP_NODELAY, channels with deadlines.
 
+mod caller;
+mod guard;
 mod network;
 
 use std::net::SocketAddr;
@@ -9,6 +11,8 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+pub use self::caller::Caller;
+pub use self::guard::{Guard, Guarded};
 pub use self::network::{Connection, Incoming, Io, Network, simulate};
 
 use crate::error::{Code, Error};
@@ -45,6 +49,25 @@ pub async fn bind(address: &str) -> Result<(Incoming, SocketAddr), Error> {
             )
         }
     })
+}
+
+/// True when only processes of this host can reach what listens on `host:port`; of a simulated
+/// network everybody is.
+///
+/// # Errors
+/// [`Code::InvalidValue`] when the host is not known.
+pub async fn is_loopback(address: &str) -> Result<bool, Error> {
+    if network::simulated().is_some() {
+        return Ok(true);
+    }
+    let found = tokio::net::lookup_host(address).await.map_err(|error| {
+        Error::new(
+            Code::InvalidValue,
+            format!("can not listen on {address}: {error}"),
+            "give a host of this machine and a port, as 127.0.0.1:7070",
+        )
+    })?;
+    Ok(found.into_iter().all(|address| address.ip().is_loopback()))
 }
 
 /// An endpoint with Millrace's deadlines. `address` is `host:port` or an `http://` URL.

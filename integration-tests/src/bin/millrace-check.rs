@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use millrace_common::access::read_token;
 use millrace_integration_tests::aws::Endpoint;
 use millrace_integration_tests::checker::{
     CheckError, Kind, Machine, Observations, OutOfRange, Subject, Truth, Watcher,
@@ -70,6 +71,9 @@ struct Check {
     /// The master, for its history of batches.
     #[arg(long, value_name = "ADDRESS")]
     master: Option<SocketAddr>,
+    /// A file with the token that the master is shown.
+    #[arg(long, value_name = "FILE", env = "MILLRACE_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
     /// A file of `millrace-check watch`.
     #[arg(long, value_name = "FILE")]
     watched: Option<PathBuf>,
@@ -133,6 +137,7 @@ impl Where {
             out_of_range: OutOfRange::Dropped,
             is_drained: false,
             master: None,
+            token: None,
             machine: None,
             observations: None,
             earlier: Truth::default(),
@@ -151,6 +156,8 @@ impl Check {
                 Some(Observations::parse(&text).map_err(failed)?)
             }
         };
+        let token = self.token_file.as_deref().map(read_token).transpose();
+        let token = token.map_err(|error| CheckError(error.to_string()))?;
         let (wanted, ports) = (self.wanted.into_iter().collect(), self.ports);
         Ok(Subject {
             streams: self.sources.into_iter().collect(),
@@ -164,6 +171,7 @@ impl Check {
             },
             is_drained: self.drained,
             master: self.master,
+            token,
             machine: self.machine.map(|directory| Machine { directory, wanted, ports }),
             observations,
             ..self.place.subject()

@@ -135,6 +135,7 @@ impl From<Head> for SeenHead {
                 StartFrom::Timestamp { at_ms, open_shards } => {
                     SeenStart { from_ms: Some(at_ms), open_shards }
                 }
+                StartFrom::TakenOver { .. } => SeenStart::default(),
             };
             (source, seen)
         });

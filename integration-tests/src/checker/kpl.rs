@@ -131,7 +131,7 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 #[cfg(test)]
 mod tests {
     use millrace_common::position::HashKeyRange;
-    use millrace_worker::executor::receiver::kpl;
+    use millrace_worker::kpl;
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;

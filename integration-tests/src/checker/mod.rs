@@ -30,6 +30,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use millrace_common::access::Token;
+use millrace_common::rpc::Caller;
 use millrace_common::table::DEFAULT_TABLE;
 use millrace_proto::v1;
 use millrace_proto::v1::client_service_client::ClientServiceClient;
@@ -81,6 +83,8 @@ pub struct Subject {
     pub is_drained: bool,
     /// The master, for its history of batches; none: the heads that were seen must do.
     pub master: Option<SocketAddr>,
+    /// What the master is shown, in a cluster with tokens.
+    pub token: Option<Token>,
     /// Where the cluster lives, when all of the application must be gone.
     pub machine: Option<Machine>,
     /// What a watcher saw.
@@ -117,6 +121,7 @@ impl Subject {
             out_of_range: OutOfRange::default(),
             is_drained: false,
             master: Some(cluster.address),
+            token: None,
             machine: Some(Machine {
                 directory: cluster.path().to_owned(),
                 wanted: wanted.collect(),
@@ -166,7 +171,7 @@ impl Subject {
         let objects = read_output::read_objects(&s3, bucket, prefix, &self.application).await?;
         let open_uploads = read_output::open_uploads(&s3, bucket, prefix).await?;
         let batches = match self.master {
-            Some(master) => batches(master, &self.application).await?,
+            Some(master) => batches(master, self.token.as_ref(), &self.application).await?,
             None => Vec::new(),
         };
         let seen = self.observations.iter().flat_map(Observations::heads);
@@ -199,11 +204,15 @@ pub async fn check(subject: &Subject) -> Report {
 }
 
 /// The batches that the master remembers.
-async fn batches(master: SocketAddr, application: &str) -> Result<Vec<v1::Batch>, CheckError> {
+async fn batches(
+    master: SocketAddr,
+    token: Option<&Token>,
+    application: &str,
+) -> Result<Vec<v1::Batch>, CheckError> {
     let failed = |what: String| CheckError(format!("the batches that {master} knows: {what}"));
     let channel = Channel::from_shared(format!("http://{master}"));
     let channel = channel.map_err(|error| failed(error.to_string()))?.timeout(MASTER_DEADLINE);
-    let mut client = ClientServiceClient::new(channel.connect_lazy());
+    let mut client = ClientServiceClient::new(Caller::new(channel.connect_lazy(), token));
     let request = v1::ListBatchesRequest { name: application.to_owned(), limit: BATCHES_MAX };
     let answer = client.list_batches(request).await.map_err(|status| failed(status.to_string()))?;
     Ok(answer.into_inner().batches)

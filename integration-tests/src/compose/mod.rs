@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use millrace_common::access::{Token, read_token};
+use millrace_common::rpc::Caller;
 use millrace_proto::v1::client_service_client::ClientServiceClient;
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -226,7 +228,23 @@ impl Composition {
         let mut environment = base_environment();
         environment.extend(self.aws().environment());
         environment.push(("MILLRACE_MASTER".to_owned(), self.published("master").to_string()));
+        let token = self.token_file().display().to_string();
+        environment.push(("MILLRACE_TOKEN_FILE".to_owned(), token));
         environment
+    }
+
+    /// Where the administrator's token is on this machine: in the volume that the file names.
+    fn token_file(&self) -> PathBuf {
+        self.path().join("volumes/access/admin.token")
+    }
+
+    /// The administrator's token.
+    ///
+    /// # Panics
+    /// When the service that makes it has not run.
+    #[must_use]
+    pub fn token(&self) -> Token {
+        read_token(&self.token_file()).expect("the service `access` has made it")
     }
 
     /// Runs the `millrace` command on this machine, which reaches the published ports alone.
@@ -239,10 +257,10 @@ impl Composition {
     /// # Panics
     /// When the master does not run.
     #[must_use]
-    pub fn client(&self) -> ClientServiceClient<Channel> {
+    pub fn client(&self) -> ClientServiceClient<Caller> {
         let endpoint = Channel::from_shared(format!("http://{}", self.published("master")));
         let endpoint = endpoint.expect("an address is a URI").timeout(CALL);
-        ClientServiceClient::new(endpoint.connect_lazy())
+        ClientServiceClient::new(Caller::new(endpoint.connect_lazy(), Some(&self.token())))
     }
 
     /// Ends everything, the workers first, and asserts that it ends in order.

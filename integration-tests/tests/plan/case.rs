@@ -32,7 +32,7 @@ pub(crate) struct Case {
 impl Case {
     pub(crate) fn plan(&self) -> Plan {
         let (nodes, num_lost, shards) = (&self.nodes, self.num_lost, &self.shards);
-        plan(Question { spec: &self.spec, nodes, num_lost, shards })
+        plan(Question { spec: &self.spec, nodes, share: None, num_lost, shards })
     }
 
     pub(crate) fn resources(&self) -> ResourcesSpec {

@@ -48,6 +48,11 @@ impl Verdicts {
     }
 }
 
+/// A failing case is printed, and not kept in a file.
+fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
+}
+
 fn equal<T: PartialEq + std::fmt::Debug>(
     what: &str,
     plan: T,
@@ -60,7 +65,7 @@ fn equal<T: PartialEq + std::fmt::Debug>(
 #[test]
 fn plan_says_yes_exactly_when_the_application_progresses() {
     let verdicts = Verdicts::default();
-    let mut runner = TestRunner::new(Config { cases: CASES, ..Config::default() });
+    let mut runner = runner(CASES);
     let holds = |case: Case| {
         let plan = case.plan();
         verdicts.count(plan.verdict);
@@ -98,7 +103,7 @@ fn plan_says_yes_exactly_when_the_application_progresses() {
 #[test]
 fn sums_alone_are_often_wrong() {
     let wrong = Cell::new(0);
-    let mut runner = TestRunner::new(Config { cases: SMALL_CASES, ..Config::default() });
+    let mut runner = runner(SMALL_CASES);
     let compare = |case: Case| {
         let resources = case.resources();
         let sum = case.offered().into_iter().fold(Resources::default(), Resources::saturating_add);
@@ -118,7 +123,7 @@ fn sums_alone_are_often_wrong() {
 #[test]
 fn plan_agrees_with_every_placement_there_is() {
     let verdicts = Verdicts::default();
-    let mut runner = TestRunner::new(Config { cases: SMALL_CASES, ..Config::default() });
+    let mut runner = runner(SMALL_CASES);
     let holds = |case: Case| {
         let plan = case.plan();
         verdicts.count(plan.verdict);

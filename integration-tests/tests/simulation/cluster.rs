@@ -172,7 +172,8 @@ impl Cluster {
     pub(crate) fn submit(&mut self) -> Rc<RefCell<Option<()>>> {
         let spec = parse_toml("app.toml", APPLICATION, &[]).expect("it is one").to_proto();
         self.ask(move |mut client| {
-            let request = v1::SubmitApplicationRequest { spec: Some(spec.clone()) };
+            let request =
+                v1::SubmitApplicationRequest { spec: Some(spec.clone()), ..Default::default() };
             async move {
                 match client.submit_application(request).await {
                     // The first try may have been heard and its answer lost.

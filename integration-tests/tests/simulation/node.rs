@@ -326,6 +326,7 @@ fn driver_world(world: &World) -> DriverWorld {
         buckets: world.clone(),
         uploads: world.clone(),
         heads: world.clone(),
+        leases: world.clone(),
         runners: world,
         clock: Arc::new(SimulatedClock),
         times,
@@ -347,7 +348,7 @@ impl Engine for NoEngine {
 
     fn cancel_all(&self) {}
 
-    fn busy_cores(&self) -> u32 {
+    fn busy_millicores(&self) -> u32 {
         0
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use millrace_master::store::memory::Fault;
 use millrace_proto::v1::ApplicationState;
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, name_of};
 use crate::node::MASTERS;
@@ -18,6 +19,7 @@ const HEALING: Duration = Duration::from_secs(120);
 const PRODUCE_EVERY: Duration = Duration::from_millis(200);
 
 /// What came of a seed.
+#[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct History {
     pub(crate) lines: Vec<String>,
     pub(crate) failure: Option<String>,

@@ -8,6 +8,8 @@ use millrace_common::application::S3Location;
 use millrace_common::clock::Clock as _;
 use millrace_common::error::Error;
 use millrace_common::position::{HashKeyRange, SequenceNumber};
+use millrace_worker::driver::kcl::LeaseTables;
+use millrace_worker::driver::kcl::core::{Found, Lease};
 use millrace_worker::driver::receivers::core::Stream;
 use millrace_worker::driver::receivers::discovery::{Description, Filter, Shards, Streams};
 use millrace_worker::driver::receivers::lineage::ListedShard;
@@ -57,6 +59,18 @@ impl Streams for World {
         };
         let shards = self.lock().shards.iter().map(listed).collect();
         Ok(Shards { shards, server_ms: server_ms() })
+    }
+}
+
+/// No source is taken over here.
+#[async_trait]
+impl LeaseTables for World {
+    async fn leases(&self, table: &str) -> Result<Vec<Lease>, Error> {
+        Err(Error::internal(format!("there is no table {table}")))
+    }
+
+    async fn look(&self, _: &Stream, shard_id: &str, _: SequenceNumber) -> Result<Found, Error> {
+        Err(Error::internal(format!("nobody looks into {shard_id}")))
     }
 }
 

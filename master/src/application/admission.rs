@@ -4,36 +4,60 @@
 
 use std::collections::BTreeMap;
 
-use millrace_common::application::ApplicationSpec;
+use millrace_common::application::{ApplicationSpec, spec_hash};
 use millrace_common::error::{Code, Error};
 use millrace_common::plan::{self, Node, Question};
 use millrace_proto::v1;
 
-/// The typed specification of a submission. `nodes` are those that the cluster has or may have again;
-/// while there are none nobody knows what will fit, and nothing is refused for its size.
+use super::revisions::Admitted;
+
+/// Bytes of a request id: a UUID has 36.
+const REQUEST_ID_MAX: usize = 128;
+
+/// What is submitted under which name. `nodes` are those that the cluster has or may have again;
+/// while there are none, or none with the labels that are asked for, nobody knows what will fit, and
+/// nothing is refused for its size.
 ///
 /// # Errors
 /// What the specification's own check says, and [`Code::DoesNotFit`] with the arithmetic for what
 /// can never fit.
 pub(crate) fn admit(
+    request: &v1::SubmitApplicationRequest,
+    owner: String,
+    nodes: &[Node],
+) -> Result<(ApplicationSpec, Admitted), Error> {
+    let spec = specification(request.spec.as_ref(), nodes)?;
+    let request_id = request.request_id.clone();
+    if request_id.len() > REQUEST_ID_MAX || request_id.chars().any(char::is_control) {
+        return Err(Error::new(
+            Code::InvalidValue,
+            format!("the request id has {} bytes, or is not plain text", request_id.len()),
+            "use a UUID, or another name of at most 128 bytes",
+        ));
+    }
+    let admitted = Admitted { spec: spec.to_proto(), hash: spec_hash(&spec), request_id, owner };
+    Ok((spec, admitted))
+}
+
+fn specification(
     spec: Option<&v1::ApplicationSpec>,
     nodes: &[Node],
 ) -> Result<ApplicationSpec, Error> {
     let spec = spec.ok_or_else(|| {
         Error::new(
-            Code::InvalidValue,
+            Code::IncompleteMessage,
             "the submission carries no specification",
             "set `spec` in SubmitApplicationRequest",
         )
     })?;
     let spec = ApplicationSpec::from_proto(spec)?;
-    if nodes.is_empty() {
+    if !nodes.iter().any(|node| node.takes(&spec)) {
         return Ok(spec);
     }
     // The master asks Kinesis nothing: shards only tell how fast an application can be, not whether
     // it can be.
     let shards = BTreeMap::new();
-    let question = Question { spec: &spec, nodes, num_lost: 0, shards: &shards };
+    let question = Question { spec: &spec, nodes, share: None, num_lost: 0, shards: &shards };
     match plan::plan(question).refusal() {
         Some(refusal) => Err(refusal),
         None => Ok(spec),

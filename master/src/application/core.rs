@@ -17,11 +17,12 @@ use super::attempts::{Failures, Verdict};
 use super::driver::Driver;
 use super::history::History;
 use super::record::ApplicationRecord;
+use super::revisions::Admitted;
 use super::state::{is_terminal, may_become, name as state_name};
 use crate::cluster::Ended;
 use crate::config::Timing;
 use crate::control::SessionId;
-use crate::moment::{Moment, format_ms};
+use crate::moment::Moment;
 
 /// An executor that lived this long did not fail at its start.
 const EXECUTOR_SETTLED_MS: i64 = 30_000;
@@ -99,14 +100,14 @@ impl Application {
         now: Moment,
         timing: Timing,
         name: ApplicationName,
-        spec: v1::ApplicationSpec,
+        submission: Admitted,
         sequence: u64,
     ) -> Self {
         let application = v1::Application { name: name.to_string(), ..Default::default() };
         let record = ApplicationRecord { application, ..Default::default() };
         let mut made = Self::restore(now, timing, name, record);
         made.is_adopting = false;
-        made.accept(now, spec, sequence);
+        made.accept(now, submission, sequence);
         made
     }
 
@@ -197,40 +198,23 @@ impl Application {
     pub(crate) fn resubmit(
         &mut self,
         now: Moment,
-        spec: v1::ApplicationSpec,
+        submission: Admitted,
         sequence: u64,
     ) -> Result<(), Error> {
         if self.is_live() {
-            return Err(Error::new(
-                Code::NameInUse,
-                format!(
-                    "application {} is {} since {}, in attempt {}",
-                    self.name,
-                    state_name(self.state()),
-                    format_ms(self.record.application.changed_ms),
-                    self.record.last_attempt,
-                ),
-                format!(
-                    "wait for it, end it with `millrace stop {}`, or use another name",
-                    self.name
-                ),
-            ));
+            return Err(self.name_in_use());
         }
-        self.accept(now, spec, sequence);
+        self.accept(now, submission, sequence);
         Ok(())
     }
 
-    fn accept(&mut self, now: Moment, spec: v1::ApplicationSpec, sequence: u64) {
-        self.record.application.spec = Some(spec);
+    fn accept(&mut self, now: Moment, submission: Admitted, sequence: u64) {
+        self.begin_revision(now, submission);
         self.record.application.submitted_ms = now.wall_ms;
         self.record.application.failure = None;
         self.record.sequence = sequence;
         self.record.stop = None;
-        self.failures = Failures::default();
-        self.record.failures_ms.clear();
-        self.retry_at = Duration::ZERO;
-        self.executor_failures = 0;
-        self.executor_retry_at = Duration::ZERO;
+        self.forget_failures();
         self.target = None;
         self.last_target = 0;
         self.record.application.scaled_to = 0;
@@ -238,6 +222,15 @@ impl Application {
         self.record.outcome = None;
         self.record.batch_failures = None;
         self.enter(now, ApplicationState::Queued, "waits for a place for its driver".to_owned());
+    }
+
+    /// What failed before says nothing of what runs from now on.
+    pub(super) fn forget_failures(&mut self) {
+        self.failures = Failures::default();
+        self.record.failures_ms.clear();
+        self.retry_at = Duration::ZERO;
+        self.executor_failures = 0;
+        self.executor_retry_at = Duration::ZERO;
     }
 
     /// Changes state; a transition that is not legal is a defect and leaves everything as it is.
@@ -305,9 +298,10 @@ impl Application {
         let has_moved = driver.is_leaving || ended.exit.code == Some(HANDED_OVER.into());
         let why = match &driver.failure {
             Some(failure) => format!("{}: {}", failure.code, failure.message),
-            None if has_moved => {
-                format!("{} was to be emptied: the next attempt goes on", driver.node)
-            }
+            None if has_moved => match self.next_revision() {
+                Some(next) => format!("revision {next} was to follow"),
+                None => format!("{} was to be emptied: the next attempt goes on", driver.node),
+            },
             None => describe(&ended.exit),
         };
         self.close_attempt(now, &why);
@@ -325,6 +319,10 @@ impl Application {
         if self.state() == ApplicationState::Stopping && ended.exit.code == Some(0) {
             self.conclude(ApplicationState::Stopped, "stopped on request".to_owned(), None);
             return;
+        }
+        if self.take_next(now) {
+            let revision = self.record.application.revision;
+            return self.requeue(now, format!("revision {revision} waits for a place"));
         }
         if !ended.was_started || ended.was_evicted || has_moved {
             // Not the driver's failure: it goes elsewhere.
@@ -365,6 +363,9 @@ impl Application {
                 )
                 .to_failure();
                 let reason = format!("{}: {}", failure.code, failure.message);
+                if self.take_back(now, Some(failure.clone())) {
+                    return self.requeue(now, format!("the revision before goes on: {reason}"));
+                }
                 self.conclude(ApplicationState::Failed, reason, Some(failure));
             }
         }
@@ -408,6 +409,7 @@ impl Application {
             let state = outcome.state();
             self.record.application.failure = outcome.failure;
             self.record.stop = None;
+            self.end_revisions(now, state, &outcome.reason);
             self.enter(now, state, outcome.reason);
             actions.push(Action::Save);
         }

@@ -11,6 +11,7 @@ mod history;
 mod moving;
 mod places;
 mod record;
+mod revisions;
 mod scaling;
 mod session;
 mod state;
@@ -19,7 +20,8 @@ pub(crate) use self::core::{Action, Application};
 pub(crate) use self::driver::Driver;
 pub(crate) use self::history::BATCHES_MAX;
 pub(crate) use self::places::Launch;
-pub(crate) use self::record::ApplicationRecord;
+pub(crate) use self::record::{ApplicationRecord, Revised};
+pub(crate) use self::revisions::Admitted;
 pub(crate) use self::state::{is_terminal, name as state_name};
 
 #[cfg(test)]

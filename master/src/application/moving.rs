@@ -47,7 +47,7 @@ impl Application {
     pub(crate) fn hand_over(&mut self) -> Vec<Action> {
         let Some(driver) = &mut self.driver else { return Vec::new() };
         driver.is_leaving = true;
-        vec![Action::Tell(hand_over())]
+        vec![Action::Tell(hand_over(REASON.to_owned()))]
     }
 
     /// Asks the driver to give an executor up in order.
@@ -71,7 +71,7 @@ impl Application {
     /// What a driver that has come back was asked for, and may not have heard.
     pub(super) fn ask_again_to_move(&self, actions: &mut Vec<Action>) {
         if self.driver.as_ref().is_some_and(|driver| driver.is_leaving) {
-            actions.push(Action::Tell(hand_over()));
+            actions.push(Action::Tell(hand_over(REASON.to_owned())));
         }
         actions.extend(self.retiring.iter().map(|executor| Action::Tell(retire(executor))));
     }
@@ -82,8 +82,9 @@ fn kill(container: &ContainerId) -> Action {
     Action::Kill { container: container.clone(), is_graceful: true, reason }
 }
 
-fn hand_over() -> driver_command::Body {
-    driver_command::Body::HandOver(v1::HandOver { reason: REASON.to_owned() })
+/// Asks a driver to end at the edge of its batch, for another attempt.
+pub(super) fn hand_over(reason: String) -> driver_command::Body {
+    driver_command::Body::HandOver(v1::HandOver { reason })
 }
 
 fn retire(executor: &ContainerId) -> driver_command::Body {

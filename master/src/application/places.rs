@@ -123,6 +123,7 @@ impl Application {
             container_id: container.to_string(),
             node_id: node.to_string(),
             started_ms: now.wall_ms,
+            revision: self.record.application.revision,
             ..Default::default()
         });
         if attempts.len() > ATTEMPTS_MAX {
@@ -201,7 +202,7 @@ impl Application {
     /// exists wins over them.
     pub(crate) fn unused_start(&self, spec: &v1::ApplicationSpec) -> Option<String> {
         let starts = |spec: &v1::ApplicationSpec| -> Vec<_> {
-            spec.sources.iter().map(|source| (source.name.clone(), source.start)).collect()
+            spec.sources.iter().map(|source| (source.name.clone(), source.start.clone())).collect()
         };
         let before = self.record.application.spec.as_ref().map(starts);
         let differs = before.is_some_and(|before| before != starts(spec));

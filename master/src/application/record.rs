@@ -2,6 +2,19 @@
 
 use millrace_proto::v1;
 
+/// A revision beside the one in use.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Revised {
+    /// What it would run.
+    pub spec: v1::ApplicationSpec,
+    /// Its number.
+    pub revision: u32,
+    /// Who submitted it.
+    pub owner: String,
+    /// True once the running driver has found nothing wrong with it.
+    pub is_checked: bool,
+}
+
 /// The durable part: everything needed to go on after a restart of the master.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ApplicationRecord {
@@ -23,6 +36,10 @@ pub struct ApplicationRecord {
     pub failures_ms: Vec<i64>,
     /// Its newest batches, oldest first, as they were when the record was last written.
     pub batches: Vec<v1::Batch>,
+    /// The revision that is to follow the one in use.
+    pub next: Option<Revised>,
+    /// The revision to go back to when the one in use turns out not to run.
+    pub before: Option<Revised>,
     /// How it ends as soon as nothing of it runs any more, when that is decided.
     pub outcome: Option<v1::DriverFinished>,
 }

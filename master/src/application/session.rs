@@ -52,6 +52,7 @@ impl Application {
             actions.push(Action::Tell(driver_command::Body::Stop(stop)));
         }
         actions.push(Action::Tell(self.tell_bounds()));
+        self.ask_to_upgrade(&mut actions);
         self.ask_again_to_move(&mut actions);
         Ok(actions)
     }
@@ -105,7 +106,7 @@ impl Application {
                 self.last_target = count;
                 self.target = Some(Target { count, executor, excluded_nodes });
                 self.told_unmet = None;
-                Vec::new()
+                self.revision_works(now)
             }
             driver_message::Body::Release(release) => {
                 let container = ContainerId::new(release.container_id);
@@ -128,6 +129,7 @@ impl Application {
                 self.record.batch_failures = Some(failures);
                 vec![Action::Save]
             }
+            driver_message::Body::SpecChecked(checked) => self.spec_checked(now, checked),
             driver_message::Body::Epoch(request) => self.grant_epoch(request.seen_epoch),
             driver_message::Body::Finished(finished) => self.driver_finished(now, finished),
         }
@@ -177,6 +179,12 @@ impl Application {
             _ => finished.reason,
         };
         driver.failure.clone_from(&finished.failure);
+        if end != ApplicationState::Stopped && self.record.before.is_some() {
+            driver.is_leaving = true;
+            if self.take_back(now, finished.failure.clone()) {
+                return vec![Action::Save];
+            }
+        }
         self.conclude(end, reason, finished.failure);
         vec![Action::Save]
     }

@@ -5,15 +5,18 @@
 //! knows of has reported, or had its time to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_common::access::Secrets;
 use millrace_common::error::{Code, Error};
 use millrace_common::id::{ApplicationName, ContainerId, NodeId};
 use millrace_proto::v1::{self, ContainerState, NodeState, node_command};
 
 use super::SessionId;
 use super::effect::Effect;
-use crate::application::{Action, Application, ApplicationRecord, admission};
+use crate::access::Tokens;
+use crate::application::{Action, Application, ApplicationRecord};
 use crate::cluster::{Cluster, Ended};
 use crate::config::Timing;
 use crate::moment::Moment;
@@ -33,6 +36,8 @@ pub(crate) struct Identity {
     pub address: String,
     /// Unix time at which it became leader, in milliseconds.
     pub started_ms: i64,
+    /// What the containers' tokens are sealed with; none in a cluster without tokens.
+    pub secrets: Option<Arc<Secrets>>,
 }
 
 /// All that the leading master knows.
@@ -45,6 +50,8 @@ pub(crate) struct Core {
     pub queues: Queues,
     /// Nodes and containers.
     pub cluster: Cluster,
+    /// Tokens that were given out.
+    pub tokens: Tokens,
     /// Applications by name.
     pub applications: BTreeMap<ApplicationName, Application>,
     pub(super) drivers: BTreeMap<SessionId, ApplicationName>,
@@ -69,6 +76,7 @@ impl Core {
             timing,
             queues: Queues::default(),
             cluster: Cluster::new(timing),
+            tokens: Tokens::restore(snapshot.tokens),
             applications: BTreeMap::new(),
             drivers: BTreeMap::new(),
             awaited: snapshot.nodes.into_iter().collect(),
@@ -130,52 +138,6 @@ impl Core {
     }
 
     // Clients.
-
-    /// An application is submitted by this user, whose name is empty where there are none. What the
-    /// submitter is told once the ticket is written.
-    ///
-    /// # Errors
-    /// As admission says; [`Code::UnknownQueue`] and [`Code::QueueDenied`];
-    /// [`Code::NameInUse`] while an application of this name is live.
-    pub(crate) fn submit(
-        &mut self,
-        now: Moment,
-        user: &str,
-        spec: Option<&v1::ApplicationSpec>,
-    ) -> Result<(v1::SubmitApplicationResponse, u64), Error> {
-        let spec = admission::admit(spec, &self.possible_nodes())?;
-        self.queues.admit(&spec.queue, user)?;
-        let name = spec.name.clone();
-        let message = spec.to_proto();
-        let sequence = self.last_sequence + 1;
-        let mut warnings = Vec::new();
-        match self.applications.get_mut(&name) {
-            Some(application) => {
-                warnings.extend(application.unused_start(&message));
-                application.resubmit(now, message, sequence)?;
-            }
-            None => {
-                let made = Application::submit(now, self.timing, name.clone(), message, sequence);
-                self.applications.insert(name.clone(), made);
-            }
-        }
-        self.last_sequence = sequence;
-        let ticket = self.save(&name).unwrap_or_default();
-        self.step(now);
-        let application = self.applications.get(&name).ok_or_else(|| unknown(&name))?;
-        let is_placed = application.driver.is_some();
-        if !is_placed {
-            warnings.push(format!("queued: {}", application.reason()));
-        }
-        let mut response = v1::SubmitApplicationResponse {
-            name: name.to_string(),
-            attempt: application.attempt() + u32::from(!is_placed),
-            warnings,
-            ..Default::default()
-        };
-        response.set_state(application.state());
-        Ok((response, ticket))
-    }
 
     /// An application is asked to stop. Its state and the ticket of the record.
     ///

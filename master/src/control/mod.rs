@@ -12,6 +12,8 @@ mod effect;
 mod nodes;
 mod placing;
 mod requests;
+mod submit;
+mod tokens;
 pub(crate) mod view;
 
 pub(crate) use self::actor::{
@@ -20,6 +22,7 @@ pub(crate) use self::actor::{
 };
 pub(crate) use self::core::{Core, Identity};
 pub(crate) use self::requests::{Drain, Kill, ListQueues, Scale, Stop, Submit, Undrain};
+pub(crate) use self::tokens::{CreateToken, RevokeToken};
 
 /// One stream to a node or a driver; never used twice in a master's life.
 pub(crate) type SessionId = u64;

@@ -165,6 +165,10 @@ impl Core {
         context.master_address.clone_from(&self.identity.address);
         context.table.clone_from(&self.identity.table);
         context.term = self.identity.term;
+        if let Some(secrets) = &self.identity.secrets {
+            let token = secrets.container_token(&context.application, context.attempt);
+            token.reveal().clone_into(&mut context.token);
+        }
         let mut status = v1::ContainerStatus {
             container_id: container.to_string(),
             application: placed.application.to_string(),

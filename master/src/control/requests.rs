@@ -12,18 +12,18 @@ use super::view;
 #[derive(Debug, Message)]
 #[rtype(result = "Result<v1::SubmitApplicationResponse, Error>")]
 pub(crate) struct Submit {
-    /// Who submits it; empty where there are no users.
-    pub user: String,
-    /// What is submitted.
-    pub spec: Option<v1::ApplicationSpec>,
+    /// What was sent.
+    pub request: v1::SubmitApplicationRequest,
+    /// Who submits; empty when nobody can tell.
+    pub owner: String,
 }
 
 impl Handler<Submit> for Control {
     type Result = ResponseFuture<Result<v1::SubmitApplicationResponse, Error>>;
 
-    fn handle(&mut self, Submit { user, spec }: Submit, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, message: Submit, _: &mut Self::Context) -> Self::Result {
         let now = self.now();
-        let outcome = self.core.submit(now, &user, spec.as_ref());
+        let outcome = self.core.submit(now, &message.request, message.owner);
         self.perform();
         match outcome {
             Err(error) => Box::pin(async { Err(error) }),

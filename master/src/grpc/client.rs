@@ -7,7 +7,8 @@ use millrace_proto::v1::client_service_server::ClientService;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Shared, logs};
+use super::{Shared, logs, principal, tokens};
+use crate::access::{Deed, Principal};
 use crate::application::{is_terminal, state_name};
 use crate::control::{Drain, Kill, ListQueues, Scale, Stop, Submit, Undrain, view};
 use crate::store::StoreError;
@@ -22,6 +23,24 @@ impl Service {
     pub(super) fn new(shared: Shared) -> Self {
         Self { shared }
     }
+}
+
+impl Service {
+    /// Takes a change down with its outcome, and answers.
+    fn changed<T>(
+        &self,
+        who: &Principal,
+        (action, application, subject): (&str, &str, &str),
+        outcome: Result<T, Error>,
+    ) -> Result<Response<T>, Status> {
+        let deed = Deed { who: Some(who), action, application, subject };
+        self.shared.audit.record(&deed, outcome.as_ref().map(drop));
+        answer(outcome)
+    }
+}
+
+fn asks<T>(request: &Request<T>) -> Result<Principal, Status> {
+    principal(request).map_err(|error| error.to_status())
 }
 
 fn answer<T>(outcome: Result<T, Error>) -> Result<Response<T>, Status> {
@@ -49,9 +68,12 @@ impl ClientService for Service {
         &self,
         request: Request<v1::SubmitApplicationRequest>,
     ) -> Result<Response<v1::SubmitApplicationResponse>, Status> {
-        let submit = Submit { user: String::new(), spec: request.into_inner().spec };
-        let outcome = self.shared.leader.ask(submit).await;
-        answer(outcome.and_then(|inner| inner))
+        let who = asks(&request)?;
+        let (request, owner) = (request.into_inner(), who.owner());
+        let name = request.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
+        let action = if request.upgrade { "upgrade" } else { "submit" };
+        let outcome = self.shared.leader.ask(Submit { request, owner }).await;
+        self.changed(&who, (action, &name, ""), outcome.and_then(|inner| inner))
     }
 
     async fn list_applications(
@@ -94,51 +116,74 @@ impl ClientService for Service {
         &self,
         request: Request<v1::StopApplicationRequest>,
     ) -> Result<Response<v1::StopApplicationResponse>, Status> {
-        let outcome = self.shared.leader.ask(Stop(request.into_inner())).await;
-        let state = outcome.and_then(|inner| inner);
-        answer(state.map(|state| v1::StopApplicationResponse { state: state.into() }))
+        let who = asks(&request)?;
+        let request = request.into_inner();
+        let (name, action) = (request.name.clone(), if request.drain { "drain" } else { "stop" });
+        let outcome = self.shared.leader.ask(Stop(request)).await;
+        let answer = outcome.and_then(|inner| inner);
+        let answer = answer.map(|state| v1::StopApplicationResponse { state: state.into() });
+        self.changed(&who, (action, &name, ""), answer)
     }
 
     async fn kill_application(
         &self,
         request: Request<v1::KillApplicationRequest>,
     ) -> Result<Response<v1::KillApplicationResponse>, Status> {
-        let outcome = self.shared.leader.ask(Kill(request.into_inner())).await;
-        let state = outcome.and_then(|inner| inner);
-        answer(state.map(|state| v1::KillApplicationResponse { state: state.into() }))
+        let who = asks(&request)?;
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let outcome = self.shared.leader.ask(Kill(request)).await;
+        let answer = outcome.and_then(|inner| inner);
+        let answer = answer.map(|state| v1::KillApplicationResponse { state: state.into() });
+        self.changed(&who, ("kill", &name, ""), answer)
     }
 
     async fn reset_application(
         &self,
         request: Request<v1::ResetApplicationRequest>,
     ) -> Result<Response<v1::ResetApplicationResponse>, Status> {
-        answer(reset(&self.shared, request.into_inner()).await)
+        let who = asks(&request)?;
+        let request = request.into_inner();
+        let name = request.name.clone();
+        self.changed(&who, ("reset", &name, ""), reset(&self.shared, request).await)
     }
 
     async fn drain_node(
         &self,
         request: Request<v1::DrainNodeRequest>,
     ) -> Result<Response<v1::DrainNodeResponse>, Status> {
-        let outcome = self.shared.leader.ask(Drain(request.into_inner())).await;
-        let node = outcome.and_then(|inner| inner);
-        answer(node.map(|node| v1::DrainNodeResponse { node: Some(node) }))
+        let who = asks(&request)?;
+        let request = request.into_inner();
+        let node_id = request.node_id.clone();
+        let outcome = self.shared.leader.ask(Drain(request)).await;
+        let answer = outcome.and_then(|inner| inner);
+        let answer = answer.map(|node| v1::DrainNodeResponse { node: Some(node) });
+        self.changed(&who, ("drain", "", &node_id), answer)
     }
 
     async fn undrain_node(
         &self,
         request: Request<v1::UndrainNodeRequest>,
     ) -> Result<Response<v1::UndrainNodeResponse>, Status> {
-        let outcome = self.shared.leader.ask(Undrain(request.into_inner())).await;
-        answer(outcome.and_then(|inner| inner).map(|()| v1::UndrainNodeResponse {}))
+        let who = asks(&request)?;
+        let request = request.into_inner();
+        let node_id = request.node_id.clone();
+        let outcome = self.shared.leader.ask(Undrain(request)).await;
+        let answer = outcome.and_then(|inner| inner).map(|()| v1::UndrainNodeResponse {});
+        self.changed(&who, ("undrain", "", &node_id), answer)
     }
 
     async fn scale_application(
         &self,
         request: Request<v1::ScaleApplicationRequest>,
     ) -> Result<Response<v1::ScaleApplicationResponse>, Status> {
-        let outcome = self.shared.leader.ask(Scale(request.into_inner())).await;
+        let who = asks(&request)?;
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let outcome = self.shared.leader.ask(Scale(request)).await;
         let application = outcome.and_then(|inner| inner).map(Some);
-        answer(application.map(|application| v1::ScaleApplicationResponse { application }))
+        let answer = application.map(|application| v1::ScaleApplicationResponse { application });
+        self.changed(&who, ("scale", &name, ""), answer)
     }
 
     async fn list_queues(
@@ -153,7 +198,39 @@ impl ClientService for Service {
         &self,
         request: Request<v1::RepairApplicationRequest>,
     ) -> Result<Response<v1::RepairApplicationResponse>, Status> {
-        answer(repair(&self.shared, request.into_inner()).await)
+        let who = asks(&request)?;
+        let request = request.into_inner();
+        let name = request.name.clone();
+        self.changed(&who, ("repair", &name, ""), repair(&self.shared, request).await)
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        let who = asks(&request)?;
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let outcome = tokens::create(&self.shared, &who, request).await;
+        self.changed(&who, ("create token", "", &name), outcome)
+    }
+
+    async fn list_tokens(
+        &self,
+        _: Request<v1::ListTokensRequest>,
+    ) -> Result<Response<v1::ListTokensResponse>, Status> {
+        answer(tokens::list(&self.shared).await)
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
+        let who = asks(&request)?;
+        let request = request.into_inner();
+        let id = request.id.clone();
+        let outcome = tokens::revoke(&self.shared, request).await;
+        self.changed(&who, ("revoke token", "", &id), outcome)
     }
 
     type ReadLogsStream = ReceiverStream<Result<v1::LogLines, Status>>;
@@ -172,7 +249,8 @@ async fn reset(
     request: v1::ResetApplicationRequest,
 ) -> Result<v1::ResetApplicationResponse, Error> {
     let name: ApplicationName = request.name.parse()?;
-    let to = request.to.filter(|to| to.at.is_some()).ok_or_else(|| {
+    let is_place = |at: &v1::start_position::At| !matches!(at, v1::start_position::At::KclTable(_));
+    let to = request.to.filter(|to| to.at.as_ref().is_some_and(is_place)).ok_or_else(|| {
         Error::new(
             Code::InvalidValue,
             format!("the reset of {name} does not say where to"),

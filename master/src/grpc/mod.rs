@@ -5,18 +5,24 @@ mod client;
 mod logs;
 mod node;
 mod resource;
+mod tokens;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
+use millrace_common::access::Secrets;
+use millrace_common::clock::SharedClock;
 use millrace_common::error::{Code, Error};
 use millrace_proto::v1::client_service_server::ClientServiceServer;
 use millrace_proto::v1::node_service_server::NodeServiceServer;
 use millrace_proto::v1::resource_service_server::ResourceServiceServer;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
+use tonic::Request;
 use tonic::service::{Routes, RoutesBuilder};
 
+use crate::access::{Audit, Principal};
 use crate::control::{Control, Read};
 use crate::store::{Store, Tenure};
 
@@ -112,9 +118,21 @@ pub(crate) struct Shared {
     /// The way to the control actor.
     pub leader: Leader,
     /// The heads, for a reset.
-    pub store: std::sync::Arc<dyn Store>,
+    pub store: Arc<dyn Store>,
     /// Owns the tasks that read streams; each tells the control actor when it ends.
     pub tasks: TaskTracker,
+    /// Of what is dated.
+    pub clock: SharedClock,
+    /// What new tokens are sealed with; none in a cluster without tokens.
+    pub secrets: Option<Arc<Secrets>>,
+    /// Where changes are written down.
+    pub audit: Audit,
+}
+
+/// Who asks, as the layer before all services has found.
+fn principal<T>(request: &Request<T>) -> Result<Principal, Error> {
+    let found = request.extensions().get::<Principal>().cloned();
+    found.ok_or_else(|| Error::internal("a request has passed nobody who asked for its token"))
 }
 
 /// Every gRPC service of the master, with reflection and health.

@@ -8,7 +8,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{STREAM_CAPACITY, Shared, ask, first_message, protocol};
+use super::{STREAM_CAPACITY, Shared, ask, first_message, principal, protocol};
+use crate::access::Deed;
 use crate::control::{Control, NodeClosed, NodeOpened, NodeSaid, SessionId, StreamTo};
 
 /// The service.
@@ -31,6 +32,7 @@ impl NodeService for Service {
         &self,
         request: Request<Streaming<NodeMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let who = principal(&request).map_err(|error| error.to_status())?;
         let control = self.shared.leader.control().map_err(|error| error.to_status())?;
         let mut incoming = request.into_inner();
         let first = first_message(&mut incoming).await?;
@@ -42,7 +44,10 @@ impl NodeService for Service {
         let stream = StreamTo::new(queue, end.clone());
         let node_id = register.node_id.clone();
         let opened = ask(&control, NodeOpened { term: first.term, register, stream }).await;
-        let session = opened.and_then(|inner| inner).map_err(|error| {
+        let opened = opened.and_then(|inner| inner);
+        let deed = Deed { who: Some(&who), action: "register", application: "", subject: &node_id };
+        self.shared.audit.record(&deed, opened.as_ref().map(drop));
+        let session = opened.map_err(|error| {
             tracing::warn!(node = node_id, %error, "a node is refused");
             error.to_status()
         })?;

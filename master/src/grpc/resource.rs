@@ -1,6 +1,8 @@
 //! `ResourceService`: one stream per driver.
 
 use actix::Addr;
+use millrace_common::error::{Code, Error};
+use millrace_proto::v1;
 use millrace_proto::v1::resource_service_server::ResourceService;
 use millrace_proto::v1::{DriverCommand, DriverMessage, driver_message};
 use tokio::sync::mpsc;
@@ -8,7 +10,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{STREAM_CAPACITY, Shared, ask, first_message, protocol};
+use super::{STREAM_CAPACITY, Shared, ask, first_message, principal, protocol};
+use crate::access::{Deed, Principal};
 use crate::control::{Control, DriverClosed, DriverOpened, DriverSaid, SessionId, StreamTo};
 
 /// The service.
@@ -21,6 +24,23 @@ impl Service {
     pub(super) fn new(shared: Shared) -> Self {
         Self { shared }
     }
+
+    /// The refusal of a driver that shows the token of another application or attempt.
+    fn refuse(&self, principal: &Principal, register: &v1::DriverRegister) -> Error {
+        let (application, attempt) = (&register.application, register.attempt);
+        let error = Error::new(
+            Code::NotAllowed,
+            format!(
+                "the token of {principal} does not speak for attempt {attempt} of {application}"
+            ),
+            "let this driver exit",
+        );
+        let subject = register.container_id.as_str();
+        let deed = Deed { who: Some(principal), action: "register", application, subject };
+        self.shared.audit.record(&deed, Err(&error));
+        tracing::warn!(%error, "a driver is refused");
+        error
+    }
 }
 
 #[tonic::async_trait]
@@ -31,12 +51,17 @@ impl ResourceService for Service {
         &self,
         request: Request<Streaming<DriverMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let principal = principal(&request).map_err(|error| error.to_status())?;
         let control = self.shared.leader.control().map_err(|error| error.to_status())?;
         let mut incoming = request.into_inner();
         let first = first_message(&mut incoming).await?;
         let Some(driver_message::Body::Register(register)) = first.body else {
             return Err(protocol("the first message of a driver must be its registration"));
         };
+        if !principal.may_act_for(&register.application, register.attempt) {
+            let error = self.refuse(&principal, &register);
+            return Err(error.to_status());
+        }
         let (queue, outgoing) = mpsc::channel(STREAM_CAPACITY);
         let end = CancellationToken::new();
         let stream = StreamTo::new(queue, end.clone());

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use millrace_common::error::Error;
+use millrace_common::error::{Code, Error};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::control::view;
 use crate::grpc::Leader;
 
 /// An error as an HTTP answer: `{"code", "message", "next_move"}`.
-pub(super) struct Refusal(Error);
+pub(crate) struct Refusal(Error);
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
@@ -24,6 +24,8 @@ impl From<Error> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match self.0.code().grpc() {
+            tonic::Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+            _ if self.0.code() == Code::NotAllowed => StatusCode::FORBIDDEN,
             tonic::Code::NotFound => StatusCode::NOT_FOUND,
             tonic::Code::InvalidArgument => StatusCode::BAD_REQUEST,
             tonic::Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,

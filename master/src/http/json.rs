@@ -50,6 +50,21 @@ fn attempt(attempt: &v1::Attempt) -> Value {
         "started_ms": attempt.started_ms,
         "ended_ms": attempt.ended_ms,
         "end_reason": attempt.end_reason,
+        "revision": attempt.revision,
+    })
+}
+
+fn revision(revision: &v1::Revision) -> Value {
+    json!({
+        "number": revision.number,
+        "state": revision.state().as_str_name().trim_start_matches("REVISION_STATE_"),
+        "reason": revision.reason,
+        "failure": failure(revision.failure.as_ref()),
+        "submitted_ms": revision.submitted_ms,
+        "submitted_by": revision.submitted_by,
+        "ended_ms": revision.ended_ms,
+        "request_id": revision.request_id,
+        "spec_hash": revision.spec_hash,
     })
 }
 
@@ -159,6 +174,9 @@ pub(super) fn application(application: &v1::Application) -> Value {
         "queue": application.spec.as_ref().map(|spec| &spec.queue),
         "scaled_to": application.scaled_to,
         "excluded_nodes": application.excluded_nodes.iter().map(exclusion).collect::<Vec<_>>(),
+        "owner": application.owner,
+        "revision": application.revision,
+        "revisions": application.revisions.iter().map(revision).collect::<Vec<_>>(),
         "report": application.report.as_ref().map_or(Value::Null, report),
     })
 }

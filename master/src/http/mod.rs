@@ -7,22 +7,29 @@ mod metrics;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 
+pub(crate) use self::api::Refusal;
 use crate::grpc::Leader;
 
-/// Every HTTP route.
+/// Every HTTP route. Each needs a rule in `access/rules.rs`.
+pub(crate) fn all() -> Vec<(&'static str, MethodRouter<Leader>)> {
+    vec![
+        ("/healthz", get(api::health)),
+        ("/metrics", get(metrics::metrics)),
+        ("/api/v1/cluster", get(api::cluster)),
+        ("/api/v1/nodes", get(api::nodes)),
+        ("/api/v1/applications", get(api::applications)),
+        ("/api/v1/applications/{name}", get(api::application)),
+        ("/api/v1/applications/{name}/batches", get(api::batches)),
+        ("/api/v1/containers", get(api::containers)),
+    ]
+}
+
+/// The routes, ready to be served.
 pub(crate) fn routes(leader: Leader) -> Router {
-    Router::new()
-        .route("/healthz", get(api::health))
-        .route("/metrics", get(metrics::metrics))
-        .route("/api/v1/cluster", get(api::cluster))
-        .route("/api/v1/nodes", get(api::nodes))
-        .route("/api/v1/applications", get(api::applications))
-        .route("/api/v1/applications/{name}", get(api::application))
-        .route("/api/v1/applications/{name}/batches", get(api::batches))
-        .route("/api/v1/containers", get(api::containers))
-        .with_state(leader)
+    let router = |router: Router<Leader>, (path, method)| router.route(path, method);
+    all().into_iter().fold(Router::new(), router).with_state(leader)
 }
 
 /// What nobody serves: the gRPC status of an unknown method for a gRPC client, else 404.

@@ -154,10 +154,6 @@ impl Round<'_> {
         if let Some(reason) = self.explain_never(claim, driver) {
             return self.wait(claim, reason);
         }
-        if let Some(first) = self.blocked.get(&claim.queue) {
-            let reason = format!("queued behind {first}, which came first and waits for its place");
-            return self.wait(claim, reason);
-        }
         let whole = claim.whole(driver);
         if let Some(running) = &self.starving
             && !self.ledger.is_guaranteed(&claim.queue, whole)
@@ -165,6 +161,11 @@ impl Round<'_> {
             let reason =
                 format!("{running} runs, waits for executors that it needs, and comes first");
             return self.block(claim, reason);
+        }
+        if let Some(first) = self.blocked.get(&claim.queue) {
+            let reason =
+                format!("queued behind {first}, which comes first and waits for its place");
+            return self.wait(claim, reason);
         }
         if self.ledger.count_allowed(&claim.queue, whole) == 0 {
             let why = self.ledger.explain(&claim.queue, whole);
@@ -219,8 +220,9 @@ impl Round<'_> {
         if missing == 0 {
             return None;
         }
-        let lacks_room = (taken.len() as u64) < wanted;
-        let share = self.ledger.explain(&claim.queue, claim.executor).filter(|_| !lacks_room);
+        let is_short = (taken.len() as u64) < wanted;
+        let share = self.ledger.explain(&claim.queue, claim.executor).filter(|_| !is_short);
+        let lacks_room = share.is_none();
         let free = || free_now(&self.rooms, claim, |room| room.free);
         let why = share.unwrap_or_else(|| format!("free now: {}", free()));
         let (wanted, cost) = (claim.num_wanted, claim.executor);

@@ -4,7 +4,8 @@ use millrace_common::error::{Code, Error};
 use millrace_proto::v1;
 use prost::Message as _;
 
-use crate::application::ApplicationRecord;
+use super::TokenRecord;
+use crate::application::{ApplicationRecord, Revised};
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Stored {
@@ -28,6 +29,63 @@ struct Stored {
     failures_ms: Vec<i64>,
     #[prost(message, repeated, tag = "9")]
     batches: Vec<v1::Batch>,
+    #[prost(message, optional, tag = "31")]
+    next: Option<StoredRevised>,
+    #[prost(message, optional, tag = "32")]
+    before: Option<StoredRevised>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StoredRevised {
+    #[prost(message, optional, tag = "1")]
+    spec: Option<v1::ApplicationSpec>,
+    #[prost(uint32, tag = "2")]
+    revision: u32,
+    #[prost(string, tag = "3")]
+    owner: String,
+    #[prost(bool, tag = "4")]
+    is_checked: bool,
+}
+
+impl StoredRevised {
+    fn of(revised: &Revised) -> Self {
+        let Revised { spec, revision, owner, is_checked } = revised.clone();
+        Self { spec: Some(spec), revision, owner, is_checked }
+    }
+
+    fn into_revised(self) -> Revised {
+        let Self { spec, revision, owner, is_checked } = self;
+        Revised { spec: spec.unwrap_or_default(), revision, owner, is_checked }
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StoredToken {
+    #[prost(message, optional, tag = "1")]
+    info: Option<v1::TokenInfo>,
+    #[prost(bytes = "vec", tag = "2")]
+    hash: Vec<u8>,
+}
+
+/// A token's record as bytes.
+pub(super) fn encode_token(record: &TokenRecord) -> Vec<u8> {
+    StoredToken { info: Some(record.info.clone()), hash: record.hash.clone() }.encode_to_vec()
+}
+
+/// A token's record out of its bytes.
+///
+/// # Errors
+/// [`Code::Internal`] for bytes that are no record.
+pub(super) fn decode_token(key: &str, bytes: &[u8]) -> Result<TokenRecord, Error> {
+    let damaged = || {
+        Error::new(
+            Code::Internal,
+            format!("the item {key} of the master's state is damaged"),
+            "delete the item, and make another token",
+        )
+    };
+    let stored = StoredToken::decode(bytes).map_err(|error| damaged().caused_by(error))?;
+    Ok(TokenRecord { info: stored.info.ok_or_else(damaged)?, hash: stored.hash })
 }
 
 /// The record as bytes.
@@ -43,6 +101,8 @@ pub(super) fn encode(record: &ApplicationRecord) -> Vec<u8> {
         batch_failures: record.batch_failures,
         failures_ms: record.failures_ms.clone(),
         batches: record.batches.clone(),
+        next: record.next.as_ref().map(StoredRevised::of),
+        before: record.before.as_ref().map(StoredRevised::of),
     }
     .encode_to_vec()
 }
@@ -71,5 +131,7 @@ pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<ApplicationRecord, Error
         batch_failures: stored.batch_failures,
         failures_ms: stored.failures_ms,
         batches: stored.batches,
+        next: stored.next.map(StoredRevised::into_revised),
+        before: stored.before.map(StoredRevised::into_revised),
     })
 }

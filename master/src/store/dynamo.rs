@@ -305,6 +305,11 @@ impl Store for DynamoStore {
                     let asked_ms = read_time(&item, ASKED_MS).unwrap_or_default();
                     snapshot.drains.push((NodeId::new(id), DrainOrder { asked_ms, deadline_ms }));
                 }
+                "token" => {
+                    let Some(AttributeValue::B(bytes)) = item.get(RECORD) else { continue };
+                    let token = codec::decode_token(&sk, bytes.as_ref());
+                    snapshot.tokens.push(token.map_err(StoreError::Lasting)?);
+                }
                 _ => tracing::warn!(item = %sk, "an item of an unknown kind is left alone"),
             }
         }
@@ -332,7 +337,16 @@ impl Store for DynamoStore {
                 let asked = (ASKED_MS.to_owned(), time(order.asked_ms));
                 self.put_item(term, sk, deadline.into_iter().chain([asked]).collect()).await
             }
-            Record::NodeGone(_) | Record::DrainGone(_) => {
+            Record::Token(token) => {
+                let bytes = Blob::new(codec::encode_token(token));
+                let item = HashMap::from([
+                    (RECORD.to_owned(), AttributeValue::B(bytes)),
+                    // For people who look at the table.
+                    ("name".to_owned(), AttributeValue::S(token.info.name.clone())),
+                ]);
+                self.put_item(term, sk, item).await
+            }
+            Record::NodeGone(_) | Record::DrainGone(_) | Record::TokenGone(_) => {
                 let call = self
                     .client
                     .delete_item()

@@ -9,7 +9,7 @@ use millrace_common::error::{Code, Error};
 use millrace_common::id::{ApplicationName, NodeId};
 use millrace_proto::v1;
 
-use super::{LeaderItem, Record, Snapshot, Store, StoreError};
+use super::{LeaderItem, Record, Snapshot, Store, StoreError, TokenRecord};
 
 /// What the next calls do instead of succeeding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +127,8 @@ impl Store for MemoryStore {
                 Record::Drain(node, order) => {
                     snapshot.drains.push((NodeId::clone(node), *order));
                 }
-                Record::NodeGone(_) | Record::DrainGone(_) => {}
+                Record::Token(token) => snapshot.tokens.push(TokenRecord::clone(token)),
+                Record::NodeGone(_) | Record::DrainGone(_) | Record::TokenGone(_) => {}
             }
         }
         Ok(snapshot)
@@ -163,7 +164,7 @@ impl Store for MemoryStore {
             return Err(StoreError::Deposed);
         }
         let head = inner.heads.get_mut(name).ok_or(StoreError::Refused)?;
-        head.1 = Some(*to);
+        head.1 = Some(to.clone());
         Ok(head.0)
     }
 

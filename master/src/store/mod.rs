@@ -21,6 +21,7 @@ pub use self::dynamo::DynamoStore;
 pub use self::leader::{Campaign, LeaderTiming, Leadership, campaign, hold};
 pub use self::tenure::Tenure;
 pub use self::writer::{Writer, WriterEvent};
+pub use crate::access::TokenRecord;
 use crate::application::ApplicationRecord;
 
 /// Something to be kept.
@@ -36,6 +37,10 @@ pub enum Record {
     Drain(NodeId, DrainOrder),
     /// The node takes containers again.
     DrainGone(NodeId),
+    /// A token of a person or a program.
+    Token(Box<TokenRecord>),
+    /// The token of this id is over, and forgotten.
+    TokenGone(String),
 }
 
 /// The order to empty a node and to keep it so.
@@ -59,6 +64,8 @@ impl Record {
             Self::Drain(node, _) | Self::DrainGone(node) => {
                 millrace_common::table::drain_sk(node.as_str())
             }
+            Self::Token(token) => millrace_common::table::token_sk(&token.info.id),
+            Self::TokenGone(id) => millrace_common::table::token_sk(id),
         }
     }
 }
@@ -72,6 +79,8 @@ pub struct Snapshot {
     pub nodes: Vec<NodeId>,
     /// Orders to drain nodes.
     pub drains: Vec<(NodeId, DrainOrder)>,
+    /// Tokens that were given out.
+    pub tokens: Vec<TokenRecord>,
 }
 
 /// The leader item.

@@ -170,12 +170,20 @@ async fn records_are_written_however_often_it_takes() {
 
 #[test]
 fn a_record_comes_back_as_it_was() {
-    use crate::application::ApplicationRecord;
+    use crate::application::{ApplicationRecord, Revised};
     use millrace_proto::v1;
 
     let mut application = v1::Application { name: "a".to_owned(), ..Default::default() };
     application.set_state(v1::ApplicationState::Running);
+    let revised = |revision| Revised {
+        spec: v1::ApplicationSpec { name: "a".to_owned(), ..Default::default() },
+        revision,
+        owner: "ann".to_owned(),
+        is_checked: true,
+    };
     let record = ApplicationRecord {
+        next: Some(revised(2)),
+        before: Some(revised(1)),
         application,
         max_epoch: 9,
         last_attempt: 3,
@@ -190,4 +198,18 @@ fn a_record_comes_back_as_it_was() {
     let bytes = codec::encode(&record);
     assert_eq!(codec::decode("k", &bytes).unwrap(), record);
     assert!(codec::decode("k", &bytes[1..]).is_err());
+}
+
+#[test]
+fn a_token_comes_back_as_it_was() {
+    let info = v1::TokenInfo {
+        id: "7f".to_owned(),
+        name: "ann".to_owned(),
+        expires_ms: 5,
+        ..Default::default()
+    };
+    let record = TokenRecord { info, hash: vec![1, 2, 3] };
+    let bytes = codec::encode_token(&record);
+    assert_eq!(codec::decode_token("k", &bytes).unwrap(), record);
+    assert!(codec::decode_token("k", &bytes[1..]).is_err());
 }

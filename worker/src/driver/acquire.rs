@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::commit::{Acquired, CommitError, Committer, Published};
 use super::head::SourceStart;
+use super::kcl::LeaseTables;
 use super::receivers::discovery::{Description, Streams};
 use super::session::MasterHandle;
 use super::start::sources;
@@ -26,6 +27,8 @@ pub struct Acquisition<'a> {
     pub streams: &'a BTreeMap<String, Description>,
     /// Kinesis.
     pub kinesis: &'a dyn Streams,
+    /// Lease tables of the KCL, for sources that are taken over.
+    pub leases: &'a dyn LeaseTables,
     /// The master, for a higher epoch.
     pub master: &'a MasterHandle,
     /// Cancelled when the driver ends at once.
@@ -76,7 +79,7 @@ impl Acquisition<'_> {
         &self,
         sources: impl IntoIterator<Item = (&String, millrace_common::application::StartPosition)>,
     ) -> Result<BTreeMap<String, SourceStart>, Error> {
-        sources::first_starts(sources, self.streams, self.kinesis).await
+        sources::first_starts(sources, self.streams, self.kinesis, self.leases).await
     }
 
     /// True for a source without a start, or with one in a stream that is not the one of today

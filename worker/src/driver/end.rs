@@ -72,7 +72,10 @@ pub fn is_passing(error: &Error, has_run: bool) -> bool {
 /// True for errors of the specification that only the head or the stream could show.
 #[must_use]
 pub fn is_refusal(error: &Error) -> bool {
-    matches!(error.code(), Code::InvalidValue | Code::SourceChanged)
+    matches!(
+        error.code(),
+        Code::InvalidValue | Code::SourceChanged | Code::KclLive | Code::KclCheckpoint
+    )
 }
 
 #[cfg(test)]

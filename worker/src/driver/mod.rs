@@ -9,6 +9,7 @@ pub mod commit;
 pub mod end;
 pub mod executors;
 pub mod head;
+pub mod kcl;
 pub mod ledger;
 pub mod process;
 pub mod receivers;
@@ -20,6 +21,7 @@ pub mod stall;
 pub mod start;
 #[cfg(test)]
 mod testing;
+pub mod upgrade;
 pub mod world;
 
 use std::process::ExitCode;
@@ -74,7 +76,9 @@ async fn prepare(launch: &v1::LaunchContext) -> Result<(ApplicationSpec, World),
     let spec = ApplicationSpec::from_proto(message)?;
     let times = std::env::var(HEARTBEAT_VARIABLE).ok().and_then(|text| heartbeat(&text));
     let secrets = Secrets::resolve(launch)?;
-    let world = World::real(&spec, &launch.table, times.unwrap_or_default(), secrets).await?;
+    let token = crate::launch::token(launch);
+    let times = times.unwrap_or_default();
+    let world = World::real(&spec, &launch.table, times, secrets, token).await?;
     Ok((spec, world))
 }
 

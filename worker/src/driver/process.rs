@@ -35,6 +35,7 @@ use super::runner::BatchRunner;
 use super::scaling::Scaling;
 use super::session::{self, Identity, MasterHandle};
 use super::start::{Checked, check, sources, spec_hash};
+use super::upgrade::Present;
 use super::world::World;
 use ending::give_up_vacated;
 
@@ -73,24 +74,12 @@ pub async fn run(
 pub async fn refuse(launch: &v1::LaunchContext, error: Error) -> End {
     let end = End::Rejected(error);
     let stop = CancellationToken::new();
-    match session::start(identity(launch, String::new()), stop.clone()) {
+    match session::start(Identity::of(launch, String::new()), stop.clone()) {
         Ok((master, _commands)) => master.finish(end.to_proto()).await,
         Err(error) => tracing::error!(%error, "the master can not be told"),
     }
     stop.cancel();
     end
-}
-
-fn identity(launch: &v1::LaunchContext, address: String) -> Identity {
-    Identity {
-        masters: launch.master_address.clone(),
-        term: launch.term,
-        application: launch.application.clone(),
-        attempt: launch.attempt,
-        epoch: launch.epoch,
-        container_id: launch.container_id.clone(),
-        address,
-    }
 }
 
 struct Driver {
@@ -140,7 +129,7 @@ impl Driver {
         cancel: CancellationToken,
     ) -> Result<Self, Error> {
         let (incoming, address) = rpc::bind(&format!("{}:0", launch.host)).await?;
-        let identity = identity(&launch, format!("{}:{}", launch.host, address.port()));
+        let identity = Identity::of(&launch, format!("{}:{}", launch.host, address.port()));
         tracing::info!(address = %identity.address, attempt = launch.attempt, epoch = launch.epoch, "driver of {}", launch.application);
         let (master, commands) = session::start(identity, cancel.clone())?;
         let scaling = Scaling::new(&spec, launch.last_target, world.clock.monotonic());
@@ -189,6 +178,7 @@ impl Driver {
             spec: &self.spec,
             streams: &checked.streams,
             kinesis: self.world.streams.as_ref(),
+            leases: self.world.leases.as_ref(),
             master: &self.master,
             cancel: &self.cancel,
         };
@@ -240,7 +230,8 @@ impl Driver {
         let epoch = head.epoch;
         let setups = sources::setups(&self.spec, &checked.streams, &head.starts)?;
         let now = self.world.clock.monotonic();
-        let core = ReceiversCore::new(setups, &head.positions, now).after_gaps(head.gaps.clone());
+        let positions = sources::positions(head);
+        let core = ReceiversCore::new(setups, &positions, now).after_gaps(head.gaps.clone());
         let outbox = Outbox::default();
         let (failure_sender, failures) = mpsc::channel(1);
         let (snapshot, input) = watch::channel(core.snapshot());
@@ -319,10 +310,10 @@ impl Driver {
 
     fn serve(&mut self, service: Service) {
         let Some(incoming) = self.incoming.take() else { return };
-        let stop = self.cancel.clone();
+        let (stop, token) = (self.cancel.clone(), crate::launch::token(&self.launch));
         // Ends with the driver; a listener that breaks ends the driver.
         tokio::spawn(async move {
-            if let Err(error) = service.serve(incoming, stop.clone()).await {
+            if let Err(error) = service.serve(incoming, token, stop.clone()).await {
                 tracing::error!(%error, "the driver's server broke");
                 stop.cancel();
             }
@@ -426,6 +417,13 @@ impl Driver {
                 if self.scaling.set_bounds(bounds, &*self.world.clock) {
                     self.master.want_count(self.scaling.target());
                 }
+                Ok(())
+            }
+            Command::CheckSpec(asked) => {
+                let (spec, launch) = (self.spec.clone(), self.launch.clone());
+                let (world, committer) = (self.world.clone(), work.committer.clone());
+                let present = Present { spec, launch, world, committer };
+                present.look(*asked, self.master.clone(), self.cancel.clone());
                 Ok(())
             }
             Command::Registered(_) | Command::Epoch(_) => Ok(()),

@@ -96,6 +96,34 @@ impl Running {
 }
 
 #[test]
+fn the_next_revision_is_looked_at_while_this_one_goes_on() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.put("a", 0..10);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("the first batch", || fake.visible().len() == 10).await;
+        let look = async |revision: u32, file: &str| {
+            let spec = Some(parse_toml("app.toml", file, &[]).unwrap().to_proto());
+            let check = Box::new(v1::CheckSpec { revision, spec });
+            driver.master.send(Command::CheckSpec(check)).await;
+            let is_told = || driver.master.checked().is_some_and(|told| told.revision == revision);
+            eventually("an answer", is_told).await;
+            driver.master.checked().unwrap().failure.map(|failure| failure.code)
+        };
+        assert_eq!(look(2, &FILE.replace("100ms", "200ms")).await, None);
+        // The head holds positions of `logs`, which the next one would not have.
+        let renamed =
+            FILE.replace("source.logs", "source.lines").replace("FROM logs", "FROM lines");
+        assert_eq!(look(3, &renamed).await.as_deref(), Some(Code::SourceChanged.as_str()));
+        fake.put("a", 10..15);
+        eventually("it goes on", || fake.visible().len() == 15).await;
+        let (end, _) = driver.stop().await;
+        assert!(matches!(end, End::Stopped), "{end:?}");
+    });
+}
+
+#[test]
 fn batches_are_cut_run_and_committed_and_a_stop_leaves_nothing_pending() {
     in_system(async {
         let fake = Fake::with_shards(&["a", "b"]);
@@ -254,6 +282,38 @@ fn an_executor_that_is_to_go_is_given_back_when_nothing_needs_it() {
         assert_eq!(num_runs, 0, "no batch was run twice");
         driver.stop().await;
         assert_eq!(fake.visible(), (0..30).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_source_goes_on_behind_the_leases_of_the_kcl() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a", "b", "c"]);
+        fake.put("a", 0..10);
+        fake.put("b", 10..20);
+        fake.put("c", 20..25);
+        fake.split("c", &["d", "e"]);
+        fake.put("d", 25..30);
+        fake.lease("a", "4");
+        fake.lease("b", "TRIM_HORIZON");
+        fake.lease("c", "SHARD_END");
+        let file = FILE.replacen("\"earliest\"", "{ kcl = \"app-logs-kcl\" }", 1);
+        let driver = start_with(&fake, 1, &file).await;
+        // It dies before its first commit: the next one takes over the same, whatever was changed.
+        driver.end.abort();
+        fake.lease("e", "LATEST");
+        let driver = start_with(&fake, 2, &file).await;
+        let _e1 = driver.executor(&fake, "app-a2-e1").await;
+        let expected: Vec<u64> = (4..20).chain(25..30).collect();
+        eventually("what was left", || fake.visible().len() >= expected.len()).await;
+        driver.stop().await;
+        assert_eq!(fake.visible(), expected);
+        fake.put("a", 30..33);
+        let driver = start_with(&fake, 3, &file).await;
+        let _e1 = driver.executor(&fake, "app-a3-e1").await;
+        eventually("what is new", || fake.visible().len() > expected.len()).await;
+        driver.stop().await;
+        assert_eq!(fake.visible(), [expected, (30..33).collect()].concat());
     });
 }
 

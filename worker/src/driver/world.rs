@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use millrace_common::access::Token;
 use millrace_common::application::ApplicationSpec;
 use millrace_common::aws::{Clients, StreamClients};
 use millrace_common::clock::{SharedClock, SystemClock};
@@ -18,6 +19,8 @@ use millrace_sql::Parameters;
 use super::commit::{S3Uploads, UploadStore};
 use super::executors::core::Limits;
 use super::head::{DynamoHeadStore, HeadStore};
+use super::kcl::LeaseTables;
+use super::kcl::aws::AwsLeaseTables;
 use super::receivers::discovery::{KinesisStreams, Streams};
 use super::runner::{BatchRunner, DistributedRunner, RunnerOptions};
 use super::start;
@@ -41,6 +44,8 @@ pub struct World {
     pub uploads: Arc<dyn UploadStore>,
     /// DynamoDB.
     pub heads: Arc<dyn HeadStore>,
+    /// Lease tables of the KCL.
+    pub leases: Arc<dyn LeaseTables>,
     /// DataFusion.
     pub runners: Arc<dyn Runners>,
     /// Time.
@@ -107,6 +112,7 @@ impl World {
         table: &str,
         times: Times,
         secrets: Secrets,
+        token: Option<Token>,
     ) -> Result<Self, Error> {
         let clients = Clients::load(&spec.aws).await?;
         let streams = StreamClients::load(spec, &clients).await?;
@@ -115,7 +121,8 @@ impl World {
             buckets: Arc::new(S3Buckets::new(clients.clone())),
             uploads: Arc::new(S3Uploads::new(clients.clone())),
             heads: Arc::new(DynamoHeadStore::new(clients.dynamodb.clone(), table, &spec.name)),
-            runners: Arc::new(DistributedRunners { clients: clients.clone(), secrets }),
+            leases: Arc::new(AwsLeaseTables::new(clients.clone())),
+            runners: Arc::new(DistributedRunners { clients: clients.clone(), secrets, token }),
             clock: SystemClock::shared(),
             times,
         })
@@ -127,6 +134,7 @@ impl World {
 struct DistributedRunners {
     clients: Clients,
     secrets: Secrets,
+    token: Option<Token>,
 }
 
 #[async_trait]
@@ -136,7 +144,7 @@ impl Runners for DistributedRunners {
         let io = tokio::runtime::Handle::current();
         let params = Parameters::of(spec, |value| Some(self.secrets.reveal(value)))?;
         let regions = start::bucket_regions(spec, &self.clients).await;
-        let options = RunnerOptions::from_spec(spec, &regions, params, io);
+        let options = RunnerOptions::from_spec(spec, &regions, params, io, self.token.clone());
         let runner = DistributedRunner::prepare(options).await?;
         Ok(Arc::new(runner))
     }

@@ -6,6 +6,7 @@
 //! the three can starve another. Never does: commit, or speak to the master.
 
 pub mod block_store;
+pub mod busy;
 pub mod compute;
 pub mod copies;
 pub mod process;

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_common::{Code, Error, rpc, shutdown};
+use millrace_common::access::Token;
+use millrace_common::rpc::{self, Guard};
+use millrace_common::{Code, Error, shutdown};
 use millrace_proto::v1::block_service_server::BlockServiceServer;
 use millrace_proto::v1::{
     self, ExecutorHeartbeat, ExecutorRegister, LaunchContext, executor_command, executor_message,
@@ -56,7 +58,9 @@ pub async fn live(
     world: World,
     kill: CancellationToken,
 ) -> Result<(), Error> {
-    let (mut server, address) = serve(&launch.host, world.engine.as_ref(), &world.store).await?;
+    let token = crate::launch::token(&launch);
+    let (mut server, address) =
+        serve(&launch.host, world.engine.as_ref(), &world.store, token.clone()).await?;
     let (outbox, outbox_inbox) = mpsc::channel(OUTBOX_MAX);
     let (events_out, mut events) = mpsc::channel(EVENTS_MAX);
     let shared = Arc::new(Shared {
@@ -71,6 +75,7 @@ pub async fn live(
     });
     let session = Session {
         driver: launch.driver_address.clone(),
+        token: token.clone(),
         grace: GRACE,
         register: register(&launch, &address, Arc::clone(&shared)),
         heartbeat: heartbeat(world.store, Arc::clone(&world.engine)),
@@ -82,7 +87,7 @@ pub async fn live(
         .map_err(|error| Error::internal("the session can not be started").caused_by(error))?;
     tracing::info!(container = %launch.container_id, %address, "executor started");
 
-    let mut executor = Executor::new(shared, world.engine);
+    let mut executor = Executor::new(shared, world.engine, token);
     let mut tend = tokio::time::interval(TEND_EVERY);
     let end = loop {
         tokio::select! {
@@ -121,12 +126,16 @@ async fn serve(
     host: &str,
     engine: &dyn Engine,
     store: &BlockStore,
+    token: Option<Token>,
 ) -> Result<(Server, String), Error> {
     let (incoming, address) = rpc::bind(&format!("{host}:0")).await?;
     let mut routes = RoutesBuilder::default();
     engine.add_services(&mut routes);
     routes.add_service(BlockServiceServer::new(BlockServer::new(store.clone())));
-    let server = rpc::server().add_routes(routes.routes()).serve_with_incoming(incoming);
+    let server = rpc::server()
+        .layer(Guard::new(token))
+        .add_routes(routes.routes())
+        .serve_with_incoming(incoming);
     // The host's name as the node gave it: others may not reach what it resolves to here.
     Ok((tokio::spawn(server), format!("{host}:{}", address.port())))
 }
@@ -143,10 +152,10 @@ struct Executor {
 }
 
 impl Executor {
-    fn new(shared: Arc<Shared>, engine: Arc<dyn Engine>) -> Self {
+    fn new(shared: Arc<Shared>, engine: Arc<dyn Engine>, token: Option<Token>) -> Self {
         Self {
             host: ReceiverHost::new(Arc::clone(&shared)),
-            copies: Copies::new(Arc::clone(&shared)),
+            copies: Copies::new(Arc::clone(&shared), token),
             shared,
             engine,
             rereads: JoinSet::new(),
@@ -255,15 +264,20 @@ fn heartbeat(
     store: BlockStore,
     engine: Arc<dyn Engine>,
 ) -> Arc<dyn Fn(u64) -> ExecutorHeartbeat + Send + Sync> {
-    Arc::new(move |sequence| ExecutorHeartbeat {
-        sequence,
-        cores_busy: engine.busy_cores(),
-        block_bytes: store.block_bytes(),
-        disk_bytes: store.usage().disk_bytes,
-        rss_bytes: resident_bytes().unwrap_or(0),
-        over_budget: store.is_over_budget(),
-        spill_refused: store.spill_refused().unwrap_or_default(),
-        num_spills_refused: store.num_spills_refused(),
+    Arc::new(move |sequence| {
+        let busy_millicores = engine.busy_millicores();
+        ExecutorHeartbeat {
+            sequence,
+            // Half a core's work and more counts as a core.
+            cores_busy: (busy_millicores + 500) / 1_000,
+            busy_millicores,
+            block_bytes: store.block_bytes(),
+            disk_bytes: store.usage().disk_bytes,
+            rss_bytes: resident_bytes().unwrap_or(0),
+            over_budget: store.is_over_budget(),
+            spill_refused: store.spill_refused().unwrap_or_default(),
+            num_spills_refused: store.num_spills_refused(),
+        }
     })
 }
 

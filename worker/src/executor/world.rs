@@ -6,8 +6,6 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use actix::ArbiterHandle;
 use millrace_common::application::ApplicationSpec;
@@ -17,10 +15,10 @@ use millrace_common::resources::ByteSize;
 use millrace_common::{Code, Error};
 use millrace_proto::v1::{self, LaunchContext};
 use tokio::runtime::Handle;
-use tokio::time::Instant;
 use tonic::service::RoutesBuilder;
 
 use super::block_store::{BlockStore, Budgets};
+use super::busy::BusyMeter;
 use super::compute::ComputePool;
 use super::receiver::kinesis::{Kinesis, SdkKinesis};
 use super::receiver::shared::{Tempo, source_rules};
@@ -39,8 +37,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Ends all tasks.
     fn cancel_all(&self);
 
-    /// Compute threads at work since the last question.
-    fn busy_cores(&self) -> u32;
+    /// Compute threads at work since the last question, on average, in thousandths.
+    fn busy_millicores(&self) -> u32;
 }
 
 /// What the executor touches.
@@ -82,7 +80,7 @@ impl World {
             kinesis: Arc::new(SdkKinesis::new(streams)),
             tempo: tempo(),
             store,
-            engine: Arc::new(RealEngine { tasks, busy: BusyCores::new(pool) }),
+            engine: Arc::new(RealEngine { tasks, busy: BusyMeter::new(pool) }),
             start_session: |session| session.start().map(drop),
         })
     }
@@ -131,6 +129,7 @@ fn tasks(
         store: Arc::new(S3Store::new(clients.clone())),
         memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
         spill_dir,
+        token: crate::launch::token(launch),
     })
     .map_err(|error| Error::internal("the engine can not be set up").caused_by(error))
 }
@@ -145,7 +144,7 @@ fn tempo() -> Tempo {
 
 struct RealEngine {
     tasks: Tasks,
-    busy: BusyCores,
+    busy: BusyMeter,
 }
 
 impl Engine for RealEngine {
@@ -161,38 +160,7 @@ impl Engine for RealEngine {
         self.tasks.cancel_all();
     }
 
-    fn busy_cores(&self) -> u32 {
-        self.busy.since_last()
-    }
-}
-
-/// How many compute threads were at work since the last question.
-struct BusyCores {
-    pool: Arc<ComputePool>,
-    begun: Instant,
-    asked_ns: AtomicU64,
-    busy_ns: AtomicU64,
-}
-
-impl BusyCores {
-    fn new(pool: Arc<ComputePool>) -> Self {
-        Self {
-            pool,
-            begun: Instant::now(),
-            asked_ns: AtomicU64::new(0),
-            busy_ns: AtomicU64::new(0),
-        }
-    }
-
-    fn since_last(&self) -> u32 {
-        let metrics = self.pool.handle().metrics();
-        let busy: Duration =
-            (0..self.pool.threads()).map(|thread| metrics.worker_total_busy_duration(thread)).sum();
-        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let (busy, now) = (nanos(busy), nanos(self.begun.elapsed()));
-        let worked = busy.saturating_sub(self.busy_ns.swap(busy, Ordering::Relaxed));
-        let passed = now.saturating_sub(self.asked_ns.swap(now, Ordering::Relaxed)).max(1);
-        // Half a core's work and more counts as a core.
-        u32::try_from((worked + passed / 2) / passed).unwrap_or(u32::MAX)
+    fn busy_millicores(&self) -> u32 {
+        self.busy.millicores()
     }
 }

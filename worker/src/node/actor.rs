@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, OptionFuture};
+use millrace_common::access::{self, Token};
 use millrace_common::clock::SharedClock;
 use millrace_common::error::{Code, Error};
 use millrace_common::id::ContainerId;
@@ -77,6 +78,7 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
         }
     }
+    let token = config.token_file.as_deref().map(access::read_token).transpose()?;
     let node_id = config.node_id.clone().unwrap_or_else(host_name);
     let host = config.host.as_str();
     tracing::info!(node = node_id, host, %offered, master = config.master, "node starts");
@@ -99,6 +101,7 @@ pub async fn run(
         tell,
         kill_switches: BTreeMap::new(),
         masters,
+        token,
         session: None,
         unsent: BTreeSet::new(),
         num_heartbeats: 0,
@@ -155,6 +158,7 @@ struct Node {
     tell: mpsc::Sender<Event>,
     kill_switches: BTreeMap<ContainerId, watch::Sender<Option<Duration>>>,
     masters: Masters,
+    token: Option<Token>,
     session: Option<Session>,
     /// Containers whose news the master has not been sent.
     unsent: BTreeSet<ContainerId>,
@@ -238,10 +242,10 @@ impl Node {
         };
         self.unsent.clear();
         let first = self.message(node_message::Body::Register(register));
-        let master = self.masters.current().to_owned();
+        let (master, token) = (self.masters.current().to_owned(), self.token.clone());
         Box::pin(async move {
             tokio::time::sleep(delay).await;
-            Session::open(master, first).await
+            Session::open(master, token, first).await
         })
     }
 

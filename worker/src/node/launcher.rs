@@ -53,6 +53,12 @@ pub(super) struct Terms {
     pub cgroups: Cgroups,
 }
 
+/// True for what leads to the tokens of others: a container has one of its own, in its launch
+/// context.
+fn is_access(name: &str) -> bool {
+    name.starts_with("MILLRACE_") && (name.contains("TOKEN") || name.contains("SECRET"))
+}
+
 /// How a container is to be ended: not yet, or with this grace.
 pub(super) type KillSwitch = watch::Receiver<Option<Duration>>;
 
@@ -80,7 +86,8 @@ pub(super) fn environment(
     let is_inherited = |name: &OsString| {
         name.to_str().is_some_and(|name| {
             let by_prefix = || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-            INHERITED.contains(&name) || (by_prefix() && !name.starts_with(LENT_PREFIX))
+            let is_listed = INHERITED.contains(&name) || by_prefix();
+            is_listed && !name.starts_with(LENT_PREFIX) && !is_access(name)
         })
     };
     let mut environment: BTreeMap<OsString, OsString> =

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use millrace_common::access::Token;
 use millrace_common::error::{Code, Error};
-use millrace_common::rpc;
+use millrace_common::rpc::{self, Caller};
 use millrace_proto::v1::node_service_client::NodeServiceClient;
 use millrace_proto::v1::{NodeCommand, NodeMessage};
 use tokio::sync::mpsc;
@@ -24,11 +25,15 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects and registers; `first` is the registration.
+    /// Connects, shows `token`, and registers; `first` is the registration.
     ///
     /// # Errors
     /// When the master can not be reached, or refuses.
-    pub(super) async fn open(master: String, first: NodeMessage) -> Result<Self, Error> {
+    pub(super) async fn open(
+        master: String,
+        token: Option<Token>,
+        first: NodeMessage,
+    ) -> Result<Self, Error> {
         let peer = format!("the master at {master}");
         let late = || {
             Error::new(
@@ -48,7 +53,7 @@ impl Session {
             })?;
             let (outgoing, messages) = mpsc::channel(OUTGOING_CAPACITY);
             outgoing.send(first).await.map_err(|_| late())?;
-            let incoming = NodeServiceClient::new(channel)
+            let incoming = NodeServiceClient::new(Caller::new(channel, token.as_ref()))
                 .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
                 .session(ReceiverStream::new(messages))
                 .await

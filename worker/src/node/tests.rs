@@ -133,6 +133,9 @@ fn the_environment_is_an_allow_list_and_the_application_wins() {
         ("TMPDIR", "/tmp"),
         ("MILLRACE_ATTEMPT", "99"),
         ("MILLRACE_SECRET_OF_NODE", "no"),
+        ("MILLRACE_TOKEN", "no"),
+        ("MILLRACE_WORKER_TOKEN_FILE", "no"),
+        ("MILLRACE_MASTER_SECRET_FILE", "no"),
     ]
     .map(|(name, value)| (name.into(), value.into()));
     let mut context = LaunchContext {

@@ -110,6 +110,7 @@ impl Cluster {
                 store: Arc::clone(&store) as Arc<dyn UploadStore>,
                 memory_bytes: 256 << 20,
                 spill_dir: spill.path().to_owned(),
+                token: None,
             })
             .unwrap();
             let (incoming, address) = millrace_common::rpc::bind("127.0.0.1:0").await.unwrap();
@@ -255,6 +256,7 @@ pub(crate) fn options(sources: Vec<SourceDef>, sql: &str) -> RunnerOptions {
             dead_letters: None,
         },
         io: tokio::runtime::Handle::current(),
+        token: None,
     }
 }
 

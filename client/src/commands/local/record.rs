@@ -46,6 +46,9 @@ pub(super) struct Record {
     pub(super) endpoint: String,
     /// Of the master; empty before it has one.
     pub(super) master: String,
+    /// Of the token that this user shows to the master; empty before it is made.
+    #[serde(default)]
+    pub(super) token_file: PathBuf,
     /// In the order of their start.
     pub(super) processes: Vec<Process>,
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use millrace_client::Client;
 use millrace_common::aws::{AwsSettings, Clients};
 use millrace_common::error::{Code, Error, Result};
-use millrace_common::{shutdown, table};
+use millrace_common::{access, shutdown, table};
 use millrace_proto::v1::NodeState;
 use serde_json::json;
 
@@ -18,6 +18,7 @@ use super::record::{ACCESS_KEY, Directory, REGION, Record, SECRET_KEY, unusable}
 use super::{down, environment, process};
 use crate::arguments::LocalUp;
 use crate::commands::buckets;
+use crate::commands::token::Files;
 use crate::ended::Outcome;
 use crate::output::{Output, fields};
 
@@ -176,7 +177,12 @@ impl Starting {
     async fn master(&mut self) -> Result<Client> {
         let port_file = self.port_file("master")?;
         let mut master = Command::new(&self.programs.master);
+        let files = self.access()?;
         master
+            .arg("--secret-file")
+            .arg(&files.secret)
+            .arg("--audit-file")
+            .arg(self.directory.path().join("audit.jsonl"))
             .args(["--listen", "127.0.0.1:0", "--cluster", "local"])
             .args(["--table", table::DEFAULT_TABLE, "--port-file"])
             .arg(&port_file);
@@ -187,7 +193,8 @@ impl Starting {
         let deadline = Instant::now() + READY_DEADLINE;
         loop {
             self.all_live()?;
-            match Client::connect(&self.record.master).await {
+            let token = access::read_token(&files.admin)?;
+            match Client::connect(&self.record.master, Some(token)).await {
                 Ok(client) => return Ok(client),
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 Err(_) => tokio::time::sleep(POLL).await,
@@ -195,8 +202,17 @@ impl Starting {
         }
     }
 
+    /// The cluster's secret and its first tokens: those of an earlier start, or new ones.
+    fn access(&mut self) -> Result<Files> {
+        let files = Files::within(self.directory.path());
+        files.ensure()?;
+        self.record.token_file = files.admin.clone();
+        Ok(files)
+    }
+
     async fn workers(&mut self, command: &LocalUp, client: &Client) -> Result<()> {
         let master = self.record.master.trim_start_matches("http://").to_owned();
+        let token_file = Files::within(self.directory.path()).node;
         let started: Vec<_> =
             (1..=command.workers).map(|number| format!("node-{number}")).collect();
         for node in &started {
@@ -207,6 +223,8 @@ impl Starting {
                 .args(["node", "--master", &master, "--node-id", node, "--host", "127.0.0.1"])
                 .args(["--cores", &command.cores.to_string()])
                 .args(["--memory", &command.memory.to_string()])
+                .arg("--token-file")
+                .arg(&token_file)
                 .arg("--work-dir")
                 .arg(&work_dir);
             self.spawn(worker, node)?;
@@ -238,8 +256,15 @@ impl Starting {
                 command.env_remove(name);
             }
         }
-        command.env_remove("MILLRACE_MASTER").env("AWS_EC2_METADATA_DISABLED", "true");
-        command.envs(environment(&self.record).into_iter().filter(|(_, value)| !value.is_empty()));
+        for name in ["MILLRACE_MASTER", "MILLRACE_TOKEN", "MILLRACE_TOKEN_FILE"] {
+            command.env_remove(name);
+        }
+        command.env("AWS_EC2_METADATA_DISABLED", "true");
+        let environment = environment(&self.record).into_iter();
+        // The administrator's token is the user's, not theirs.
+        let is_theirs =
+            |(name, value): &(_, String)| *name != "MILLRACE_TOKEN_FILE" && !value.is_empty();
+        command.envs(environment.filter(is_theirs));
         let log = logs.join(format!("{role}.log"));
         let (child, process) = process::start(&mut command, role, &log)?;
         self.children.push(child);

@@ -64,4 +64,14 @@ impl Trial<'_> {
         .await;
         self.judge(&subject, "dynamodb:DeleteItem", answer);
     }
+
+    /// Tries to read the lease tables of the KCL that sources begin behind.
+    pub(super) async fn lease_tables(&mut self) {
+        let dynamodb = self.clients.dynamodb.clone();
+        for table in self.spec.lease_tables() {
+            let scan = || dynamodb.scan().table_name(table).limit(1).send();
+            let answer = send(scan).await;
+            self.judge(&format!("KCL lease table {table}"), "dynamodb:Scan", answer);
+        }
+    }
 }

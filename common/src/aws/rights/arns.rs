@@ -25,7 +25,8 @@ impl Arns<'_> {
     pub fn of(&self, on: On) -> Vec<String> {
         let all: BTreeSet<String> = match on {
             On::Streams => self.spec.sources.values().map(|source| self.stream(source)).collect(),
-            On::Head | On::Table => BTreeSet::from([self.table()]),
+            On::Head | On::Table => BTreeSet::from([self.table(self.table)]),
+            On::LeaseTables => self.spec.lease_tables().map(|table| self.table(table)).collect(),
             On::Results => self.places().map(|place| self.keys_below(place)).collect(),
             On::Buckets => self.places().map(|place| self.bucket(place)).collect(),
         };
@@ -51,8 +52,11 @@ impl Arns<'_> {
         format!("arn:{}:kinesis:{region}:{account}:stream/{stream}", partition(region))
     }
 
-    fn table(&self) -> String {
-        let Self { account, region, table, .. } = self;
+    fn table(&self, table: &str) -> String {
+        if table.starts_with("arn:") {
+            return table.to_owned();
+        }
+        let Self { account, region, .. } = self;
         format!("arn:{}:dynamodb:{region}:{account}:table/{table}", partition(region))
     }
 

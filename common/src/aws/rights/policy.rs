@@ -17,6 +17,9 @@ pub fn document(role: Role, arns: &Arns<'_>) -> Value {
     }
     let statements: Vec<Value> =
         statements.iter().map(|(on, actions)| statement(*on, actions, arns)).collect();
+    // Of some things an application has none.
+    let is_of_something = |statement: &Value| statement["Resource"] != json!([]);
+    let statements: Vec<Value> = statements.into_iter().filter(is_of_something).collect();
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
 
@@ -45,6 +48,7 @@ fn sid(on: On) -> &'static str {
         On::Streams => "ReadStreams",
         On::Head => "KeepHead",
         On::Table => "KeepTable",
+        On::LeaseTables => "ReadLeases",
         On::Results => "WriteResults",
         On::Buckets => "LookAtBuckets",
     }
@@ -102,6 +106,20 @@ dead_letter_path = "s3://dead/"
             json!(["arn:aws:s3:::dead/*", "arn:aws:s3:::results/word-count/*"])
         );
         assert_eq!(results["Action"], json!(["s3:PutObject"]));
+    }
+
+    #[test]
+    fn a_lease_table_may_be_read_where_a_source_begins_behind_it() {
+        let text = FILE.replacen("\"lines\"", "\"lines\"\nstart = { kcl = \"lines-kcl\" }", 1);
+        let spec = parse_toml("app.toml", &text, &[]).unwrap();
+        let arns =
+            Arns { spec: &spec, account: "123456789012", region: "eu-west-1", table: "millrace" };
+        let policy = document(Role::Application, &arns);
+        let statements = policy["Statement"].as_array().unwrap();
+        let leases = statements.iter().find(|statement| statement["Sid"] == "ReadLeases").unwrap();
+        assert_eq!(leases["Action"], json!(["dynamodb:Scan"]));
+        let table = "arn:aws:dynamodb:eu-west-1:123456789012:table/lines-kcl";
+        assert_eq!(leases["Resource"], json!([table]));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub enum On {
     Head,
     /// The cluster's table, whole.
     Table,
+    /// The lease tables of the KCL that the application's sources begin behind.
+    LeaseTables,
     /// Keys below the sink's paths.
     Results,
     /// The buckets of the sink's paths.
@@ -45,7 +47,7 @@ const fn right(role: Role, action: &'static str, on: On, why: &'static str) -> R
 
 /// All rights.
 pub const RIGHTS: &[Right] = {
-    use On::{Buckets, Head, Results, Streams, Table};
+    use On::{Buckets, Head, LeaseTables, Results, Streams, Table};
     use Role::{Application, Master, Operator};
     &[
         right(
@@ -62,6 +64,7 @@ pub const RIGHTS: &[Right] = {
         right(Application, "dynamodb:PutItem", Head, "store the chunks of a large head"),
         right(Application, "dynamodb:Query", Head, "find chunks that no head names any more"),
         right(Application, "dynamodb:DeleteItem", Head, "remove those chunks"),
+        right(Application, "dynamodb:Scan", LeaseTables, "take the KCL's checkpoints over"),
         right(
             Application,
             "s3:PutObject",

@@ -87,6 +87,8 @@ fn start() -> impl Strategy<Value = SourceStart> {
         open().prop_map(|open_shards| StartFrom::Latest { open_shards }),
         (any::<i64>(), open())
             .prop_map(|(at_ms, open_shards)| StartFrom::Timestamp { at_ms, open_shards }),
+        btree_map(shard_id(), position(), 0..9)
+            .prop_map(|positions| StartFrom::TakenOver { positions }),
     ];
     (".{0,30}", any::<i64>(), any::<i64>(), from).prop_map(
         |(stream_arn, stream_created_ms, fixed_ms, from)| SourceStart {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use millrace_common::error::Code;
 use millrace_proto::v1::{self, ApplicationState, driver_command, driver_message};
 
-use super::world::{TIMING, World, spec};
+use super::world::{TIMING, World, request, spec};
 
 fn finished(state: ApplicationState, retryable: bool) -> driver_message::Body {
     let mut finished =
@@ -401,8 +401,12 @@ fn numbers_that_no_cluster_has_are_refused() {
     spec.resources.as_mut().unwrap().executor.as_mut().unwrap().cores = 0;
     assert!(world.submit(&spec).is_err());
     assert_eq!(
-        world.core.submit(Default::default(), "", None).unwrap_err().code(),
-        Code::InvalidValue
+        world
+            .core
+            .submit(Default::default(), &Default::default(), String::new())
+            .unwrap_err()
+            .code(),
+        Code::IncompleteMessage
     );
 }
 
@@ -416,7 +420,7 @@ fn a_start_position_that_the_head_overrules_is_named() {
     let latest = v1::StartPosition { at: Some(v1::start_position::At::Latest(true)) };
     changed.sources[0].start = Some(latest);
     let now = crate::moment::Moment { wall_ms: 0, monotonic: world.now };
-    let (response, _) = world.core.submit(now, "", Some(&changed)).unwrap();
+    let (response, _) = world.core.submit(now, &request(&changed), String::new()).unwrap();
     assert!(response.warnings[0].contains("millrace reset a"), "{:?}", response.warnings);
     assert_eq!(response.attempt, 2);
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use millrace_proto::v1::{ApplicationState, driver_message};
+use millrace_proto::v1::{self, ApplicationState, driver_message};
 use proptest::prelude::*;
 
 use super::world::{World, spec};
@@ -24,6 +24,8 @@ enum Step {
     Submit(usize, u32, u32),
     Stop(usize),
     Kill(usize),
+    Scale(usize, u32),
+    Target(usize, u32),
     Drain(usize, u64),
     Undrain(usize),
     Health(usize, bool),
@@ -48,11 +50,21 @@ fn step() -> impl Strategy<Value = Step> {
         1 => app.clone().prop_map(Step::DriverFinishes),
         4 => (app.clone(), 1u32..5, 1u32..4).prop_map(|(a, n, c)| Step::Submit(a, n, c)),
         1 => app.clone().prop_map(Step::Stop),
-        1 => app.prop_map(Step::Kill),
+        1 => app.clone().prop_map(Step::Kill),
+        1 => (app.clone(), 0u32..8).prop_map(|(a, n)| Step::Scale(a, n)),
+        2 => (app, 0u32..8).prop_map(|(a, n)| Step::Target(a, n)),
         1 => Just(Step::RestartMaster),
         1 => any::<bool>().prop_map(Step::SlowStore),
         4 => (100u64..20_000).prop_map(Step::Pass),
     ]
+}
+
+/// The driver of an application that is here, and its session.
+fn session_of(world: &World, app: usize) -> Option<(v1::LaunchContext, u64)> {
+    let driver = world.driver_of(APPLICATIONS[app])?;
+    let at = |(_, id): &(&u64, &String)| **id == driver.container_id;
+    let session = world.drivers.iter().find(at).map(|(session, _)| *session)?;
+    Some((driver, session))
 }
 
 fn apply(world: &mut World, step: &Step) {
@@ -77,14 +89,23 @@ fn apply(world: &mut World, step: &Step) {
                 world.driver_works(name);
             }
         }
+        Step::Scale(app, executors) => drop(world.scale(APPLICATIONS[*app], *executors)),
+        Step::Target(app, count) => {
+            if let Some((driver, session)) = session_of(world, *app) {
+                let spec = driver.spec.unwrap_or_default().resources.unwrap_or_default();
+                let cost = spec.executor.unwrap_or_default();
+                let v1::resources_spec::Cost { cores, memory_bytes } = cost;
+                let target = v1::ExecutorTarget {
+                    count: *count,
+                    resources: Some(v1::Resources { cores, memory_bytes }),
+                    ..Default::default()
+                };
+                world.driver_says(session, driver_message::Body::Target(target));
+            }
+        }
         Step::DriverFinishes(app) => {
-            let driver = world.driver_of(APPLICATIONS[*app]);
-            let session = driver.as_ref().and_then(|driver| {
-                let at = |(_, id): &(&u64, &String)| **id == driver.container_id;
-                world.drivers.iter().find(at).map(|(session, _)| *session)
-            });
-            if let (Some(driver), Some(session)) = (driver, session) {
-                let mut finished = millrace_proto::v1::DriverFinished::default();
+            if let Some((driver, session)) = session_of(world, *app) {
+                let mut finished = v1::DriverFinished::default();
                 finished.set_state(ApplicationState::Stopped);
                 world.driver_says(session, driver_message::Body::Finished(finished));
                 world.exit(&driver.container_id, 0);

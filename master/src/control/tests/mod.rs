@@ -4,6 +4,7 @@ mod cases;
 mod chaos;
 mod drains;
 mod restarts;
+mod revisions;
 mod scaling;
 mod unhealthy;
 mod world;

@@ -21,7 +21,7 @@ use crate::config::Timing;
 use crate::control::effect::Effect;
 use crate::control::{Core, Identity, SessionId};
 use crate::moment::Moment;
-use crate::store::{DrainOrder, Record, Snapshot};
+use crate::store::{DrainOrder, Record, Snapshot, TokenRecord};
 
 pub(super) const TIMING: Timing = Timing {
     heartbeat_interval: Duration::from_secs(1),
@@ -62,6 +62,7 @@ pub(super) struct World {
     stored_applications: BTreeMap<ApplicationName, ApplicationRecord>,
     stored_nodes: std::collections::BTreeSet<NodeId>,
     stored_drains: BTreeMap<NodeId, DrainOrder>,
+    stored_tokens: BTreeMap<String, TokenRecord>,
     last_session: SessionId,
     term: u64,
     epochs: BTreeMap<String, u64>,
@@ -77,12 +78,18 @@ fn core(now: Duration, term: u64, snapshot: Snapshot) -> Core {
         table: "millrace".to_owned(),
         address: "127.0.0.1:7070".to_owned(),
         started_ms: 0,
+        secrets: None,
     };
     Core::new(moment(now), TIMING, identity, snapshot)
 }
 
 fn moment(now: Duration) -> Moment {
     Moment { wall_ms: i64::try_from(now.as_millis()).unwrap() + 1_000_000, monotonic: now }
+}
+
+/// The submission of this specification and nothing else.
+pub(super) fn request(spec: &v1::ApplicationSpec) -> v1::SubmitApplicationRequest {
+    v1::SubmitApplicationRequest { spec: Some(spec.clone()), ..Default::default() }
 }
 
 pub(super) fn spec(name: &str, executors: u32, cores: u32) -> v1::ApplicationSpec {
@@ -123,6 +130,7 @@ impl World {
             stored_applications: BTreeMap::new(),
             stored_nodes: std::collections::BTreeSet::new(),
             stored_drains: BTreeMap::new(),
+            stored_tokens: BTreeMap::new(),
             last_session: 0,
             term: 1,
             epochs: BTreeMap::new(),
@@ -305,9 +313,23 @@ impl World {
     }
 
     pub(super) fn submit(&mut self, spec: &v1::ApplicationSpec) -> Result<(), Error> {
-        let outcome = self.core.submit(moment(self.now), "", Some(spec)).map(drop);
+        let outcome = self.core.submit(moment(self.now), &request(spec), String::new()).map(drop);
         self.settle();
         outcome
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        request: &v1::SubmitApplicationRequest,
+    ) -> Result<v1::SubmitApplicationResponse, Error> {
+        let outcome = self.core.submit(moment(self.now), request, "ann".to_owned());
+        self.settle();
+        outcome.map(|(response, _)| response)
+    }
+
+    /// The application as clients see it.
+    pub(super) fn shown(&self, name: &str) -> v1::Application {
+        self.core.applications[&name.parse::<ApplicationName>().unwrap()].to_proto()
     }
 
     pub(super) fn stop(&mut self, name: &str) -> Result<(), Error> {
@@ -418,6 +440,7 @@ impl World {
             applications: self.stored_applications.clone().into_iter().collect(),
             nodes: self.stored_nodes.iter().cloned().collect(),
             drains: self.stored_drains.clone().into_iter().collect(),
+            tokens: self.stored_tokens.values().cloned().collect(),
         };
         self.core = core(self.now, self.term, snapshot);
         self.core.tick(moment(self.now));
@@ -457,6 +480,12 @@ impl World {
             }
             Record::DrainGone(node) => {
                 self.stored_drains.remove(&node);
+            }
+            Record::Token(token) => {
+                self.stored_tokens.insert(token.info.id.clone(), *token);
+            }
+            Record::TokenGone(id) => {
+                self.stored_tokens.remove(&id);
             }
         }
     }

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use actix::Addr;
 use futures::Stream;
+use millrace_common::access::Token;
 use millrace_common::error::{Code, Error};
 use millrace_common::id::ContainerId;
-use millrace_common::rpc;
+use millrace_common::rpc::{self, Guard};
 use millrace_proto::v1;
 use millrace_proto::v1::driver_service_server::{DriverService, DriverServiceServer};
 use millrace_proto::v1::executor_message::Body;
@@ -42,19 +43,21 @@ impl Service {
         Self { executors, receivers, sessions: AtomicU64::new(1) }
     }
 
-    /// Serves until the token is cancelled.
+    /// Serves those who show `token` until `stop` is cancelled.
     ///
     /// # Errors
     /// When the listener breaks.
     pub async fn serve(
         self,
         incoming: rpc::Incoming,
+        token: Option<Token>,
         stop: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
         let service = DriverServiceServer::new(self)
             .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(rpc::MESSAGE_BYTES_MAX);
         rpc::server()
+            .layer(Guard::new(token))
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
             .await

@@ -13,7 +13,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion_distributed::DistributedExt;
 use futures::TryStreamExt;
 use futures::future::join_all;
-use millrace_common::rpc;
+use millrace_common::rpc::{self, Caller};
 use millrace_proto::v1::task_service_client::TaskServiceClient;
 use millrace_proto::v1::{
     CancelTasksRequest, DeadLetterTarget, EndRunRequest, RunReport, TaskUpload,
@@ -25,7 +25,6 @@ use millrace_sql::plan::{
 use millrace_sql::scan::BatchConstants;
 use millrace_sql::{QueryError, session};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use url::Url;
 
 use super::core::{self, Expectation};
@@ -43,7 +42,7 @@ const CANCEL_DEADLINE: Duration = Duration::from_secs(1);
 pub struct DistributedRunner {
     query: PreparedQuery,
     options: RunnerOptions,
-    controls: Mutex<HashMap<Arc<str>, TaskServiceClient<Channel>>>,
+    controls: Mutex<HashMap<Arc<str>, TaskServiceClient<Caller>>>,
 }
 
 /// Executors whose channels are kept; an application has far fewer over its life.
@@ -57,7 +56,8 @@ impl DistributedRunner {
     pub async fn prepare(options: RunnerOptions) -> Result<Self, QueryError> {
         // The number of partitions is set anew for every batch.
         let mut state = session::driver(1);
-        state.config_mut().set_distributed_channel_resolver(PeerChannels::new(options.io.clone()));
+        let peers = PeerChannels::new(options.io.clone(), options.token.clone());
+        state.config_mut().set_distributed_channel_resolver(peers);
         let query =
             PreparedQuery::prepare(state, &options.sources, &options.sql, &options.params).await?;
         Ok(Self { query, options, controls: Mutex::default() })
@@ -199,7 +199,7 @@ impl DistributedRunner {
         }
     }
 
-    fn control(&self, executor: &ExecutorTarget) -> Result<TaskServiceClient<Channel>, RunError> {
+    fn control(&self, executor: &ExecutorTarget) -> Result<TaskServiceClient<Caller>, RunError> {
         // Each use leaves the map whole.
         let mut controls = self.controls.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(control) = controls.get(&executor.url) {
@@ -211,8 +211,9 @@ impl DistributedRunner {
         let _on_io = self.options.io.enter();
         let channel = rpc::connect_lazy(executor.url.trim_end_matches('/'))
             .map_err(|error| RunError::Plan { detail: error.to_string() })?;
+        let caller = Caller::new(channel, self.options.token.as_ref());
         let control =
-            TaskServiceClient::new(channel).max_decoding_message_size(rpc::MESSAGE_BYTES_MAX);
+            TaskServiceClient::new(caller).max_decoding_message_size(rpc::MESSAGE_BYTES_MAX);
         controls.insert(Arc::clone(&executor.url), control.clone());
         Ok(control)
     }

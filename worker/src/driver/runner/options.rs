@@ -2,6 +2,7 @@
 //!
 //! Promises: plain values. Never does: check them; the query is checked when it is prepared.
 
+use millrace_common::access::Token;
 use millrace_common::application::{self, ApplicationSpec, S3Location};
 use millrace_sql::Parameters;
 use millrace_sql::plan::{Compression, SinkFormat};
@@ -50,6 +51,8 @@ pub struct RunnerOptions {
     pub sink: SinkSettings,
     /// The runtime of connections.
     pub io: Handle,
+    /// What executors are shown.
+    pub token: Option<Token>,
 }
 
 impl RunnerOptions {
@@ -60,6 +63,7 @@ impl RunnerOptions {
         regions: &BucketRegions,
         params: Parameters,
         io: Handle,
+        token: Option<Token>,
     ) -> Self {
         let sink = &spec.sink;
         let place = |location: &S3Location| {
@@ -96,6 +100,7 @@ impl RunnerOptions {
             params,
             sink: settings,
             io,
+            token,
         }
     }
 }

@@ -54,8 +54,8 @@ pub struct Observation {
     pub num_here: u32,
     /// Their compute threads.
     pub cores_total: u32,
-    /// Those that worked since the observation before.
-    pub cores_busy: u32,
+    /// Those that work, on average since the observation before.
+    pub cores_busy: f64,
     /// How far the furthest shard is behind its newest record; none when not known.
     pub lag: Option<Duration>,
     /// Share of the byte budget that blocks fill.
@@ -224,7 +224,7 @@ impl Core {
 
     /// The load, in executors that it would keep busy.
     fn smooth(&mut self, now: Duration, seen: &Observation) -> f64 {
-        let busy = f64::from(seen.cores_busy.min(seen.cores_total));
+        let busy = seen.cores_busy.min(f64::from(seen.cores_total));
         let half_life = self.rules.interval.saturating_mul(SMOOTH_INTERVALS).max(SMOOTH_MIN);
         let smoothed = match self.busy {
             Some((before, at)) => {

@@ -43,7 +43,7 @@ impl Application {
         let done = work.min(f64::from(self.here));
         self.backlog = work - done;
         let lag = seconds((self.backlog / load.max(0.1)) as u64);
-        let busy = (done * f64::from(CORES)).round() as u32;
+        let busy = done * f64::from(CORES);
         let seen = Observation {
             num_here: self.here,
             cores_total: self.here * CORES,
@@ -91,7 +91,7 @@ fn it_grows_under_load_and_shrinks_when_idle() {
 #[test]
 fn it_waits_for_those_that_it_asked_for() {
     let mut core = Core::new(RULES, Bounds { min: 1, max: 8 }, 1);
-    let hot = Observation { num_here: 1, cores_total: 2, cores_busy: 2, ..Default::default() };
+    let hot = Observation { num_here: 1, cores_total: 2, cores_busy: 2.0, ..Default::default() };
     for second in 0..600 {
         core.observe(seconds(second), &hot);
     }
@@ -105,7 +105,7 @@ fn more_executors_do_not_help_a_shard_that_gives_no_more() {
     let late = Observation {
         num_here: 2,
         cores_total: 4,
-        cores_busy: 1,
+        cores_busy: 1.0,
         lag: Some(seconds(3600)),
         ..Default::default()
     };
@@ -122,7 +122,7 @@ fn full_buffers_and_working_threads_ask_for_more() {
     let full = Observation {
         num_here: 2,
         cores_total: 4,
-        cores_busy: 3,
+        cores_busy: 3.0,
         is_full: true,
         fill: 0.9,
         ..Default::default()

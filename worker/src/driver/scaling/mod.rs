@@ -97,7 +97,10 @@ impl Scaling {
         let seen = Observation {
             num_here,
             cores_total: staying.iter().map(|view| view.registration.cores).sum(),
-            cores_busy: staying.iter().map(|view| view.heartbeat.cores_busy).sum(),
+            cores_busy: staying
+                .iter()
+                .map(|view| f64::from(view.heartbeat.busy_millicores) / 1_000.0)
+                .sum(),
             lag: input
                 .millis_behind_latest
                 .and_then(|ms| u64::try_from(ms).ok())
@@ -165,7 +168,7 @@ mod tests {
         let text = format!(
             "name = \"a\"\n[resources]\nexecutors = {executors}\n[batch]\ninterval = \"10s\"\n\
              [source.s]\nstream = \"x\"\nformat = \"text\"\n[query]\nsql = \"SELECT 1\"\n\
-             [sink]\ntype = \"s3\"\npath = \"s3://b/a/\"\n"
+             [sink]\ntype = \"s3\"\npath = \"s3://bucket/a/\"\n"
         );
         parse_toml("a.toml", &text, &[]).unwrap()
     }

@@ -7,7 +7,7 @@ use millrace_common::error::Error;
 use millrace_common::masters::Masters;
 use millrace_common::random;
 use millrace_common::retry::Backoff;
-use millrace_common::rpc;
+use millrace_common::rpc::{self, Caller};
 use millrace_proto::v1;
 use millrace_proto::v1::driver_command::Body as Command;
 use millrace_proto::v1::driver_message::Body as Message;
@@ -98,7 +98,10 @@ impl Connection {
     /// One connection, from its opening to its end.
     async fn connect(&mut self) -> Broken {
         let client = match rpc::connect_lazy(self.masters.current()) {
-            Ok(channel) => ResourceServiceClient::new(channel),
+            Ok(channel) => {
+                let caller = Caller::new(channel, self.identity.token.as_ref());
+                ResourceServiceClient::new(caller)
+            }
             Err(error) => return lost(error.to_string()),
         };
         let mut client = client
@@ -265,6 +268,11 @@ impl Connection {
             && let Some(failures) = standing.failures
         {
             out.send(Message::Failures(failures)).await?;
+        }
+        if standing.spec_checked != said.spec_checked
+            && let Some(checked) = &standing.spec_checked
+        {
+            out.send(Message::SpecChecked(checked.clone())).await?;
         }
         if standing.target != said.target
             && let Some(target) = &standing.target

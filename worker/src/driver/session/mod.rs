@@ -9,6 +9,7 @@ mod connection;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_common::access::Token;
 use millrace_common::error::Error;
 use millrace_common::id::ContainerId;
 use millrace_proto::v1;
@@ -44,6 +45,25 @@ pub struct Identity {
     pub container_id: String,
     /// `host:port` where executors reach the driver.
     pub address: String,
+    /// What the master is shown.
+    pub token: Option<Token>,
+}
+
+impl Identity {
+    /// Of the driver that was launched so and listens on `address`.
+    #[must_use]
+    pub fn of(launch: &v1::LaunchContext, address: String) -> Self {
+        Self {
+            masters: launch.master_address.clone(),
+            term: launch.term,
+            application: launch.application.clone(),
+            attempt: launch.attempt,
+            epoch: launch.epoch,
+            container_id: launch.container_id.clone(),
+            address,
+            token: crate::launch::token(launch),
+        }
+    }
 }
 
 /// What the master must know, said anew on each connection.
@@ -53,6 +73,7 @@ struct Standing {
     head: Option<v1::HeadAcquired>,
     epoch_request: Option<v1::EpochRequest>,
     failures: Option<v1::BatchFailures>,
+    spec_checked: Option<v1::SpecChecked>,
     held: Vec<ContainerId>,
     last_executor: u32,
 }
@@ -157,6 +178,11 @@ impl MasterHandle {
     /// How often the next batch has failed.
     pub fn failures(&self, failures: v1::BatchFailures) {
         self.standing.send_modify(|standing| standing.failures = Some(failures));
+    }
+
+    /// What was found of the next revision.
+    pub fn checked(&self, checked: v1::SpecChecked) {
+        self.standing.send_modify(|standing| standing.spec_checked = Some(checked));
     }
 
     /// The containers that the driver holds, for a master that was restarted.

@@ -4,10 +4,9 @@
 //! specification was checked. Never does: read records.
 
 pub mod check;
-mod hash;
 mod regions;
 pub mod sources;
 
 pub use check::{Checked, check};
-pub use hash::spec_hash;
+pub use millrace_common::application::spec_hash;
 pub use regions::{BucketRegions, bucket_regions};

@@ -9,8 +9,10 @@ use millrace_common::application::{
     ApplicationSpec, DataLossPolicy, Receivers, SourceSpec, StartPosition,
 };
 use millrace_common::error::{Code, Error};
+use millrace_common::position::ShardKey;
 
-use crate::driver::head::{Positions, ResetRequest, SourceStart, StartFrom};
+use crate::driver::head::{Head, Positions, ResetRequest, SourceStart, StartFrom};
+use crate::driver::kcl::{self, LeaseTables};
 use crate::driver::receivers::assignment::Layout;
 use crate::driver::receivers::core::{SourceSetup, Stream};
 use crate::driver::receivers::discovery::{Description, Filter, Streams};
@@ -24,13 +26,15 @@ pub async fn first_starts(
     sources: impl IntoIterator<Item = (&String, StartPosition)>,
     streams: &BTreeMap<String, Description>,
     kinesis: &dyn Streams,
+    leases: &dyn LeaseTables,
 ) -> Result<BTreeMap<String, SourceStart>, Error> {
     let mut starts = BTreeMap::new();
     for (name, position) in sources {
         let description = streams
             .get(name)
             .ok_or_else(|| Error::internal(format!("source {name} was not checked")))?;
-        starts.insert(name.clone(), first_start(name, position, description, kinesis).await?);
+        starts
+            .insert(name.clone(), first_start(name, position, description, kinesis, leases).await?);
     }
     Ok(starts)
 }
@@ -40,6 +44,7 @@ async fn first_start(
     position: StartPosition,
     description: &Description,
     kinesis: &dyn Streams,
+    leases: &dyn LeaseTables,
 ) -> Result<SourceStart, Error> {
     let stream = &description.stream;
     let all = kinesis.list(stream, Filter::All).await?;
@@ -62,6 +67,10 @@ async fn first_start(
                 open.shards.into_iter().map(|shard| shard.shard_id).collect()
             };
             StartFrom::Timestamp { at_ms, open_shards }
+        }
+        StartPosition::Kcl(table) => {
+            let positions = kcl::import(leases, kinesis, &table, stream).await?;
+            StartFrom::TakenOver { positions }
         }
     };
     Ok(SourceStart {
@@ -104,7 +113,7 @@ fn check_timestamp(
 
 /// The start positions of the application file, by source.
 pub fn wanted(spec: &ApplicationSpec) -> impl Iterator<Item = (&String, StartPosition)> {
-    spec.sources.iter().map(|(name, source)| (name, source.start))
+    spec.sources.iter().map(|(name, source)| (name, source.start.clone()))
 }
 
 /// The same start for every source: what a reset asks for.
@@ -117,7 +126,7 @@ pub fn reset_to(
         ResetRequest::Latest => StartPosition::Latest,
         ResetRequest::Timestamp(ms) => StartPosition::Timestamp(ms),
     };
-    spec.sources.keys().map(move |name| (name, position))
+    spec.sources.keys().map(move |name| (name, position.clone()))
 }
 
 /// The sources of the head's positions that this application does not have, or has in another
@@ -197,12 +206,36 @@ fn start_of(start: &SourceStart) -> Start {
         shards: shards.clone(),
     };
     match &start.from {
-        StartFrom::Earliest => Start::Earliest,
+        // Every shard that was listed has a position, or an ancestor with one.
+        StartFrom::Earliest | StartFrom::TakenOver { .. } => Start::Earliest,
         // All that the stream ever held: what it has let go of already is not missing.
         StartFrom::Timestamp { at_ms, .. } if *at_ms <= start.stream_created_ms => Start::Earliest,
         StartFrom::Latest { open_shards } => at(start.fixed_ms, open_shards),
         StartFrom::Timestamp { at_ms, open_shards } => at(*at_ms, open_shards),
     }
+}
+
+/// Where each shard goes on: the head's positions, and for a source that has none yet those that
+/// it took over.
+#[must_use]
+pub fn positions(head: &Head) -> Positions {
+    let mut positions = head.positions.clone();
+    for (source, start) in &head.starts {
+        let StartFrom::TakenOver { positions: taken } = &start.from else { continue };
+        if head.positions.keys().any(|shard| shard.source == *source) {
+            continue;
+        }
+        positions.extend(taken.iter().map(|(shard_id, position)| {
+            let shard = ShardKey {
+                source: source.clone(),
+                stream_arn: start.stream_arn.clone(),
+                stream_created_ms: start.stream_created_ms,
+                shard_id: shard_id.clone(),
+            };
+            (shard, *position)
+        }));
+    }
+    positions
 }
 
 /// Streams alone, by source.

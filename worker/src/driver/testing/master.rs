@@ -22,6 +22,7 @@ struct Heard {
     batches: Vec<v1::Batch>,
     report: Option<v1::DriverReport>,
     failures: Option<v1::BatchFailures>,
+    checked: Option<v1::SpecChecked>,
     finished: Option<v1::DriverFinished>,
     released: Vec<String>,
     epoch_requests: Vec<u64>,
@@ -104,6 +105,11 @@ impl FakeMaster {
         self.heard.lock().unwrap().report.clone()
     }
 
+    /// What the driver found of the next revision.
+    pub(in crate::driver) fn checked(&self) -> Option<v1::SpecChecked> {
+        self.heard.lock().unwrap().checked.clone()
+    }
+
     /// What it would tell the next attempt.
     pub(in crate::driver) fn failures(&self) -> Option<v1::BatchFailures> {
         self.heard.lock().unwrap().failures
@@ -145,6 +151,7 @@ impl ResourceService for FakeMaster {
                     Message::Batch(batch) => heard.batches.push(batch),
                     Message::Report(report) => heard.report = Some(report),
                     Message::Failures(failures) => heard.failures = Some(failures),
+                    Message::SpecChecked(checked) => heard.checked = Some(checked),
                     Message::Release(release) => heard.released.push(release.container_id),
                     Message::Epoch(request) => {
                         heard.epoch_requests.push(request.seen_epoch);

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use millrace_common::application::{ApplicationSpec, S3Location};
 use millrace_common::clock::{Clock, SharedClock, SystemClock};
 use millrace_common::error::Error;
-use millrace_common::position::HashKeyRange;
+use millrace_common::position::{HashKeyRange, SequenceNumber};
 use millrace_sql::plan::upload::Upload;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,8 @@ use super::head::{
     AcquireWrite, ChunkName, CommitWrite, HeadItem, HeadStore, PendingUpload, PublishedMark,
     StoreFailure, WriteFailure,
 };
+use super::kcl::LeaseTables;
+use super::kcl::core::{Checkpoint, Found, Lease};
 use super::receivers::core::Stream;
 use super::receivers::discovery::{Description, Filter, Shards, Streams};
 use super::receivers::lineage::ListedShard;
@@ -45,6 +47,7 @@ pub(super) struct FakeShard {
 #[derive(Debug, Default)]
 struct State {
     shards: BTreeMap<String, FakeShard>,
+    leases: Vec<Lease>,
     /// Blocks by executor: the records that each holds.
     blocks: BTreeMap<String, BTreeMap<String, Vec<u64>>>,
     head: Option<HeadItem>,
@@ -129,6 +132,17 @@ impl Fake {
         }
     }
 
+    /// A free lease of the shard in the one lease table.
+    pub(super) fn lease(&self, shard: &str, checkpoint: &str) {
+        self.lock().leases.push(Lease {
+            key: shard.to_owned(),
+            owner: None,
+            counter: "1".into(),
+            checkpoint: Checkpoint::parse(checkpoint).unwrap(),
+            sub_sequence_number: 0,
+        });
+    }
+
     pub(super) fn shard(&self, id: &str) -> FakeShard {
         self.lock().shards[id].clone()
     }
@@ -202,6 +216,7 @@ impl Fake {
             buckets: Arc::new(self.clone()),
             uploads: Arc::new(self.clone()),
             heads: Arc::new(self.clone()),
+            leases: Arc::new(self.clone()),
             runners: Arc::new(self.clone()),
             clock: SystemClock::shared(),
             times,
@@ -227,6 +242,21 @@ impl Streams for Fake {
         // A Date has whole seconds.
         let server_ms = now_ms() / 1000 * 1000;
         Ok(Shards { shards: self.lock().shards.iter().map(listed).collect(), server_ms })
+    }
+}
+
+#[async_trait]
+impl LeaseTables for Fake {
+    async fn leases(&self, table: &str) -> Result<Vec<Lease>, Error> {
+        assert_eq!(table, "app-logs-kcl");
+        Ok(self.lock().leases.clone())
+    }
+
+    async fn look(&self, _: &Stream, shard_id: &str, at: SequenceNumber) -> Result<Found, Error> {
+        // The number of a record is how many there are up to it.
+        let num = self.lock().shards[shard_id].records.len();
+        let is_there = (1..=num).any(|number| number.to_string().parse().ok() == Some(at));
+        Ok(if is_there { Found::UserRecords(1) } else { Found::NeverThere })
     }
 }
 

@@ -51,7 +51,9 @@ impl BlockStore {
         };
         let num_bytes = match &source {
             // The bytes are put together from columns that are encoded first.
-            Source::Memory(block) => 2 * block.memory_bytes() as u64,
+            Source::Memory(block) => {
+                (block.memory_bytes() + spill::encoded_bytes_at_most(block)) as u64
+            }
             Source::Disk(file) => file.num_bytes(),
         };
         let no_room = || BlockError::NoRoom { block: id.clone(), num_bytes };

@@ -21,6 +21,10 @@ use millrace_sql::scan::block::{RawBlock, SEQUENCE_NUMBER_BYTES};
 /// Read at a time for a checksum.
 const PART_BYTES: usize = 64 << 10;
 
+/// The most that a file adds to the columns: its schema, written twice, the description of its
+/// batch, and what aligns each buffer. Measured at 1.1 KiB; a test holds it for blocks of any size.
+const FRAMING_BYTES: usize = 4 << 10;
+
 /// Makes the directory, and removes what an earlier process may have left there.
 ///
 /// # Errors
@@ -179,6 +183,11 @@ fn schema(has_sub_sequence_numbers: bool) -> Schema {
     Schema::new(fields)
 }
 
+/// The most bytes that [`encode`] makes of this block.
+pub(super) fn encoded_bytes_at_most(block: &RawBlock) -> usize {
+    block.memory_bytes() + FRAMING_BYTES
+}
+
 /// The records of a block as a file's bytes.
 pub(super) fn encode(block: &RawBlock) -> Result<Vec<u8>, ArrowError> {
     let schema = Arc::new(schema(block.sub_sequence_numbers.is_some()));
@@ -192,7 +201,8 @@ pub(super) fn encode(block: &RawBlock) -> Result<Vec<u8>, ArrowError> {
         columns.push(Arc::new(array.clone()));
     }
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
-    let mut writer = FileWriter::try_new(Vec::with_capacity(block.memory_bytes()), &schema)?;
+    let mut writer =
+        FileWriter::try_new(Vec::with_capacity(encoded_bytes_at_most(block)), &schema)?;
     writer.write(&batch)?;
     writer.into_inner()
 }

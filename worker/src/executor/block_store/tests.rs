@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use arrow::array::UInt64Array;
 use millrace_common::Code;
 
 use super::*;
@@ -246,6 +247,20 @@ async fn a_copy_is_the_same_block_and_never_waits_for_room() {
     put(&from, block("b3", 100), KEEP).await;
     let refused = from.encoded(&id).await.unwrap_err();
     assert!(matches!(refused, BlockError::NoRoom { .. }), "{refused}");
+}
+
+#[test]
+fn a_file_is_never_larger_than_what_is_reserved_for_it() {
+    for num_records in (0..20).chain([63, 64, 65, 1_000]) {
+        for numbered in [false, true] {
+            let mut block = block("b", num_records);
+            let numbers = UInt64Array::from_iter_values(0..num_records);
+            block.sub_sequence_numbers = numbered.then_some(numbers);
+            let (bytes, bound) =
+                (spill::encode(&block).unwrap(), spill::encoded_bytes_at_most(&block));
+            assert!(bytes.len() <= bound, "{num_records} records: {} of {bound}", bytes.len());
+        }
+    }
 }
 
 mod stalled_sink {

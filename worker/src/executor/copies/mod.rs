@@ -10,14 +10,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use millrace_common::access::Token;
 use millrace_common::position::{SequenceNumber, ShardKey, optional_sequence_number};
-use millrace_common::{Code, Error, Result, rpc};
+use millrace_common::rpc::{self, Caller};
+use millrace_common::{Code, Error, Result};
 use millrace_proto::v1;
 use millrace_proto::v1::block_service_client::BlockServiceClient;
 use millrace_proto::v1::executor_message;
 use millrace_sql::scan::block::{BlockId, RawBlock};
 use tokio::task::{JoinError, JoinSet};
-use tonic::transport::Channel;
 
 use super::block_store::{BlockStore, Keep};
 use super::receiver::shared::Shared;
@@ -42,10 +43,11 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Into the store of `shared`.
+    /// Into the store of `shared`; those who hold the blocks are shown `token`.
     #[must_use]
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, peers: Arc::default(), running: JoinSet::new(), waiting: VecDeque::new() }
+    pub fn new(shared: Arc<Shared>, token: Option<Token>) -> Self {
+        let peers = Arc::new(Peers { token, ..Peers::default() });
+        Self { shared, peers, running: JoinSet::new(), waiting: VecDeque::new() }
     }
 
     /// Begins with these copies, or puts them behind those that are under way.
@@ -119,16 +121,17 @@ fn no_room(why: &str) -> Error {
 /// Channels to the executors that blocks were fetched from, as many as the application has.
 #[derive(Debug, Default)]
 struct Peers {
-    channels: Mutex<BTreeMap<String, Channel>>,
+    channels: Mutex<BTreeMap<String, Caller>>,
+    token: Option<Token>,
 }
 
 impl Peers {
-    fn channel(&self, address: &str) -> Result<Channel> {
+    fn channel(&self, address: &str) -> Result<Caller> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
-        let channel = rpc::connect_lazy(address)?;
+        let channel = Caller::new(rpc::connect_lazy(address)?, self.token.as_ref());
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }
@@ -158,7 +161,7 @@ async fn fetch(shared: &Shared, peers: &Peers, copy: &v1::BlockCopy) -> Result<(
 /// The file of a block, whole and checked, with the room that it and the block in it take.
 async fn receive(
     store: &BlockStore,
-    channel: Channel,
+    channel: Caller,
     id: &BlockId,
 ) -> Result<(Vec<u8>, super::block_store::Reservation)> {
     let refused = |status: tonic::Status| Error::from_status("the block's holder", &status);

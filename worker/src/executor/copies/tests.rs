@@ -97,7 +97,7 @@ impl Side {
 
     /// Has this block copied, and gives the answer.
     async fn copy(&mut self, block: &v1::BlockDescriptor, from: &str) -> v1::BlockCopied {
-        let mut copies = Copies::new(Arc::clone(&self.shared));
+        let mut copies = Copies::new(Arc::clone(&self.shared), None);
         let holder_address = from.to_owned();
         copies.add(vec![v1::BlockCopy { block: Some(block.clone()), holder_address }]);
         let answer = tokio::time::timeout(PATIENCE, self.wire.recv()).await.unwrap().unwrap();
@@ -148,7 +148,7 @@ async fn what_can_not_be_copied_is_answered_for_and_takes_no_room() {
 #[tokio::test]
 async fn what_is_released_while_it_waits_is_not_copied() {
     let other = Side::new(64 * MIB);
-    let mut copies = Copies::new(Arc::clone(&other.shared));
+    let mut copies = Copies::new(Arc::clone(&other.shared), None);
     let copy = |id: String| v1::BlockCopy {
         block: Some(v1::BlockDescriptor { block_id: id, ..v1::BlockDescriptor::default() }),
         holder_address: "127.0.0.1:1".to_owned(),

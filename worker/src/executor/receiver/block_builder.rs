@@ -15,7 +15,7 @@ use millrace_proto::v1::OutOfRangePolicy;
 use millrace_sql::scan::block::{BlockId, RawBlock};
 
 use super::kinesis::Record;
-use super::kpl::{self, RECORD_OVERHEAD_BYTES, UserRecord};
+use crate::kpl::{self, RECORD_OVERHEAD_BYTES, UserRecord};
 
 /// An open block of this size is closed; a single raw record may be larger.
 pub const BLOCK_BYTES: usize = 8 << 20;
@@ -289,8 +289,8 @@ impl Open {
 #[cfg(test)]
 mod tests {
     use super::super::kinesis::tests::fake::{ARRIVED_MS, record, seq};
-    use super::super::kpl::tests::aggregate;
     use super::*;
+    use crate::kpl::tests::aggregate;
 
     pub(crate) fn context() -> BlockContext {
         BlockContext {

@@ -13,7 +13,6 @@ mod brought;
 pub mod core;
 pub mod host;
 pub mod kinesis;
-pub mod kpl;
 pub mod pace;
 pub mod reread;
 pub mod shard_reader;

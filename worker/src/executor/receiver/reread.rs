@@ -19,10 +19,10 @@ use super::block_builder::{BlockBuilder, BlockContext, Built, prepare};
 use super::kinesis::{
     Answer, CallFailure, FailureKind, IteratorAt, RECORDS_PER_ANSWER_MAX, ShardRef,
 };
-use super::kpl::RECORD_OVERHEAD_BYTES;
 use super::shared::Shared;
 use crate::executor::block_store::Keep;
 use crate::executor::block_store::core::Purpose;
+use crate::kpl::RECORD_OVERHEAD_BYTES;
 
 /// How long one block may take; the driver gives up the run of its batch about then.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -9,8 +9,10 @@ pub mod core;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_common::access::Token;
 use millrace_common::random;
-use millrace_common::{Code, Error, rpc};
+use millrace_common::rpc::{self, Caller};
+use millrace_common::{Code, Error};
 use millrace_proto::v1::driver_service_client::DriverServiceClient;
 use millrace_proto::v1::{
     ExecutorCommand, ExecutorHeartbeat, ExecutorMessage, ExecutorRegister, executor_command,
@@ -46,6 +48,8 @@ pub enum SessionEvent {
 pub struct Session {
     /// `host:port` of the driver.
     pub driver: String,
+    /// What the driver is shown.
+    pub token: Option<Token>,
     /// How long to go on without it.
     pub grace: Duration,
     /// Makes the registration, anew for each connection.
@@ -150,7 +154,8 @@ impl Session {
             let channel = rpc::connect(&self.driver).await.map_err(|error| {
                 Loss::Broken(format!("{peer} can not be reached: {error}").into())
             })?;
-            let mut client = DriverServiceClient::new(channel)
+            let caller = Caller::new(channel, self.token.as_ref());
+            let mut client = DriverServiceClient::new(caller)
                 .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(rpc::MESSAGE_BYTES_MAX);
             let answer = client.session(outgoing).await;

@@ -115,6 +115,7 @@ impl Scene {
             || ExecutorRegister { container_id: "app-a1-e1".to_owned(), ..Default::default() };
         let session = Session {
             driver: address.to_string(),
+            token: None,
             grace,
             register: Arc::new(register),
             heartbeat: Arc::new(|sequence| ExecutorHeartbeat { sequence, ..Default::default() }),

@@ -20,6 +20,7 @@ use actix::ArbiterHandle;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion_distributed::Worker;
+use millrace_common::access::Token;
 use millrace_proto::v1::task_service_server::TaskServiceServer;
 use millrace_sql::plan::SinkWriter;
 use millrace_sql::scan::block::BlockSource;
@@ -48,6 +49,8 @@ pub struct TaskOptions {
     pub memory_bytes: usize,
     /// Where they spill to; must exist.
     pub spill_dir: PathBuf,
+    /// What other executors are shown.
+    pub token: Option<Token>,
 }
 
 /// The tasks of one executor. Cloning shares them.
@@ -82,7 +85,7 @@ impl Tasks {
             blocks: options.blocks,
             sink: Arc::new(S3Sink::new(Arc::clone(&options.store), options.io.clone())),
             store: options.store,
-            peers: PeerChannels::new(options.io),
+            peers: PeerChannels::new(options.io, options.token),
         });
         let sessions = engine::TaskSessions { executor: Arc::clone(&executor) };
         let worker = Worker::from_session_builder(sessions).with_runtime_env(runtime);

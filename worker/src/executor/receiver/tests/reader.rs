@@ -22,11 +22,11 @@ use crate::executor::receiver::kinesis::tests::liar::{Liar, Mood};
 use crate::executor::receiver::kinesis::{
     Answer, CallFailure, ChildShard, IteratorAt, Kinesis, ShardRef,
 };
-use crate::executor::receiver::kpl::tests::aggregate;
 use crate::executor::receiver::pace::Paces;
 use crate::executor::receiver::reread::reread;
 use crate::executor::receiver::shard_reader::BLOCK_OPEN_MAX;
 use crate::executor::receiver::shared::{BlockNames, Outbox, Shared, SourceRules};
+use crate::kpl::tests::aggregate;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const BUDGET: u64 = 64 << 20;

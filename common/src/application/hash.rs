@@ -1,12 +1,13 @@
 //! A name for a specification: equal ones have the same, in every process and version.
 
-use millrace_common::application::ApplicationSpec;
+use prost::Message as _;
+use sha2::Digest as _;
 
-/// Tells one specification from another; the head keeps it.
+use super::spec::ApplicationSpec;
+
+/// Tells one specification from another; the head and the master's list of revisions keep it.
 #[must_use]
 pub fn spec_hash(spec: &ApplicationSpec) -> String {
-    use prost::Message as _;
-    use sha2::Digest as _;
     let mut message = spec.to_proto();
     // Where values come from is no part of what the application is.
     message.origins.clear();

@@ -206,7 +206,7 @@ impl<'a> Fields<'a> {
 }
 
 #[cfg(test)]
-#[path = "../../../../fuzz/properties/kpl.rs"]
+#[path = "../../fuzz/properties/kpl.rs"]
 mod property;
 
 #[cfg(test)]

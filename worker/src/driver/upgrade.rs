@@ -1,0 +1,71 @@
+//! Looking at a specification that is to follow the one that this driver runs.
+//!
+//! Promises: says what the next driver would find wrong before it is at work: the specification
+//! itself, its query, its streams, its bucket, and the sources that the head holds positions of.
+//! Never does: write, or disturb a batch.
+
+use millrace_common::application::ApplicationSpec;
+use millrace_common::error::Error;
+use millrace_proto::v1;
+use tokio_util::sync::CancellationToken;
+
+use super::commit::Committer;
+use super::session::MasterHandle;
+use super::start::{check, sources};
+use super::world::World;
+
+/// What the next specification is held against.
+#[derive(Clone)]
+pub struct Present {
+    /// The one that runs.
+    pub spec: ApplicationSpec,
+    /// Where this driver was launched.
+    pub launch: v1::LaunchContext,
+    /// What it touches.
+    pub world: World,
+    /// The head.
+    pub committer: Committer,
+}
+
+impl Present {
+    /// Looks at the next specification on a task of its own, which `cancel` ends with the driver, and
+    /// tells the master.
+    pub fn look(self, asked: v1::CheckSpec, master: MasterHandle, cancel: CancellationToken) {
+        tokio::spawn(async move {
+            let found = tokio::select! {
+                () = cancel.cancelled() => return,
+                found = self.check(asked.spec.unwrap_or_default(), &cancel) => found,
+            };
+            let failure = found.err().map(|error| error.to_failure());
+            let revision = asked.revision;
+            tracing::info!(revision, ?failure, "looked at the next revision");
+            master.checked(v1::SpecChecked { revision, failure });
+        });
+    }
+
+    async fn check(
+        &self,
+        next: v1::ApplicationSpec,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        let next = ApplicationSpec::from_proto(&next)?;
+        let world = self.world_of(&next).await?;
+        world.runners.prepare(&next).await?;
+        let checked = check(&next, world.streams.as_ref(), world.buckets.as_ref()).await?;
+        let head = self.committer.peek(cancel).await;
+        let head = head.map_err(|error| error.explain(&next.name))?;
+        if let Some(head) = head {
+            sources::dropped(&head.positions, &checked.streams, &next.drop_sources)?;
+        }
+        Ok(())
+    }
+
+    /// The AWS that the next one would see.
+    async fn world_of(&self, next: &ApplicationSpec) -> Result<World, Error> {
+        if next.aws == self.spec.aws {
+            return Ok(self.world.clone());
+        }
+        let (table, times) = (&self.launch.table, self.world.times);
+        World::real(next, table, times, crate::launch::token(&self.launch)).await
+    }
+}
