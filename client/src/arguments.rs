@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use millrace_common::access;
 use millrace_common::application::StartPosition;
+use millrace_common::error::Error;
 use millrace_common::table::DEFAULT_TABLE;
 
 pub(crate) use self::file::{FileAndSettings, Plan, Policy, PolicyRole, Preflight, Shards};

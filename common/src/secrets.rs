@@ -167,12 +167,13 @@ impl Secrets {
         Ok(Self(values))
     }
 
-    /// What a value of the application stands for.
+    /// What a value of the application stands for; none for a secret that this container was not
+    /// given.
     #[must_use]
-    pub fn reveal(&self, text: &str) -> String {
+    pub fn reveal(&self, text: &str) -> Option<String> {
         match Reference::parse(text) {
-            Ok(Some(reference)) => self.0.get(&reference).cloned().unwrap_or_default(),
-            _ => text.to_owned(),
+            Ok(Some(reference)) => self.0.get(&reference).cloned(),
+            _ => Some(text.to_owned()),
         }
     }
 
@@ -260,8 +261,9 @@ mod tests {
             ..Default::default()
         };
         let secrets = Secrets::resolve(&launch).unwrap();
-        assert_eq!(secrets.reveal(&reference), "kanarien \"vogel\"'s");
-        assert_eq!(secrets.reveal("plain"), "plain");
+        assert_eq!(secrets.reveal(&reference).as_deref(), Some("kanarien \"vogel\"'s"));
+        assert_eq!(secrets.reveal("plain").as_deref(), Some("plain"));
+        assert_eq!(secrets.reveal("secret://file/another"), None);
         assert!(!format!("{secrets:?}").contains("vogel"));
         for text in [
             "x kanarien \"vogel\"'s y".to_owned(),

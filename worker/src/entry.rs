@@ -36,7 +36,7 @@ pub fn enter(launch: &LaunchContext) -> Result<(), Error> {
         .env
         .iter()
         .filter(|(_, value)| value.starts_with(secrets::SCHEME))
-        .map(|(name, value)| (name, secrets.reveal(value)))
+        .filter_map(|(name, value)| Some((name, secrets.reveal(value)?)))
         .filter(|(name, value)| std::env::var(name).ok().as_ref() != Some(value))
         .collect();
     if !lacking.is_empty() {

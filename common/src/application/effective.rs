@@ -96,7 +96,7 @@ impl Keys<'_> {
     fn source(&mut self, at: &str, source: &SourceSpec) {
         self.add(&format!("{at}.type"), "kinesis");
         self.add(&format!("{at}.stream"), &source.stream);
-        self.add(&format!("{at}.start"), source.start);
+        self.add(&format!("{at}.start"), &source.start);
         let receivers = match source.receivers {
             super::Receivers::PerExecutor => "per_executor".to_owned(),
             super::Receivers::PerShard => "per_shard".to_owned(),

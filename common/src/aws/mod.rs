@@ -126,9 +126,10 @@ impl Clients {
         if let Some(keys) = keys {
             loader = loader.credentials_provider(keys);
         }
-        let mut shared = loader.load().await;
+        // Boxed: the chain of credentials is a large future, and every caller would carry it.
+        let mut shared = Box::pin(loader.load()).await;
         if let Some(role) = &settings.role_arn {
-            shared = assume(shared, role).await;
+            shared = Box::pin(assume(shared, role)).await;
         }
         let Some(region) = shared.region().map(ToString::to_string) else {
             return Err(Error::new(

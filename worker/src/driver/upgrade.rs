@@ -6,6 +6,7 @@
 
 use millrace_common::application::ApplicationSpec;
 use millrace_common::error::Error;
+use millrace_common::secrets::Secrets;
 use millrace_proto::v1;
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +67,8 @@ impl Present {
             return Ok(self.world.clone());
         }
         let (table, times) = (&self.launch.table, self.world.times);
-        World::real(next, table, times, crate::launch::token(&self.launch)).await
+        // What the next driver is lent is seen when it starts; here stand-ins take its place.
+        let (secrets, token) = (Secrets::default(), crate::launch::token(&self.launch));
+        World::real(next, table, times, secrets, token).await
     }
 }

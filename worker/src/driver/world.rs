@@ -142,7 +142,7 @@ impl Runners for DistributedRunners {
     async fn prepare(&self, spec: &ApplicationSpec) -> Result<Arc<dyn BatchRunner>, Error> {
         millrace_sql::validate(spec).await?;
         let io = tokio::runtime::Handle::current();
-        let params = Parameters::of(spec, |value| Some(self.secrets.reveal(value)))?;
+        let params = Parameters::of(spec, |value| self.secrets.reveal(value))?;
         let regions = start::bucket_regions(spec, &self.clients).await;
         let options = RunnerOptions::from_spec(spec, &regions, params, io, self.token.clone());
         let runner = DistributedRunner::prepare(options).await?;

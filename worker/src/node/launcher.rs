@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use futures::future::OptionFuture;
 use millrace_common::resources::{ByteSize, Resources};
-use millrace_common::secrets::LENT_PREFIX;
 use millrace_proto::v1::{ContainerExit, ContainerKind, LaunchContext};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -87,7 +86,7 @@ pub(super) fn environment(
         name.to_str().is_some_and(|name| {
             let by_prefix = || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
             let is_listed = INHERITED.contains(&name) || by_prefix();
-            is_listed && !name.starts_with(LENT_PREFIX) && !is_access(name)
+            is_listed && !is_access(name)
         })
     };
     let mut environment: BTreeMap<OsString, OsString> =
