@@ -7,6 +7,7 @@
 mod node;
 mod parts;
 mod scaling;
+mod why;
 
 use millrace_proto::v1;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use node::NodeView;
 pub use parts::{BadRecordsView, GapView, NodeExclusionView, ReceiverView};
 pub use scaling::{QueueView, ScalingDecisionView, ScalingView};
+pub use why::{CauseView, WhyView};
 
 /// A point in time from a message, where 0 means that it has not happened.
 fn known(time_ms: i64) -> Option<i64> {

@@ -14,6 +14,7 @@ mod record;
 mod scaling;
 mod session;
 mod state;
+pub(crate) mod why;
 
 pub(crate) use self::core::{Action, Application};
 pub(crate) use self::driver::Driver;

@@ -18,7 +18,7 @@ const LATE_INTERVALS: i64 = 3;
 /// And below this it is nobody's concern.
 const LATE_FROM_MS: i64 = 5_000;
 /// Batches over which durations are averaged, when there are as many.
-const BATCHES_JUDGED: usize = 5;
+pub(crate) const BATCHES_JUDGED: usize = 5;
 /// A shard from which this much is read is at what Kinesis lets one reader take (2 MiB/s), or at what
 /// it lets its producers put (1 MiB/s), both less what smoothing hides.
 const HOT_BYTES_PER_SECOND: u64 = 900 << 10;
@@ -36,7 +36,7 @@ pub(crate) struct Facts<'a> {
     pub waits: Option<(Kind, &'a str)>,
     /// Driver failures since its last commit, and how many end it.
     pub failures: (u32, u32),
-    /// Unix time in milliseconds.
+    /// Unix time in milliseconds at which a node was last heard of.
     pub now_ms: i64,
 }
 
@@ -48,7 +48,9 @@ pub(crate) fn why(facts: &Facts<'_>) -> v1::WhyApplicationResponse {
     let (standing, mut causes) = match facts.application.state() {
         State::Stopped | State::Killed => (Standing::Ended, Vec::new()),
         State::Failed | State::Rejected => (Standing::Failed, vec![facts.end()]),
-        State::Queued | State::Starting | State::Unspecified => (Standing::Waiting, facts.waiting()),
+        State::Queued | State::Starting | State::Unspecified => {
+            (Standing::Waiting, facts.waiting())
+        }
         State::Running | State::Stopping => match facts.running() {
             causes if causes.is_empty() => (Standing::Well, causes),
             causes => (Standing::Slow, causes),
@@ -136,12 +138,16 @@ impl Facts<'_> {
         let name = self.name();
         match kind {
             Kind::NoNodes => "start a worker: `millrace-worker --master ADDRESS`".to_owned(),
-            Kind::Labels => "start a worker with these labels (`millrace-worker --label KEY=VALUE`), \
+            Kind::Labels => {
+                "start a worker with these labels (`millrace-worker --label KEY=VALUE`), \
                              or change `node_selector`"
-                .to_owned(),
-            Kind::Queue => "wait for what runs in the queue, submit to another (`millrace queues` shows \
+                    .to_owned()
+            }
+            Kind::Queue => {
+                "wait for what runs in the queue, submit to another (`millrace queues` shows \
                             them), or have its cap raised"
-                .to_owned(),
+                    .to_owned()
+            }
             Kind::MasterStarting => "wait: it takes 15 s at most".to_owned(),
             _ => format!(
                 "start another worker, stop something (`millrace list`), or ask for less; \

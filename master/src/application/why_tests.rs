@@ -56,7 +56,14 @@ fn trouble(of: Of, subject: &str, code: Code) -> v1::Application {
 }
 
 fn batch(run_ms: u64, store_ms: u64) -> v1::Batch {
-    v1::Batch { run_ms, store_ms, committed_ms: 10, published_ms: 20, num_runs: 1, ..Default::default() }
+    v1::Batch {
+        run_ms,
+        store_ms,
+        committed_ms: 10,
+        published_ms: 20,
+        num_runs: 1,
+        ..Default::default()
+    }
 }
 
 #[test]
@@ -103,7 +110,9 @@ fn a_failure_is_told_with_its_code_and_its_next_move() {
 fn what_is_waited_for_is_the_schedulers_line_and_what_mends_it() {
     let state = State::Queued.into();
     let application = v1::Application { state, report: None, ..running() };
-    for kind in [Kind::NoNodes, Kind::NoCores, Kind::NoMemory, Kind::Labels, Kind::Queue, Kind::DriverPlace] {
+    for kind in
+        [Kind::NoNodes, Kind::NoCores, Kind::NoMemory, Kind::Labels, Kind::Queue, Kind::DriverPlace]
+    {
         let facts = Facts { waits: Some((kind, "needs 4 cores; free: 2")), ..facts(&application) };
         assert_eq!(named(&facts), (kind, "needs 4 cores; free: 2".to_owned()));
         assert_eq!(why(&facts).standing(), v1::Standing::Waiting);
@@ -146,7 +155,10 @@ fn a_driver_that_fails_again_and_again_is_counted() {
 #[test]
 fn an_executor_that_was_ended_for_its_memory_is_news_for_a_while() {
     let application = running();
-    let exit = v1::ContainerExit { reason: "ended by its node: it held 9 MiB".to_owned(), ..Default::default() };
+    let exit = v1::ContainerExit {
+        reason: "ended by its node: it held 9 MiB".to_owned(),
+        ..Default::default()
+    };
     let mut status = v1::ContainerStatus {
         container_id: "words-a1-e2".to_owned(),
         kind: v1::ContainerKind::Executor.into(),
