@@ -22,6 +22,7 @@ use crate::cluster::Ended;
 use crate::config::Timing;
 use crate::control::SessionId;
 use crate::moment::{Moment, format_ms};
+use crate::scheduler::Wait;
 
 /// An executor that lived this long did not fail at its start.
 const EXECUTOR_SETTLED_MS: i64 = 30_000;
@@ -90,7 +91,7 @@ pub(crate) struct Application {
     /// What the driver was last told about missing executors.
     pub told_unmet: Option<(u32, String)>,
     /// What it waits for by the scheduler's last round, if for anything.
-    pub waits: Option<(v1::CauseKind, String)>,
+    pub waits: Option<Wait>,
     /// True while a new master waits for its nodes: containers may run that it has not heard of.
     is_adopting: bool,
 }

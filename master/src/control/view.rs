@@ -9,8 +9,8 @@ use millrace_proto::v1;
 
 use super::core::{Core, unknown};
 use super::drain::unknown_node;
-use crate::application::{Application, BATCHES_MAX};
 use crate::application::why::{self, BATCHES_JUDGED, Facts};
+use crate::application::{Application, BATCHES_MAX};
 use crate::cluster::{ContainerEntry, Usage};
 use crate::moment::Moment;
 
@@ -206,7 +206,7 @@ pub(crate) fn why(core: &Core, name: &str) -> Result<v1::WhyApplicationResponse,
         application: &shown.unwrap_or_default(),
         containers: &containers,
         batches: &application.history.newest(BATCHES_JUDGED),
-        waits: application.waits.as_ref().map(|(kind, what)| (*kind, what.as_str())),
+        waits: application.waits.as_ref().map(|wait| (wait.lack, wait.reason.as_str())),
         failures: application.num_failures(),
         now_ms: nodes(core).iter().map(|node| node.last_heartbeat_ms).max().unwrap_or(0),
     };

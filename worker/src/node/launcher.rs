@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use futures::future::OptionFuture;
 use millrace_common::resources::{ByteSize, Resources};
+use millrace_proto::v1::container_exit::Limit;
 use millrace_proto::v1::{ContainerExit, ContainerKind, LaunchContext};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -176,7 +177,9 @@ impl Process {
             Ok(status) => {
                 let exit = ContainerExit { stderr_tail, ..describe(status) };
                 match excess {
-                    Some(reason) => ContainerExit { reason, ..exit },
+                    Some((limit, reason)) => {
+                        ContainerExit { reason, exceeded: limit.into(), ..exit }
+                    }
                     // Whoever killed it, its memory is the first that people ask about.
                     None if exit.signal.is_some() => {
                         let reason = format!("{}; {}", exit.reason, self.allowance.at_most());
@@ -195,11 +198,12 @@ impl Process {
 
     async fn end_for(
         &mut self,
+        limit: Limit,
         why: String,
-        excess: &mut Option<String>,
+        excess: &mut Option<(Limit, String)>,
     ) -> io::Result<ExitStatus> {
         tracing::warn!(pid = self.pid, why, "a container takes more than it may");
-        *excess = Some(why);
+        *excess = Some((limit, why));
         self.child.start_kill()?;
         self.child.wait().await
     }
@@ -208,7 +212,7 @@ impl Process {
     async fn wait(
         &mut self,
         kill: &mut KillSwitch,
-        excess: &mut Option<String>,
+        excess: &mut Option<(Limit, String)>,
     ) -> io::Result<ExitStatus> {
         let mut looks = tokio::time::interval(memory::LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -246,10 +250,10 @@ impl Process {
                 _ = looks.tick() => {
                     let resident = memory::resident_of_group(self.pid)?;
                     if let Some(why) = self.allowance.look(resident) {
-                        return self.end_for(why, excess).await;
+                        return self.end_for(Limit::Memory, why, excess).await;
                     }
                 }
-                Some(why) = &mut storage => return self.end_for(why, excess).await,
+                Some(why) = &mut storage => return self.end_for(Limit::Disk, why, excess).await,
             }
         }
     }
