@@ -170,7 +170,7 @@ impl Process {
         if excess.is_none()
             && let Some(peak) = self.cgroup.ended_for_memory()
         {
-            excess = Some(self.allowance.ended_by_kernel(peak));
+            excess = Some((Limit::Memory, self.allowance.ended_by_kernel(peak)));
         }
         let stderr_tail = logs::stderr_tail(&self.directory);
         match status {
