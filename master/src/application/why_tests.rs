@@ -243,7 +243,7 @@ fn missing_executors_are_told_behind_worse() {
     let application = trouble(Of::Commit, "", Code::Throttled);
     let facts = Facts { waits: Some((Kind::NoCores, "1 of 3 waits")), ..facts(&application) };
     let answer = why(&facts);
-    assert_eq!(answer.cause.unwrap().kind(), Kind::TableThrottled);
+    assert_eq!(answer.standing(), v1::Standing::Slow);
     assert_eq!(answer.others[0].kind(), Kind::NoCores);
-    assert_eq!(answer.standing(), v1::Standing::Slow.into());
+    assert_eq!(answer.cause.unwrap().kind(), Kind::TableThrottled);
 }
