@@ -75,6 +75,8 @@ pub(crate) enum Command {
     List,
     /// Show an application: state, driver, executors, receivers, progress.
     Status(Named),
+    /// Name the one cause why an application waits, is slow or has failed, and what mends it.
+    Why(Named),
     /// List the committed batches of an application.
     Batches(Batches),
     /// Stop an application after its current batch, or drained.

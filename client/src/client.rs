@@ -158,6 +158,16 @@ impl Client {
         Ok((application, answer.containers))
     }
 
+    /// Why an application waits, is late or has ended.
+    ///
+    /// # Errors
+    /// [`Code::UnknownApplication`], or that the master can not be reached.
+    pub async fn why(&self, name: &str) -> Result<v1::WhyApplicationResponse> {
+        let request = v1::WhyApplicationRequest { name: name.to_owned() };
+        let call = async |mut master: Master| master.why_application(request.clone()).await;
+        self.read(call).await
+    }
+
     /// The containers of one application, or of all when `application` is empty.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ mod submit;
 mod token;
 mod uploads;
 mod wait;
+mod why;
 
 use millrace_client::Client;
 use millrace_common::aws::{AwsSettings, Clients};
@@ -42,6 +43,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
         Command::Submit(command) => submit::run(global, output, command).await,
         Command::List => applications::run(global, output).await,
         Command::Status(command) => status::run(global, output, &command.name).await,
+        Command::Why(command) => why::run(global, output, &command.name).await,
         Command::Batches(command) => batches::run(global, output, &command).await,
         Command::Stop(command) => end::stop(global, output, &command).await,
         Command::Kill(command) => end::kill(global, output, &command.name).await,

@@ -101,6 +101,30 @@ impl ClientService for Fake {
         Ok(Response::new(v1::ListContainersResponse::default()))
     }
 
+    async fn why_application(
+        &self,
+        _: Request<v1::WhyApplicationRequest>,
+    ) -> Answer<v1::WhyApplicationResponse> {
+        self.refuse()?;
+        let cause = v1::Cause {
+            kind: v1::CauseKind::HotShard.into(),
+            what: "shard logs/7 is 60 s behind".to_owned(),
+            next_move: "split the shard".to_owned(),
+            code: String::new(),
+        };
+        let late = v1::Cause {
+            kind: v1::CauseKind::TableThrottled.into(),
+            what: "the head waits".to_owned(),
+            next_move: "raise the table's limits".to_owned(),
+            code: "MR3009".to_owned(),
+        };
+        Ok(Response::new(v1::WhyApplicationResponse {
+            standing: v1::Standing::Slow.into(),
+            cause: Some(cause),
+            others: vec![late],
+        }))
+    }
+
     async fn list_batches(
         &self,
         _: Request<v1::ListBatchesRequest>,
@@ -340,6 +364,19 @@ async fn an_unhealthy_node_says_why_and_since_when() {
     assert_eq!(json[0]["state"], "unhealthy");
     assert_eq!(json[0]["unhealthy"], "MR6008: the disk is full");
     assert_eq!(json[0]["unhealthy_since_ms"], 2_000);
+}
+
+#[tokio::test]
+async fn why_names_one_cause_and_what_mends_it() {
+    let said = against(Fake::default(), "why wc").await;
+    let shown = said.done();
+    let first = "wc is slow: shard logs/7 is 60 s behind (hot_shard)\nnext: split the shard\n";
+    assert!(shown.starts_with(first), "{shown}");
+    assert!(shown.contains("also: the head waits (table_throttled, MR3009)"), "{shown}");
+    let json = against(Fake::default(), "why wc --json").await.json();
+    assert_eq!((&json["standing"], &json["name"]), (&"slow".into(), &"wc".into()));
+    assert_eq!(json["cause"]["kind"], "hot_shard");
+    assert_eq!(json["others"][0]["code"], "MR3009");
 }
 
 #[tokio::test]

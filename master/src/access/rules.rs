@@ -44,6 +44,7 @@ const RULES: &[(&str, Need)] = &[
     ("/millrace.v1.ClientService/GetApplication", VIEWER),
     ("/millrace.v1.ClientService/ListContainers", VIEWER),
     ("/millrace.v1.ClientService/ListBatches", VIEWER),
+    ("/millrace.v1.ClientService/WhyApplication", VIEWER),
     ("/millrace.v1.ClientService/ListQueues", VIEWER),
     ("/millrace.v1.ClientService/ReadLogs", VIEWER),
     ("/millrace.v1.ClientService/SubmitApplication", SUBMITTER),

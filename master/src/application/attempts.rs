@@ -68,6 +68,11 @@ impl Failures {
         Verdict::WaitFor(timing.attempt_backoff.delay(self.num_passing, 0.0))
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.times.len()).unwrap_or(u32::MAX)
+    }
+
     /// Monotonic time before which the driver is not started again.
     pub(crate) fn retry_at(&self, timing: &Timing) -> Duration {
         let Some(last) = self.times.back() else { return Duration::ZERO };

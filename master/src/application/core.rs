@@ -23,6 +23,7 @@ use crate::cluster::Ended;
 use crate::config::Timing;
 use crate::control::SessionId;
 use crate::moment::Moment;
+use crate::scheduler::Wait;
 
 /// An executor that lived this long did not fail at its start.
 const EXECUTOR_SETTLED_MS: i64 = 30_000;
@@ -90,6 +91,8 @@ pub(crate) struct Application {
     pub history: History,
     /// What the driver was last told about missing executors.
     pub told_unmet: Option<(u32, String)>,
+    /// What it waits for by the scheduler's last round, if for anything.
+    pub waits: Option<Wait>,
     /// True while a new master waits for its nodes: containers may run that it has not heard of.
     is_adopting: bool,
 }
@@ -143,6 +146,7 @@ impl Application {
             history: History::restore(&record.batches),
             record,
             told_unmet: None,
+            waits: None,
             is_adopting: true,
         }
     }
@@ -160,6 +164,11 @@ impl Application {
     /// The number of its current or last attempt; 0 before the first.
     pub(crate) fn attempt(&self) -> u32 {
         self.record.last_attempt
+    }
+
+    /// Failures of its drivers since its last commit, and how many of them end it.
+    pub(crate) fn num_failures(&self) -> (u32, u32) {
+        (self.failures.count(), self.timing.attempt_failures_max)
     }
 
     /// Place in the order of submission.

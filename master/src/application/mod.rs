@@ -15,6 +15,7 @@ mod revisions;
 mod scaling;
 mod session;
 mod state;
+pub(crate) mod why;
 
 pub(crate) use self::core::{Action, Application};
 pub(crate) use self::driver::Driver;

@@ -6,14 +6,14 @@ use millrace_common::id::{ApplicationName, ContainerId, NodeId, QueueName};
 use millrace_common::labels::Labels;
 use millrace_common::plan::Node;
 use millrace_common::resources::Resources;
-use millrace_proto::v1::{self, ContainerState, driver_command, node_command};
+use millrace_proto::v1::{self, CauseKind, ContainerState, driver_command, node_command};
 
 use super::core::Core;
 use super::effect::Effect;
 use crate::application::{Application, Launch};
 use crate::cluster::NodeEntry;
 use crate::moment::Moment;
-use crate::scheduler::{Claim, Placed, schedule};
+use crate::scheduler::{Claim, Placed, Wait, schedule};
 use crate::store::Record;
 
 impl Core {
@@ -32,6 +32,9 @@ impl Core {
             self.end_adoption(now);
         }
         let leaving = self.cluster.leaving(now);
+        for application in self.applications.values_mut() {
+            application.waits = None;
+        }
         let claims = self.claims(now, &leaving);
         if claims.is_empty() {
             return;
@@ -43,11 +46,13 @@ impl Core {
         }
         let unhealthy = self.cluster.explain_unhealthy();
         for claim in &claims {
-            let reason = plan.waiting.get(&claim.application).map(|reason| match &unhealthy {
-                Some(unhealthy) => format!("{reason}; {unhealthy}"),
-                None => reason.clone(),
+            let wait = plan.waiting.get(&claim.application).map(|wait| match &unhealthy {
+                Some(unhealthy) => {
+                    Wait { reason: format!("{}; {unhealthy}", wait.reason), ..*wait }
+                }
+                None => wait.clone(),
             });
-            self.explain(&claim.application, reason.as_ref(), &leaving);
+            self.explain(&claim.application, wait, &leaving);
         }
     }
 
@@ -94,6 +99,8 @@ impl Core {
         for application in self.applications.values_mut() {
             if application.state() == v1::ApplicationState::Queued {
                 application.set_reason(&reason);
+                application.waits =
+                    Some(Wait { lack: CauseKind::MasterStarting, reason: reason.clone() });
             }
         }
     }
@@ -126,22 +133,19 @@ impl Core {
         }
     }
 
-    fn explain(
-        &mut self,
-        name: &ApplicationName,
-        waiting: Option<&String>,
-        leaving: &BTreeSet<NodeId>,
-    ) {
+    fn explain(&mut self, name: &ApplicationName, wait: Option<Wait>, leaving: &BTreeSet<NodeId>) {
         let Some(application) = self.applications.get_mut(name) else { return };
         let session = application.driver.as_ref().and_then(|driver| driver.session);
-        match (waiting, session) {
-            (Some(reason), None) if application.driver.is_none() => application.set_reason(reason),
+        application.waits = wait;
+        let reason = application.waits.as_ref().map(|wait| wait.reason.clone());
+        match (reason, session) {
+            (Some(reason), None) if application.driver.is_none() => application.set_reason(&reason),
             (Some(reason), Some(session)) => {
                 let missing = application.num_missing(leaving);
                 let unmet = Some((missing, reason.clone()));
                 if application.told_unmet != unmet {
                     application.told_unmet = unmet;
-                    let body = v1::TargetUnmet { missing, reason: reason.clone() };
+                    let body = v1::TargetUnmet { missing, reason };
                     self.effects.push(Effect::ToDriver(session, driver_command::Body::Unmet(body)));
                 }
             }

@@ -9,6 +9,7 @@ use millrace_proto::v1;
 
 use super::core::{Core, unknown};
 use super::drain::unknown_node;
+use crate::application::why::{self, BATCHES_JUDGED, Facts};
 use crate::application::{Application, BATCHES_MAX};
 use crate::cluster::{ContainerEntry, Usage};
 use crate::moment::Moment;
@@ -191,6 +192,25 @@ pub(crate) fn containers_to_read(
             )
         })?;
     Ok((vec![container(core, entry)], true))
+}
+
+/// Why an application waits, is late or has ended.
+///
+/// # Errors
+/// When the name is none, or no application has it.
+pub(crate) fn why(core: &Core, name: &str) -> Result<v1::WhyApplicationResponse, Error> {
+    let v1::GetApplicationResponse { application: shown, containers } = application(core, name)?;
+    let name: ApplicationName = name.parse()?;
+    let application = core.applications.get(&name).ok_or_else(|| unknown(&name))?;
+    let facts = Facts {
+        application: &shown.unwrap_or_default(),
+        containers: &containers,
+        batches: &application.history.newest(BATCHES_JUDGED),
+        waits: application.waits.as_ref().map(|wait| (wait.lack, wait.reason.as_str())),
+        failures: application.num_failures(),
+        now_ms: nodes(core).iter().map(|node| node.last_heartbeat_ms).max().unwrap_or(0),
+    };
+    Ok(why::why(&facts))
 }
 
 /// The newest batches of an application, newest first.

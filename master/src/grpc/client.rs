@@ -93,6 +93,15 @@ impl ClientService for Service {
         answer(outcome.and_then(|inner| inner))
     }
 
+    async fn why_application(
+        &self,
+        request: Request<v1::WhyApplicationRequest>,
+    ) -> Result<Response<v1::WhyApplicationResponse>, Status> {
+        let name = request.into_inner().name;
+        let outcome = self.shared.leader.read(move |core| view::why(core, &name)).await;
+        answer(outcome.and_then(|inner| inner))
+    }
+
     async fn list_containers(
         &self,
         request: Request<v1::ListContainersRequest>,

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use millrace_common::id::{ApplicationName, NodeId, QueueName};
 use millrace_common::labels::NodeSelector;
 use millrace_common::resources::Resources;
+use millrace_proto::v1::CauseKind;
 
 use super::placement::{Need, Room, count_fitting};
 use super::queue::{Ledger, Queues, times};
@@ -52,13 +53,28 @@ pub(crate) struct Placed {
     pub resources: Resources,
 }
 
+/// What an application waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// What is lacking, for those who name one cause.
+    pub lack: CauseKind,
+    /// In one line, with numbers.
+    pub reason: String,
+}
+
+impl Wait {
+    fn new(lack: CauseKind, reason: String) -> Self {
+        Self { lack, reason }
+    }
+}
+
 /// What a round decided.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// Containers to start now.
     pub placed: Vec<Placed>,
-    /// Applications that do not get all they want now, each with its reason in one line.
-    pub waiting: BTreeMap<ApplicationName, String>,
+    /// Applications that do not get all they want now.
+    pub waiting: BTreeMap<ApplicationName, Wait>,
 }
 
 /// One round: which containers are started where, and who waits for what. `used` is what each queue
@@ -140,19 +156,19 @@ impl Round<'_> {
         });
     }
 
-    fn wait(&mut self, claim: &Claim, reason: String) {
-        self.plan.waiting.entry(claim.application.clone()).or_insert(reason);
+    fn wait(&mut self, claim: &Claim, wait: Wait) {
+        self.plan.waiting.entry(claim.application.clone()).or_insert(wait);
     }
 
     /// It waits, and so does what comes behind it in its queue.
-    fn block(&mut self, claim: &Claim, reason: String) {
-        self.wait(claim, reason);
+    fn block(&mut self, claim: &Claim, wait: Wait) {
+        self.wait(claim, wait);
         self.blocked.entry(claim.queue.clone()).or_insert_with(|| claim.application.clone());
     }
 
     fn serve_queued(&mut self, claim: &Claim, driver: Resources) {
-        if let Some(reason) = self.explain_never(claim, driver) {
-            return self.wait(claim, reason);
+        if let Some(wait) = self.explain_never(claim, driver) {
+            return self.wait(claim, wait);
         }
         let whole = claim.whole(driver);
         if let Some(running) = &self.starving
@@ -160,25 +176,27 @@ impl Round<'_> {
         {
             let reason =
                 format!("{running} runs, waits for executors that it needs, and comes first");
-            return self.block(claim, reason);
+            return self.block(claim, Wait::new(CauseKind::DriverPlace, reason));
         }
         if let Some(first) = self.blocked.get(&claim.queue) {
             let reason =
                 format!("queued behind {first}, which comes first and waits for its place");
-            return self.wait(claim, reason);
+            return self.wait(claim, Wait::new(CauseKind::Queue, reason));
         }
         if self.ledger.count_allowed(&claim.queue, whole) == 0 {
             let why = self.ledger.explain(&claim.queue, whole);
-            let reason = match why {
-                Some(why) => format!("{}; {why}", needs(claim, driver)),
+            let wait = match why {
+                Some(why) => {
+                    Wait::new(CauseKind::Queue, format!("{}; {why}", needs(claim, driver)))
+                }
                 None => self.explain_not_now(claim, driver),
             };
-            return self.block(claim, reason);
+            return self.block(claim, wait);
         }
         let minimum = u64::from(claim.num_minimum);
         let Some(index) = claim.need().take_driver(&mut self.rooms, driver, minimum) else {
-            let reason = self.explain_not_now(claim, driver);
-            return self.block(claim, reason);
+            let wait = self.explain_not_now(claim, driver);
+            return self.block(claim, wait);
         };
         self.place(claim, true, index, driver);
         let mut own = count_own(&self.rooms, claim);
@@ -187,11 +205,11 @@ impl Round<'_> {
 
     fn serve_running(&mut self, own: &mut [u32], claim: &Claim) {
         let (now, later) = claim.split_minimum();
-        if let Some((reason, lacks_room)) = self.start(own, claim, now) {
+        if let Some((wait, lacks_room)) = self.start(own, claim, now) {
             if lacks_room && self.could_have_one(claim) {
                 self.starving.get_or_insert_with(|| claim.application.clone());
             }
-            return self.block(claim, reason);
+            return self.block(claim, wait);
         }
         self.set_aside(own, claim, later);
     }
@@ -199,14 +217,14 @@ impl Round<'_> {
     fn grow(&mut self, own: &mut [u32], claim: &Claim) {
         let base = claim.num_held().max(claim.num_minimum);
         let missing = claim.num_wanted.saturating_sub(base);
-        if let Some((reason, _)) = self.start(own, claim, missing) {
-            self.wait(claim, reason);
+        if let Some((wait, _)) = self.start(own, claim, missing) {
+            self.wait(claim, wait);
         }
     }
 
     /// Starts executors as far as there is room, in the queue's share and on the nodes. Why not all,
     /// and whether it is the nodes.
-    fn start(&mut self, own: &mut [u32], claim: &Claim, count: u32) -> Option<(String, bool)> {
+    fn start(&mut self, own: &mut [u32], claim: &Claim, count: u32) -> Option<(Wait, bool)> {
         if count == 0 {
             return None;
         }
@@ -223,10 +241,15 @@ impl Round<'_> {
         let is_short = (taken.len() as u64) < wanted;
         let share = self.ledger.explain(&claim.queue, claim.executor).filter(|_| !is_short);
         let lacks_room = share.is_none();
+        let lack = match share {
+            Some(_) => CauseKind::Queue,
+            None => lack_of_one(&self.rooms, claim),
+        };
         let free = || free_now(&self.rooms, claim, |room| room.free);
         let why = share.unwrap_or_else(|| format!("free now: {}", free()));
         let (wanted, cost) = (claim.num_wanted, claim.executor);
-        Some((format!("{missing} of {wanted} executors wait for {cost} each; {why}"), lacks_room))
+        let reason = format!("{missing} of {wanted} executors wait for {cost} each; {why}");
+        Some((Wait::new(lack, reason), lacks_room))
     }
 
     /// Keeps places for executors that will be asked for in a moment.
@@ -243,15 +266,17 @@ impl Round<'_> {
     }
 
     /// Why driver and minimum would not fit even if nothing ran on the nodes; none when they would.
-    fn explain_never(&self, claim: &Claim, driver: Resources) -> Option<String> {
+    fn explain_never(&self, claim: &Claim, driver: Resources) -> Option<Wait> {
         let (needs, whole) = (needs(claim, driver), claim.whole(driver));
         if self.rooms.is_empty() {
-            return Some(format!("{needs}; no node has registered"));
+            let reason = format!("{needs}; no node has registered");
+            return Some(Wait::new(CauseKind::NoNodes, reason));
         }
         let offered: Vec<&Room> = claim.need().rooms(&self.rooms).collect();
         if offered.is_empty() {
             let (selector, num) = (&claim.selector, self.rooms.len());
-            return Some(format!("{needs} on nodes with {selector}; none of {num} nodes has that"));
+            let reason = format!("{needs} on nodes with {selector}; none of {num} nodes has that");
+            return Some(Wait::new(CauseKind::Labels, reason));
         }
         let minimum = u64::from(claim.num_minimum);
         let fits = |room: &&Room| count_fitting(room.offered, claim.executor);
@@ -264,27 +289,63 @@ impl Round<'_> {
             })
         });
         if !has_place {
-            return Some(format!(
+            let reason = format!(
                 "{needs}; the whole cluster offers {}, where {fitting} such executors fit without \
                  the driver: add nodes or ask for less",
                 free_now(&self.rooms, claim, |room| room.offered),
-            ));
+            );
+            let part = |room: &Room| room.offered;
+            let lack = lack_of_all(&self.rooms, claim, driver, fitting >= minimum, part);
+            return Some(Wait::new(lack, reason));
         }
         let empty = self.ledger.emptied();
         if empty.count_allowed(&claim.queue, whole) > 0 {
             return None;
         }
         let why = empty.explain(&claim.queue, whole)?;
-        Some(format!("{needs}; with nothing running {why}: use another queue or ask for less"))
+        let reason =
+            format!("{needs}; with nothing running {why}: use another queue or ask for less");
+        Some(Wait::new(CauseKind::Queue, reason))
     }
 
-    fn explain_not_now(&self, claim: &Claim, driver: Resources) -> String {
-        format!(
-            "{}; free now: {}, where {} such executors fit without the driver",
+    fn explain_not_now(&self, claim: &Claim, driver: Resources) -> Wait {
+        let fitting = claim.need().count_free(&self.rooms);
+        let reason = format!(
+            "{}; free now: {}, where {fitting} such executors fit without the driver",
             needs(claim, driver),
             free_now(&self.rooms, claim, |room| room.free),
-            claim.need().count_free(&self.rooms),
-        )
+        );
+        let executors_fit = fitting >= u64::from(claim.num_minimum);
+        let part = |room: &Room| room.free;
+        Wait::new(lack_of_all(&self.rooms, claim, driver, executors_fit, part), reason)
+    }
+}
+
+/// Which of cores and memory keeps another executor off the nodes: memory, when one of them has the
+/// cores for it.
+fn lack_of_one(rooms: &[Room], claim: &Claim) -> CauseKind {
+    let has_cores = |room: &Room| room.free.cores >= claim.executor.cores;
+    match claim.need().rooms(rooms).any(has_cores) {
+        true => CauseKind::NoMemory,
+        false => CauseKind::NoCores,
+    }
+}
+
+/// The same for driver and minimum together; the driver's place, when the executors alone would fit.
+fn lack_of_all(
+    rooms: &[Room],
+    claim: &Claim,
+    driver: Resources,
+    executors_fit: bool,
+    part: impl Fn(&Room) -> Resources,
+) -> CauseKind {
+    if executors_fit {
+        return CauseKind::DriverPlace;
+    }
+    let cores: u64 = claim.need().rooms(rooms).map(|room| u64::from(part(room).cores)).sum();
+    match cores >= u64::from(claim.whole(driver).cores) {
+        true => CauseKind::NoMemory,
+        false => CauseKind::NoCores,
     }
 }
 

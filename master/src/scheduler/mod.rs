@@ -10,7 +10,7 @@ mod placement;
 mod queue;
 pub mod stepped;
 
-pub(crate) use self::core::{Claim, Placed, schedule};
+pub(crate) use self::core::{Claim, Placed, Wait, schedule};
 pub(crate) use self::drain::{DriverPlace, ExecutorPlace, Step, Tenant, drain};
 pub(crate) use self::placement::Room;
 pub use self::queue::Queues;

@@ -81,10 +81,10 @@ fn a_cap_holds_an_application_back_and_says_so_with_its_numbers() {
     let claims = [queued("first", 3), queued("second", 1), queued("third", 1)];
     let plan = round(&rooms, &claims, &three());
     assert_eq!(plan.placed.len(), 1, "{plan:?}");
-    let reason = &plan.waiting[&claims[1].application];
+    let reason = &plan.waiting[&claims[1].application].reason;
     assert!(reason.contains("queue a may hold 50% of the cluster (8 cores, 32GiB)"), "{reason}");
     assert!(reason.contains("holds 7 cores, 13GiB"), "{reason}");
-    assert!(plan.waiting[&claims[2].application].contains("queued behind second"));
+    assert!(plan.waiting[&claims[2].application].reason.contains("queued behind second"));
     // Another queue is not held up by it.
     let other = claim("other", Some(resources(1, 1)), resources(1, 1), 1);
     let claims = [claims.to_vec(), vec![other]].concat();
@@ -93,7 +93,11 @@ fn a_cap_holds_an_application_back_and_says_so_with_its_numbers() {
     // What the cap never lets in does not hold up its own queue either.
     let claims = [queued("huge", 4), queued("small", 1)];
     let plan = round(&rooms, &claims, &three());
-    assert!(plan.waiting[&claims[0].application].contains("with nothing running queue a may hold"));
+    assert!(
+        plan.waiting[&claims[0].application]
+            .reason
+            .contains("with nothing running queue a may hold")
+    );
     assert_eq!(plan.placed.len(), 1);
 }
 
@@ -104,7 +108,7 @@ fn growth_ends_at_the_cap() {
     elastic.num_wanted = 12;
     let plan = round(&rooms, std::slice::from_ref(&elastic), &three());
     assert_eq!(plan.placed.len(), 8);
-    let reason = &plan.waiting[&elastic.application];
+    let reason = &plan.waiting[&elastic.application].reason;
     assert!(
         reason.starts_with("4 of 12 executors wait for 1 core, 1GiB each; queue a"),
         "{reason}"
@@ -118,7 +122,7 @@ fn a_guarantee_is_kept_until_its_queue_comes() {
     greedy.num_wanted = 16;
     let plan = round(&rooms, std::slice::from_ref(&greedy), &three());
     assert_eq!(plan.placed.len(), 8, "two guarantees of four cores are kept: {plan:?}");
-    let reason = &plan.waiting[&greedy.application];
+    let reason = &plan.waiting[&greedy.application].reason;
     assert!(reason.contains("queue a is guaranteed 25% (4 cores, 16GiB) and holds 0"), "{reason}");
     let mut rooms = rooms;
     apply(&mut rooms, &plan);
@@ -144,12 +148,12 @@ fn labels_say_where_containers_may_go() {
     assert_eq!(on, ["n1", "n1", "n3", "n3"]);
     wanted.num_wanted = 5;
     let plan = round(&rooms, std::slice::from_ref(&wanted), &Queues::default());
-    let reason = &plan.waiting[&wanted.application];
+    let reason = &plan.waiting[&wanted.application].reason;
     assert!(reason.contains("0 cores, 28GiB on 2 nodes with zone=a"), "{reason}");
     let mut nowhere = claim("b", Some(resources(1, 1)), resources(1, 1), 1);
     nowhere.selector = selector("zone = \"c\"");
     let plan = round(&rooms, std::slice::from_ref(&nowhere), &Queues::default());
-    let reason = &plan.waiting[&nowhere.application];
+    let reason = &plan.waiting[&nowhere.application].reason;
     assert!(reason.ends_with("on nodes with zone=c; none of 4 nodes has that"), "{reason}");
 }
 
@@ -253,7 +257,7 @@ proptest! {
                 // First come, first served: nobody's driver starts before an older one's of the
                 // same queue that could run on the empty cluster.
                 for (index, claim) in life.claims.iter().enumerate() {
-                    let Some(reason) = plan.waiting.get(&claim.application) else { continue };
+                    let Some(Wait { reason, .. }) = plan.waiting.get(&claim.application) else { continue };
                     let could = claim.driver.is_some()
                         && !reason.contains("none of")
                         && !reason.contains("the whole cluster")

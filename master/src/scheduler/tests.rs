@@ -119,7 +119,7 @@ fn what_can_never_fit_waits_with_its_numbers_and_holds_nobody_up() {
     let plan = schedule(seed_cluster(), &claims);
     assert_eq!(plan.placed.len(), 1);
     assert_eq!(plan.placed[0].application.as_str(), "small");
-    let reason = &plan.waiting[&claims[0].application];
+    let reason = &plan.waiting[&claims[0].application].reason;
     assert!(reason.contains("1 executor of 16 cores, 3GiB"), "{reason}");
     assert!(reason.contains("33 cores"), "{reason}");
 }
@@ -134,8 +134,14 @@ fn nobody_overtakes_an_application_that_waits_for_room() {
     ];
     let plan = schedule(rooms, &claims);
     assert!(plan.placed.is_empty());
-    assert!(plan.waiting[&claims[0].application].contains("12 such executors fit"), "{plan:?}");
-    assert!(plan.waiting[&claims[1].application].contains("queued behind first"), "{plan:?}");
+    assert!(
+        plan.waiting[&claims[0].application].reason.contains("12 such executors fit"),
+        "{plan:?}"
+    );
+    assert!(
+        plan.waiting[&claims[1].application].reason.contains("queued behind first"),
+        "{plan:?}"
+    );
 }
 
 #[test]
@@ -170,7 +176,7 @@ fn a_driver_never_takes_the_place_that_a_running_application_waits_for() {
     let waits = claim("younger", None, resources(2, 1), 1);
     let plan = schedule(vec![half.clone()], &[older.clone(), waits]);
     assert!(plan.placed.is_empty(), "{plan:?}");
-    let reason = &plan.waiting[&older.application];
+    let reason = &plan.waiting[&older.application].reason;
     assert!(reason.contains("younger runs"), "{reason}");
     // But nobody waits for one that no node could ever hold.
     let never = claim("younger", None, resources(3, 1), 1);
@@ -187,7 +193,7 @@ fn growth_takes_only_what_no_minimum_needs() {
     let plan = schedule(rooms, &[elastic.clone(), fixed.clone()]);
     let count = |name: &str| plan.placed.iter().filter(|p| p.application.as_str() == name).count();
     assert_eq!((count("elastic"), count("fixed")), (2, 2));
-    assert!(plan.waiting[&elastic.application].starts_with("8 of 10 executors wait"));
+    assert!(plan.waiting[&elastic.application].reason.starts_with("8 of 10 executors wait"));
 }
 
 fn any_rooms() -> impl Strategy<Value = Vec<Room>> {

@@ -90,6 +90,8 @@ pub struct SinkResult {
     pub rows: u64,
     /// Bytes uploaded.
     pub bytes: u64,
+    /// The longest time that one of its files was with the object store, in milliseconds.
+    pub store_ms: u64,
 }
 
 /// The executor's side of the sink, put into the session that executes a task.

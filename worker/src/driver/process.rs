@@ -115,7 +115,7 @@ struct Work {
     views: watch::Receiver<Vec<ExecutorView>>,
     input: watch::Receiver<Snapshot>,
     totals: watch::Receiver<Totals>,
-    late: watch::Receiver<Option<String>>,
+    late: watch::Receiver<Option<v1::Failure>>,
     outcome: mpsc::Receiver<Outcome>,
     failures: mpsc::Receiver<Error>,
     committer: Committer,
@@ -234,7 +234,7 @@ impl Driver {
         let core = ReceiversCore::new(setups, &positions, now).after_gaps(head.gaps.clone());
         let outbox = Outbox::default();
         let (failure_sender, failures) = mpsc::channel(1);
-        let (snapshot, input) = watch::channel(core.snapshot());
+        let (snapshot, input) = watch::channel(core.snapshot(self.world.clock.monotonic()));
         let receivers = Receivers::new(receivers::Setup {
             core,
             streams: sources::streams_of(&checked.streams),
@@ -373,7 +373,7 @@ impl Driver {
             &work.totals.borrow(),
             &work.views.borrow(),
             &work.input.borrow(),
-            late.as_deref(),
+            late.as_ref(),
             self.scaling.report(),
             &*self.world.clock,
         ));

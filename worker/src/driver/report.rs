@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 use millrace_common::clock::Clock;
 use millrace_proto::v1;
+use millrace_proto::v1::trouble::Kind;
 
 use super::batch::making::Totals;
 use super::executors::core::ExecutorView;
-use super::receivers::core::{GapView, Snapshot};
+use super::receivers::core::{GapView, LateView, Snapshot};
 
 fn gap(view: &GapView) -> v1::GapReport {
     v1::GapReport {
@@ -28,13 +29,42 @@ fn bad_records(
     v1::BadRecordsReport { source, shard_id, num_records: *num_records }
 }
 
+fn late(view: &LateView) -> v1::LateShard {
+    v1::LateShard {
+        source: view.source.clone(),
+        shard_id: view.shard_id.clone(),
+        millis_behind_latest: view.millis_behind_latest,
+        bytes_per_second: view.bytes_per_second,
+    }
+}
+
+/// What is not as it should be: the commit before the batch, the batch before the shards.
+fn troubles(
+    totals: &Totals,
+    input: &Snapshot,
+    commits_late: Option<&v1::Failure>,
+) -> Vec<v1::Trouble> {
+    let trouble = |kind: Kind, subject: String, failure: &v1::Failure| v1::Trouble {
+        kind: kind.into(),
+        subject,
+        failure: Some(failure.clone()),
+    };
+    let commit = commits_late.map(|failure| trouble(Kind::Commit, String::new(), failure));
+    let batch = totals.failing.as_ref();
+    let batch = batch.map(|(n, failure)| trouble(Kind::Batch, format!("batch {n}"), failure));
+    let shards = input.troubles.iter().map(|(shard, failure)| {
+        trouble(Kind::Shard, format!("{}/{}", shard.source, shard.shard_id), failure)
+    });
+    commit.into_iter().chain(batch).chain(shards).collect()
+}
+
 /// Puts a report together.
 #[must_use]
 pub fn report(
     totals: &Totals,
     executors: &[ExecutorView],
     input: &Snapshot,
-    commits_late: Option<&str>,
+    commits_late: Option<&v1::Failure>,
     scaling: v1::ScalingReport,
     clock: &dyn Clock,
 ) -> v1::DriverReport {
@@ -60,6 +90,7 @@ pub fn report(
             num_spills_refused: view.heartbeat.num_spills_refused,
             excluded_reason: excluded.map(|e| e.reason.clone()).unwrap_or_default(),
             excluded_until_ms: excluded.map(|e| e.until_ms(clock)).unwrap_or_default(),
+            over_budget: view.heartbeat.over_budget,
         }
     };
     let receiver = |view: &super::receivers::core::ReceiverView| v1::ReceiverReport {
@@ -81,11 +112,16 @@ pub fn report(
         rows_total: totals.rows,
         bad_records_total: totals.bad_records,
         bad_records: totals.bad_by_shard.iter().map(bad_records).collect(),
-        degraded: commits_late.or(input.trouble.as_deref()).unwrap_or_default().to_owned(),
+        degraded: commits_late
+            .or(input.troubles.first().map(|(_, failure)| failure))
+            .map(|failure| format!("{} {}", failure.code, failure.message))
+            .unwrap_or_default(),
         num_batches_in_flight: u32::from(totals.in_flight),
         buffered_bytes: input.buffered_bytes,
         out_of_range_total: totals.out_of_range_records,
         gaps: input.gaps.iter().map(gap).collect(),
         scaling: Some(scaling),
+        troubles: troubles(totals, input, commits_late),
+        late_shards: input.late.iter().map(late).collect(),
     }
 }

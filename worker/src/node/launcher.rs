@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use futures::future::OptionFuture;
 use millrace_common::resources::{ByteSize, Resources};
+use millrace_proto::v1::container_exit::Limit;
 use millrace_proto::v1::{ContainerExit, ContainerKind, LaunchContext};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -179,14 +180,16 @@ impl Process {
         if excess.is_none()
             && let Some(peak) = self.cgroup.ended_for_memory()
         {
-            excess = Some(self.allowance.ended_by_kernel(peak));
+            excess = Some((Limit::Memory, self.allowance.ended_by_kernel(peak)));
         }
         let stderr_tail = logs::stderr_tail(&self.directory);
         match status {
             Ok(status) => {
                 let exit = ContainerExit { stderr_tail, ..describe(status) };
                 match excess {
-                    Some(reason) => ContainerExit { reason, ..exit },
+                    Some((limit, reason)) => {
+                        ContainerExit { reason, exceeded: limit.into(), ..exit }
+                    }
                     // Whoever killed it, its memory is the first that people ask about.
                     None if exit.signal.is_some() => {
                         let reason = format!("{}; {}", exit.reason, self.allowance.at_most());
@@ -205,11 +208,12 @@ impl Process {
 
     async fn end_for(
         &mut self,
+        limit: Limit,
         why: String,
-        excess: &mut Option<String>,
+        excess: &mut Option<(Limit, String)>,
     ) -> io::Result<ExitStatus> {
         tracing::warn!(pid = self.pid, why, "a container takes more than it may");
-        *excess = Some(why);
+        *excess = Some((limit, why));
         self.child.start_kill()?;
         self.child.wait().await
     }
@@ -218,7 +222,7 @@ impl Process {
     async fn wait(
         &mut self,
         kill: &mut KillSwitch,
-        excess: &mut Option<String>,
+        excess: &mut Option<(Limit, String)>,
     ) -> io::Result<ExitStatus> {
         let mut looks = tokio::time::interval(memory::LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -256,10 +260,10 @@ impl Process {
                 _ = looks.tick() => {
                     let resident = memory::resident_of_group(self.pid)?;
                     if let Some(why) = self.allowance.look(resident) {
-                        return self.end_for(why, excess).await;
+                        return self.end_for(Limit::Memory, why, excess).await;
                     }
                 }
-                Some(why) = &mut storage => return self.end_for(why, excess).await,
+                Some(why) = &mut storage => return self.end_for(Limit::Disk, why, excess).await,
             }
         }
     }

@@ -289,6 +289,7 @@ impl Batches {
         match result {
             // k4: runs follow one another, so the first that succeeds is the batch's.
             Ok(output) => {
+                self.totals.failing = None;
                 making.succeed(output);
                 self.event(Event::RunSucceeded, ctx);
             }
@@ -306,6 +307,9 @@ impl Batches {
                     _ => None,
                 };
                 making.fail(error);
+                self.totals.failing =
+                    Some((batch, making.failed(&self.setup.application).to_failure()));
+                self.setup.totals.send_replace(self.totals.clone());
                 if let Some(block) = missing {
                     let told = self.setup.receivers.send(BlockMissing(block));
                     ctx.spawn(told.into_actor(self).map(|_, _, _| ()));

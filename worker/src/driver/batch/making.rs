@@ -59,6 +59,8 @@ pub struct Totals {
     pub in_flight: bool,
     /// The executors of the run that is on its way.
     pub running_on: BTreeSet<ContainerId>,
+    /// The open batch and why its last run failed, until a run succeeds.
+    pub failing: Option<(u64, v1::Failure)>,
 }
 
 impl Totals {
@@ -201,6 +203,8 @@ impl Making {
                 num_runs,
                 num_bad_records,
                 files,
+                run_ms: millis(self.output.elapsed),
+                store_ms: millis(self.output.with_store),
             },
         }
     }
@@ -242,6 +246,10 @@ impl Making {
             ),
         )
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The page for what S3 said to a task.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millrace_common::error::Error;
+use millrace_proto::v1;
 use tokio::sync::watch;
 
 /// The commit's counters and its present trouble, shared with whoever reports them.
@@ -20,8 +21,8 @@ pub struct CommitStatus {
 struct Inner {
     counts: [AtomicU64; Count::ALL.len()],
     /// What waits, and for what. Bounded: one entry for the head, one per pending upload.
-    waiting: Mutex<BTreeMap<String, String>>,
-    degraded: watch::Sender<Option<String>>,
+    waiting: Mutex<BTreeMap<String, v1::Failure>>,
+    degraded: watch::Sender<Option<v1::Failure>>,
 }
 
 /// What is counted.
@@ -86,7 +87,7 @@ impl CommitStatus {
 
     /// Why commits are late, as it changes; none when they are not.
     #[must_use]
-    pub fn degraded(&self) -> watch::Receiver<Option<String>> {
+    pub fn degraded(&self) -> watch::Receiver<Option<v1::Failure>> {
         self.inner.degraded.subscribe()
     }
 
@@ -97,9 +98,10 @@ impl CommitStatus {
     /// `what` waits because of `error`.
     pub(super) fn waits(&self, what: &str, error: &Error) {
         tracing::warn!(what, %error, "the commit waits");
-        let text = format!("{} {what}: {}", error.code().as_str(), error.message());
+        let message = format!("{what}: {}", error.message());
+        let failure = v1::Failure { message, ..error.to_failure() };
         self.change(|waiting| {
-            waiting.insert(what.to_owned(), text);
+            waiting.insert(what.to_owned(), failure);
         });
     }
 
@@ -110,7 +112,7 @@ impl CommitStatus {
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, String>)) {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, v1::Failure>)) {
         let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut waiting);
         let first = waiting.values().next().cloned();
@@ -135,11 +137,12 @@ mod tests {
         let error = Error::new(Code::Forbidden, "no", "allow it");
         status.waits("a", &error);
         status.waits("b", &error);
-        assert_eq!(shown.borrow().as_deref(), Some("MR3005 a: no"));
+        let shows = || shown.borrow().as_ref().map(|f| format!("{} {}", f.code, f.message));
+        assert_eq!(shows().as_deref(), Some("MR3005 a: no"));
         status.goes_on("a");
-        assert_eq!(shown.borrow().as_deref(), Some("MR3005 b: no"));
+        assert_eq!(shows().as_deref(), Some("MR3005 b: no"));
         status.goes_on("b");
-        assert_eq!(*shown.borrow(), None);
+        assert_eq!(shows(), None);
     }
 
     #[test]

@@ -96,7 +96,8 @@ impl Receivers {
             self.carry_out(effects, ctx);
         }
         self.settle(ctx);
-        self.setup.snapshot.send_replace(self.setup.core.snapshot());
+        let now = self.setup.clock.monotonic();
+        self.setup.snapshot.send_replace(self.setup.core.snapshot(now));
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {

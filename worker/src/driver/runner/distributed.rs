@@ -136,6 +136,7 @@ impl DistributedRunner {
             output.rows += result.rows;
             output.bytes += result.bytes;
             output.uploads.extend(result.uploads);
+            output.with_store = output.with_store.max(Duration::from_millis(result.store_ms));
         }
         for report in reports {
             if !report.dead_letter_error.is_empty() {

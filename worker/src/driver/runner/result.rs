@@ -26,6 +26,8 @@ pub struct BatchOutput {
     pub elapsed: Duration,
     /// The part of `elapsed` spent on planning.
     pub planning: Duration,
+    /// The longest time that one file was with the object store.
+    pub with_store: Duration,
 }
 
 /// What the scans of one source saw.

@@ -11,6 +11,7 @@ mod upload;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use millrace_sql::plan::upload::Upload;
 use millrace_sql::plan::{SinkResult, SinkSpec, SinkWriter};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::encode::Encoder;
@@ -122,7 +124,14 @@ struct File {
     encoder: Encoder,
     rows: u64,
     parts: mpsc::Sender<Message>,
-    uploader: AbortOnDropHandle<Result<Upload, StoreError>>,
+    uploader: AbortOnDropHandle<Result<Uploaded, StoreError>>,
+}
+
+/// A file whose parts are stored.
+struct Uploaded {
+    upload: Upload,
+    /// How long the store took for its parts.
+    with_store: Duration,
 }
 
 enum Message {
@@ -209,7 +218,7 @@ impl Files<'_> {
             uploaders.push((handed_over, file.uploader));
         }
         for (handed_over, uploader) in uploaders {
-            let upload = uploader
+            let Uploaded { upload, with_store } = uploader
                 .await
                 .map_err(|error| fault(true, "internal", format!("an uploader ended: {error}")))?
                 .map_err(store_fault)?;
@@ -218,6 +227,8 @@ impl Files<'_> {
             }
             result.rows += upload.rows;
             result.bytes += upload.bytes;
+            let with_store_ms = u64::try_from(with_store.as_millis()).unwrap_or(u64::MAX);
+            result.store_ms = result.store_ms.max(with_store_ms);
             result.uploads.push(upload);
         }
         Ok(result)
@@ -229,14 +240,21 @@ async fn upload_all(
     store: Arc<dyn UploadStore>,
     target: ObjectTarget,
     mut waiting: mpsc::Receiver<Message>,
-) -> Result<Upload, StoreError> {
+) -> Result<Uploaded, StoreError> {
     let key = target.key.clone();
     let mut writer = UploadWriter::new(&*store, target);
+    let mut with_store = Duration::ZERO;
     while let Some(message) = waiting.recv().await {
+        let began = Instant::now();
         match message {
             Message::Part(part) => writer.push(part).await?,
-            Message::Last(rest, rows) => return writer.finish(rest, rows).await,
+            Message::Last(rest, rows) => {
+                let upload = writer.finish(rest, rows).await?;
+                with_store += began.elapsed();
+                return Ok(Uploaded { upload, with_store });
+            }
         }
+        with_store += began.elapsed();
     }
     // The task is gone; nobody will read this.
     let detail = format!("the task of {key} ended early");

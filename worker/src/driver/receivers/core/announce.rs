@@ -187,12 +187,12 @@ impl Core {
             Kind::StreamGone if trouble.lost_after_seq != self.tail_text(&shard) => Vec::new(),
             Kind::StreamGone => self.not_found(&shard, true),
             Kind::Forbidden | Kind::Delayed | Kind::Unspecified => {
-                let text = cause.map_or_else(
-                    || format!("{shard} can not be read for now"),
-                    |cause| format!("{} {}", cause.code().as_str(), cause.message()),
-                );
-                tracing::warn!(%shard, executor = %from, "{text}");
-                self.troubles.insert(shard, text);
+                let error = cause.unwrap_or_else(|| {
+                    let text = format!("{shard} can not be read for now");
+                    Error::new(Code::AwsOther, text, "wait: it is tried again")
+                });
+                tracing::warn!(%shard, executor = %from, %error, "a shard can not be read for now");
+                self.troubles.insert(shard, error.to_failure());
                 Vec::new()
             }
         }

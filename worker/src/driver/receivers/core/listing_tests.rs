@@ -78,7 +78,7 @@ fn by_policy_it_is_a_counted_gap_and_its_children_are_read() {
     let effects = list(&mut core, false);
     assert!(matches!(effects.first(), Some(Effect::Gap(_))), "{effects:?}");
     assert_eq!(assigned(&effects, &e(1))[0].0, "b");
-    let gaps = core.snapshot().gaps;
+    let gaps = core.snapshot(NOW).gaps;
     assert_eq!((gaps.len(), gaps[0].count), (1, 1));
     let again = list(&mut core, false);
     assert!(!again.iter().any(|effect| matches!(effect, Effect::Gap(_))), "counted once");
@@ -123,7 +123,7 @@ fn what_was_read_comes_before_the_loss() {
     list(&mut core, false);
     let (planned, _) = core.plan(1, NOW);
     assert_eq!(planned.positions[&key("a")].sequence_number, "7".parse().ok());
-    assert!(core.snapshot().gaps[0].last.contains("after 7"), "{:?}", core.snapshot().gaps);
+    assert!(core.snapshot(NOW).gaps[0].last.contains("after 7"), "{:?}", core.snapshot(NOW).gaps);
 }
 
 #[test]
@@ -259,7 +259,7 @@ proptest! {
                 }
             }
         }
-        prop_assert_eq!(core.snapshot().gaps.len(), usize::from(is_gone));
+        prop_assert_eq!(core.snapshot(NOW).gaps.len(), usize::from(is_gone));
     }
 }
 

@@ -34,7 +34,7 @@ use gaps::Counted;
 use listing::Missing;
 pub use plan::{Planned, PlannedBlock};
 use reread::Reread;
-pub use snapshot::{GapView, ReceiverView, Snapshot};
+pub use snapshot::{GapView, LateView, ReceiverView, Snapshot};
 
 /// How long a shard may bring neither block nor empty read before it gets another reader.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(30);
@@ -157,7 +157,8 @@ pub struct Core {
     cut: Option<Cut>,
     last_cut: u64,
     lags: BTreeMap<ShardKey, i64>,
-    troubles: BTreeMap<ShardKey, String>,
+    /// Why a shard can not be read for now.
+    troubles: BTreeMap<ShardKey, v1::Failure>,
     /// Shards that Kinesis did not find when they were to be read.
     missing: BTreeMap<ShardKey, Missing>,
     /// Losses that were passed over by policy, those of earlier attempts included.

@@ -1,9 +1,13 @@
 //! What the driver tells others about its input.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use millrace_common::budget::CUT_AT_DIVISOR;
 use millrace_common::id::{ContainerId, ReceiverId};
+use millrace_common::position::ShardKey;
+use millrace_proto::v1;
 
 use super::Core;
 
@@ -33,6 +37,26 @@ pub struct GapView {
     pub last: String,
 }
 
+/// A shard that is behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LateView {
+    /// The source.
+    pub source: String,
+    /// The shard.
+    pub shard_id: String,
+    /// How far behind its newest record, in milliseconds.
+    pub millis_behind_latest: i64,
+    /// What is read of it, smoothed.
+    pub bytes_per_second: u64,
+}
+
+/// Shards in trouble that a snapshot names: one is enough to know the cause, the others are like it.
+const TROUBLES_SHOWN: usize = 4;
+/// Late shards that a snapshot names.
+const LATE_SHOWN: usize = 3;
+/// A shard that is behind by less is not late: it is read once a second.
+const LATE_FROM_MS: i64 = 1_000;
+
 /// The input at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -46,8 +70,10 @@ pub struct Snapshot {
     pub buffered_bytes: u64,
     /// Bytes of all blocks that were ever accepted.
     pub read_bytes_total: u64,
-    /// Why a shard is late, if one is.
-    pub trouble: Option<String>,
+    /// Shards that can not be read for now, and why; at most [`TROUBLES_SHOWN`].
+    pub troubles: Vec<(ShardKey, v1::Failure)>,
+    /// The shards that are furthest behind, furthest first; at most [`LATE_SHOWN`].
+    pub late: Vec<LateView>,
     /// Losses that were passed over by policy, those of earlier attempts included.
     pub gaps: Vec<GapView>,
     /// True when half of an executor's budget is filled by blocks that wait to be planned, or such
@@ -62,7 +88,7 @@ pub struct Snapshot {
 impl Core {
     /// The input now.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self, now: Duration) -> Snapshot {
         let mut receivers = BTreeMap::<(ReceiverId, ContainerId), ReceiverView>::new();
         for (shard, seat) in &self.assignment {
             let view = receivers
@@ -88,7 +114,13 @@ impl Core {
             millis_behind_latest: self.lags.values().max().copied(),
             buffered_bytes: pending.values().chain(planned.values()).sum(),
             read_bytes_total: self.rates.total(),
-            trouble: self.troubles.values().next().cloned(),
+            troubles: self
+                .troubles
+                .iter()
+                .take(TROUBLES_SHOWN)
+                .map(|(shard, failure)| (shard.clone(), failure.clone()))
+                .collect(),
+            late: self.late(now),
             gaps: self
                 .gaps
                 .iter()
@@ -103,6 +135,24 @@ impl Core {
             leaving: self.leaving.clone(),
             vacated: self.vacated(),
         }
+    }
+
+    /// The shards that are furthest behind.
+    fn late(&self, now: Duration) -> Vec<LateView> {
+        let mut late: Vec<(&ShardKey, i64)> = self
+            .lags
+            .iter()
+            .filter(|(_, millis)| **millis >= LATE_FROM_MS)
+            .map(|(shard, millis)| (shard, *millis))
+            .collect();
+        late.sort_by_key(|(_, millis)| Reverse(*millis));
+        let view = |(shard, millis_behind_latest): (&ShardKey, i64)| LateView {
+            source: shard.source.clone(),
+            shard_id: shard.shard_id.clone(),
+            millis_behind_latest,
+            bytes_per_second: self.rates.bytes_per_second(shard, now),
+        };
+        late.into_iter().take(LATE_SHOWN).map(view).collect()
     }
 
     /// True when half of an executor's budget is filled by blocks that wait to be planned.

@@ -310,7 +310,7 @@ fn an_executor_that_comes_back_is_told_everything_again() {
 fn a_silent_shard_gets_another_reader() {
     let mut core = one_shard_on_one_executor();
     join(&mut core, 2);
-    let reader = core.snapshot().receivers[0].container.clone();
+    let reader = core.snapshot(NOW).receivers[0].container.clone();
     let effects = core.tick(SILENCE_LIMIT);
     let other = if reader == e(1) { e(2) } else { e(1) };
     assert_eq!(assigned(&effects, &other).len(), 1);
@@ -326,7 +326,7 @@ fn a_cut_waits_for_every_receiver_with_shards() {
     let (cut, effects) = core.cut();
     assert_eq!(effects.len(), 1, "the other executor reads nothing");
     assert!(!core.cut_is_answered());
-    let reader = core.snapshot().receivers[0].clone();
+    let reader = core.snapshot(NOW).receivers[0].clone();
     let answer = |cut_id| v1::BlockAnnouncement {
         receiver_id: reader.receiver.as_str().into(),
         cut_id,
@@ -374,7 +374,7 @@ fn data_loss_stops_the_application_or_is_skipped_by_policy() {
         |effect| matches!(effect, Effect::Send(_, Body::Assign(a)) if a.assignments[0].skips_gap),
     );
     assert!(passes_over, "{effects:?}");
-    let gaps = core.snapshot().gaps;
+    let gaps = core.snapshot(NOW).gaps;
     assert_eq!((gaps[0].shard_id.as_str(), gaps[0].count), ("a", 1));
     let (planned, _) = core.plan(2, NOW);
     assert_eq!(planned.gaps, BTreeMap::new(), "the next driver would find it again");
@@ -398,7 +398,7 @@ fn data_loss_stops_the_application_or_is_skipped_by_policy() {
     };
     assert!(core.troubled(&e(1), next("11"), NOW).is_empty(), "what it read comes first");
     core.troubled(&e(1), next("9"), NOW);
-    assert_eq!(core.snapshot().gaps[0].count, 2);
+    assert_eq!(core.snapshot(NOW).gaps[0].count, 2);
     assert_eq!(core.plan(4, NOW).0.gaps, planned.gaps);
     // An answer from behind the loss that shows nothing more there is past it, too.
     let empty = v1::EmptyRead {
@@ -597,7 +597,7 @@ fn a_planned_block_that_is_gone_from_kinesis_too_is_a_gap_by_policy() {
     let blocks = core.blocks(1).unwrap();
     assert_eq!((blocks.len(), blocks[0].id.as_str()), (1, "b2"), "the rest of the batch runs");
     assert_eq!(planned.positions[&key("a")].sequence_number, "7".parse().ok());
-    assert_eq!(core.snapshot().gaps[0].count, 1);
+    assert_eq!(core.snapshot(NOW).gaps[0].count, 1);
 }
 
 #[test]

@@ -1,0 +1,249 @@
+//! One test per cause, from the facts that show it.
+
+use super::*;
+
+const NOW_MS: i64 = 1_000_000;
+
+fn running() -> v1::Application {
+    v1::Application {
+        name: "words".to_owned(),
+        state: State::Running.into(),
+        spec: Some(v1::ApplicationSpec {
+            batch: Some(v1::BatchSpec { interval_ms: 1_000, ..Default::default() }),
+            ..Default::default()
+        }),
+        num_executors: 2,
+        report: Some(v1::DriverReport { num_shards: 4, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn with_report(change: impl FnOnce(&mut v1::DriverReport)) -> v1::Application {
+    let mut application = running();
+    change(application.report.as_mut().unwrap());
+    application
+}
+
+fn facts(application: &v1::Application) -> Facts<'_> {
+    Facts {
+        application,
+        containers: &[],
+        batches: &[],
+        waits: None,
+        failures: (0, 5),
+        now_ms: NOW_MS,
+    }
+}
+
+/// The kind and the sentence of the one cause.
+fn named(facts: &Facts<'_>) -> (Kind, String) {
+    let cause = why(facts).cause.expect("a cause");
+    assert!(!cause.next_move.is_empty(), "nothing mends {}", cause.what);
+    (cause.kind(), cause.what)
+}
+
+fn failure(code: Code, message: &str) -> Option<v1::Failure> {
+    let (code, message) = (code.as_str().to_owned(), message.to_owned());
+    Some(v1::Failure { code, message, next_move: "mend it".to_owned(), ..Default::default() })
+}
+
+fn trouble(of: Of, subject: &str, code: Code) -> v1::Application {
+    with_report(|report| {
+        let failure = failure(code, "AWS says no");
+        let subject = subject.to_owned();
+        report.troubles = vec![v1::Trouble { kind: of.into(), subject, failure }];
+    })
+}
+
+fn batch(run_ms: u64, store_ms: u64) -> v1::Batch {
+    v1::Batch {
+        run_ms,
+        store_ms,
+        committed_ms: 10,
+        published_ms: 20,
+        num_runs: 1,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn an_application_that_keeps_up_has_no_cause() {
+    let application = running();
+    let answer = why(&facts(&application));
+    assert_eq!((answer.standing(), answer.cause), (v1::Standing::Well, None));
+}
+
+#[test]
+fn what_somebody_ended_has_no_cause() {
+    for state in [State::Stopped, State::Killed] {
+        let application = v1::Application { state: state.into(), ..running() };
+        assert_eq!(why(&facts(&application)).standing(), v1::Standing::Ended);
+    }
+}
+
+#[test]
+fn a_failure_is_told_with_its_code_and_its_next_move() {
+    let kinds = [
+        (Code::StreamMissing, Kind::Stream),
+        (Code::DataLost, Kind::DataLost),
+        (Code::BucketRegion, Kind::Region),
+        (Code::Forbidden, Kind::Forbidden),
+        (Code::Credentials, Kind::Credentials),
+        (Code::BatchFailed, Kind::PoisonBatch),
+        (Code::HeadForeign, Kind::NameTaken),
+        (Code::SqlType, Kind::Specification),
+        (Code::TableMissing, Kind::Table),
+    ];
+    for (code, kind) in kinds {
+        let state = State::Failed.into();
+        let application =
+            v1::Application { state, failure: failure(code, "it is so"), ..running() };
+        let answer = why(&facts(&application));
+        assert_eq!(answer.standing(), v1::Standing::Failed);
+        let cause = answer.cause.unwrap();
+        assert_eq!((cause.kind(), cause.what.as_str()), (kind, "it is so"));
+        assert_eq!((cause.code.as_str(), cause.next_move.as_str()), (code.as_str(), "mend it"));
+    }
+}
+
+#[test]
+fn what_is_waited_for_is_the_schedulers_line_and_what_mends_it() {
+    let state = State::Queued.into();
+    let application = v1::Application { state, report: None, ..running() };
+    for kind in
+        [Kind::NoNodes, Kind::NoCores, Kind::NoMemory, Kind::Labels, Kind::Queue, Kind::DriverPlace]
+    {
+        let facts = Facts { waits: Some((kind, "needs 4 cores; free: 2")), ..facts(&application) };
+        assert_eq!(named(&facts), (kind, "needs 4 cores; free: 2".to_owned()));
+        assert_eq!(why(&facts).standing(), v1::Standing::Waiting);
+    }
+}
+
+#[test]
+fn a_driver_that_fails_again_and_again_is_counted() {
+    let attempt = v1::Attempt {
+        number: 3,
+        ended_ms: NOW_MS - 5,
+        end_reason: "exit code 137".to_owned(),
+        container_id: "words-a3-d".to_owned(),
+        ..Default::default()
+    };
+    let attempts = vec![attempt];
+    let application =
+        v1::Application { state: State::Queued.into(), attempts, report: None, ..running() };
+    let of_driver = Facts { failures: (3, 5), ..facts(&application) };
+    let (kind, what) = named(&of_driver);
+    assert_eq!(kind, Kind::CrashLoop);
+    assert!(what.contains("attempt 3") && what.contains("exit code 137"), "{what}");
+    assert!(what.contains("3 of 5"), "{what}");
+    // The same end, by its memory.
+    let mut status = v1::ContainerStatus {
+        container_id: "words-a3-d".to_owned(),
+        kind: v1::ContainerKind::Driver.into(),
+        resources: Some(v1::Resources { memory_bytes: 768 << 20, ..Default::default() }),
+        exit: Some(v1::ContainerExit::default()),
+        ..Default::default()
+    };
+    status.exit.as_mut().unwrap().set_exceeded(v1::container_exit::Limit::Memory);
+    let containers = [status];
+    let facts = Facts { containers: &containers, ..of_driver };
+    assert_eq!(named(&facts).0, Kind::OutOfMemory);
+    let next = why(&facts).cause.unwrap().next_move;
+    assert!(next.contains("resources.driver") && next.contains("768 MiB"), "{next}");
+}
+
+#[test]
+fn an_executor_that_was_ended_for_its_memory_is_news_for_a_while() {
+    let application = running();
+    let exit = v1::ContainerExit {
+        reason: "ended by its node: it held 9 MiB".to_owned(),
+        ..Default::default()
+    };
+    let mut status = v1::ContainerStatus {
+        container_id: "words-a1-e2".to_owned(),
+        kind: v1::ContainerKind::Executor.into(),
+        ended_ms: NOW_MS - 1_000,
+        exit: Some(exit),
+        ..Default::default()
+    };
+    let containers = [status.clone()];
+    let ended_otherwise = Facts { containers: &containers, ..facts(&application) };
+    assert_eq!(why(&ended_otherwise).standing(), v1::Standing::Well);
+    status.exit.as_mut().unwrap().set_exceeded(v1::container_exit::Limit::Memory);
+    let containers = [status];
+    let facts = Facts { containers: &containers, ..facts(&application) };
+    assert_eq!(named(&facts).0, Kind::OutOfMemory);
+    let later = Facts { now_ms: NOW_MS + 3_600_000, ..facts };
+    assert_eq!(why(&later).standing(), v1::Standing::Well);
+}
+
+#[test]
+fn what_aws_refuses_is_told_by_what_it_was_asked_for() {
+    let cases = [
+        (Of::Shard, Code::Throttled, Kind::ShardThrottled),
+        (Of::Commit, Code::Throttled, Kind::TableThrottled),
+        (Of::Shard, Code::AwsOther, Kind::ShardUnreadable),
+        (Of::Commit, Code::Forbidden, Kind::Forbidden),
+        (Of::Commit, Code::ClockSkew, Kind::ClockSkew),
+        (Of::Batch, Code::Forbidden, Kind::Forbidden),
+        (Of::Batch, Code::BatchFailed, Kind::PoisonBatch),
+        (Of::Commit, Code::AwsUnreachable, Kind::AwsUnreachable),
+    ];
+    for (of, code, kind) in cases {
+        let application = trouble(of, "logs/shard-3", code);
+        let (named, what) = named(&facts(&application));
+        assert_eq!((named, what.as_str()), (kind, "logs/shard-3: AWS says no"));
+    }
+}
+
+#[test]
+fn a_batch_that_takes_too_long_is_blamed_on_what_took_the_time() {
+    let application = running();
+    let computing = [batch(1_500, 200), batch(1_700, 200)];
+    let (kind, what) = named(&Facts { batches: &computing, ..facts(&application) });
+    assert_eq!(kind, Kind::IntervalTooShort);
+    assert!(what.contains("1600 ms") && what.contains("1000 ms"), "{what}");
+    let storing = [batch(1_500, 1_200)];
+    assert_eq!(named(&Facts { batches: &storing, ..facts(&application) }).0, Kind::SlowSink);
+    let publishing = [v1::Batch { published_ms: 3_010, ..batch(300, 100) }];
+    assert_eq!(named(&Facts { batches: &publishing, ..facts(&application) }).0, Kind::SlowSink);
+    let quick = [batch(300, 100)];
+    let facts = Facts { batches: &quick, ..facts(&application) };
+    assert_eq!(why(&facts).standing(), v1::Standing::Well);
+}
+
+#[test]
+fn a_hot_shard_is_behind_alone() {
+    let late = |shard: &str, behind, rate| v1::LateShard {
+        source: "logs".to_owned(),
+        shard_id: shard.to_owned(),
+        millis_behind_latest: behind,
+        bytes_per_second: rate,
+    };
+    let with = |late_shards: Vec<v1::LateShard>| {
+        with_report(|report| {
+            report.millis_behind_latest = late_shards[0].millis_behind_latest;
+            report.late_shards = late_shards;
+        })
+    };
+    let hot = with(vec![late("a", 60_000, 1_900 << 10), late("b", 2_000, 10)]);
+    let (kind, what) = named(&facts(&hot));
+    assert_eq!(kind, Kind::HotShard);
+    assert!(what.contains("logs/a is 60 s behind"), "{what}");
+    let all = with(vec![late("a", 60_000, 1_900 << 10), late("b", 50_000, 1_900 << 10)]);
+    assert_eq!(named(&facts(&all)).0, Kind::CatchingUp);
+    let slow = with(vec![late("a", 60_000, 1_000)]);
+    assert_eq!(named(&facts(&slow)).0, Kind::CatchingUp);
+    let little = with(vec![late("a", 2_000, 1_900 << 10)]);
+    assert_eq!(why(&facts(&little)).standing(), v1::Standing::Well);
+}
+
+#[test]
+fn missing_executors_are_told_behind_worse() {
+    let application = trouble(Of::Commit, "", Code::Throttled);
+    let facts = Facts { waits: Some((Kind::NoCores, "1 of 3 waits")), ..facts(&application) };
+    let answer = why(&facts);
+    assert_eq!(answer.standing(), v1::Standing::Slow);
+    assert_eq!(answer.others[0].kind(), Kind::NoCores);
+    assert_eq!(answer.cause.unwrap().kind(), Kind::TableThrottled);
+}
