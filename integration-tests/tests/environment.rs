@@ -132,7 +132,7 @@ async fn cluster_with_secrets() -> Cluster {
         ("RUST_LOG", "info,millrace_worker=trace,millrace_sql=trace,datafusion=trace"),
     ];
     for _ in 0..2 {
-        cluster.add_worker(NodeSize { cores: 2, memory: "2GiB" }, &node);
+        cluster.add_worker(NodeSize { cores: 4, memory: "2GiB" }, &node);
     }
     cluster.wait_for_nodes(2).await;
     cluster.aws.create_stream("lines", 2).await;

@@ -258,11 +258,12 @@ impl<'a> Ledger<'a> {
     /// when none does.
     pub(super) fn explain(&self, queue: &QueueName, cost: Resources) -> Option<String> {
         let (rule, used) = (self.queues.get(queue), self.used(queue));
-        if !self.below_cap(queue).fits(cost) {
+        let cap = rule.cap.of(self.total);
+        // Of a queue that may hold everything it is the room that is lacking.
+        if cap != self.total && !self.below_cap(queue).fits(cost) {
             return Some(format!(
-                "queue {queue} may hold {} of the cluster ({}), and holds {used}",
+                "queue {queue} may hold {} of the cluster ({cap}), and holds {used}",
                 rule.cap,
-                rule.cap.of(self.total),
             ));
         }
         let kept = self.kept_for_others(queue);
