@@ -1,6 +1,7 @@
 //! A greedy application does not stop another one on its node: what eats memory or disk is ended,
-//! says how much it had and was allowed, and the neighbour loses no record and no container. And
-//! what every container is given and has given up, as the kernel sees it.
+//! says how much it had and was allowed; beside what computes without end the neighbour's batches go
+//! on; and it loses no record and no container. And what every container is given and has given up,
+//! as the kernel sees it.
 
 #![allow(clippy::unwrap_used, reason = "what a test sets up must hold, in helpers as in tests")]
 
@@ -18,6 +19,12 @@ use millrace_proto::v1::{ApplicationState, ContainerKind, ContainerState, Contai
 /// More than the 512 MiB of its executor, from any three records.
 const EATS_MEMORY: &str = "SELECT length(repeat(line, 15000000)) AS n FROM \
     (SELECT line FROM logs LIMIT 3)";
+/// Ten billion hashes for each record: a batch that no core ends.
+const EATS_CPU: &str = "SELECT count(*) AS n FROM logs CROSS JOIN \
+    (SELECT a.value * b.value AS x FROM generate_series(1, 100000) a CROSS JOIN generate_series(1, 100000) b) s \
+    WHERE md5(CAST(x AS VARCHAR)) > line";
+/// Of a core, in seconds, for an executor of that query: no start takes as much.
+const CPU_EATEN: f64 = 5.0;
 /// What a container may have on the disk.
 const DISK: &str = "24MiB";
 const DISK_EATEN: usize = 32 << 20;
@@ -91,6 +98,8 @@ async fn greedy_applications_do_not_stop_their_neighbour() {
     assert!(Path::new(&eater.work_dir).join("stderr.log").exists(), "and its logs are kept");
     let _ = cluster.millrace(&["kill", disk.name]).await.success();
 
+    beside_endless_computation(&cluster, file.name).await;
+
     // The neighbour has the same containers, one attempt, and every record once.
     let pids = |statuses: &[ContainerStatus]| -> Vec<u32> {
         statuses.iter().map(|status| status.pid).collect()
@@ -103,6 +112,41 @@ async fn greedy_applications_do_not_stop_their_neighbour() {
     checker::check(&Subject::of(&cluster, &file).drained().watched(seen)).await.assert_clean();
     let left = cgroups_of_tests();
     assert!(left.is_empty(), "cgroups are left: {left:?}");
+}
+
+/// While two applications compute without end on a machine of few cores, the neighbour commits.
+async fn beside_endless_computation(cluster: &Cluster, neighbour: &str) {
+    let greedy = [("eats-cpu", "s3://results/eats-cpu/"), ("eats-on", "s3://results/eats-on/")];
+    for (name, path) in greedy {
+        let file = File { name, path, executors: 1, sql: EATS_CPU, ..File::default() };
+        cluster.submit(&file).await;
+    }
+    for (name, _) in greedy {
+        within(PATIENCE, "its executor computes", async || {
+            let statuses = live(cluster, name).await;
+            let executor = statuses.iter().find(|it| it.kind() == ContainerKind::Executor);
+            let eaten = executor.map_or(0.0, |executor| cpu_seconds(executor.pid));
+            if eaten >= CPU_EATEN { Ok(()) } else { Err(format!("{name}: {eaten} s of a core")) }
+        })
+        .await;
+    }
+    let batch = cluster.application(neighbour).await.unwrap().report.unwrap().batch;
+    cluster.wait_for_batch(neighbour, batch + 5).await;
+    for (name, _) in greedy {
+        let eater = cluster.application(name).await.unwrap();
+        assert_eq!(eater.report.unwrap().batch, 0, "{name} computes still");
+        let _ = cluster.millrace(&["kill", name]).await.success();
+    }
+}
+
+/// What a process took of the cores so far, in seconds; 0 when it is gone.
+fn cpu_seconds(pid: u32) -> f64 {
+    /// Of the kernel's clock, for what it tells of processes.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
 }
 
 /// What the kernel says of a container.

@@ -18,7 +18,7 @@ fn committed(number: u64) -> driver_message::Body {
     driver_message::Body::Batch(v1::Batch { number, committed_ms: 1, ..Default::default() })
 }
 
-/// Four nodes of 8 cores and one of 1, as the seed has them.
+/// Four nodes of 8 cores and one of 1.
 fn seed() -> World {
     let mut world = World::new();
     for name in ["n1", "n2", "n3", "n4"] {
