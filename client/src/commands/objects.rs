@@ -11,6 +11,7 @@ use millrace_common::retry::{self, Backoff};
 use serde::Serialize;
 
 use super::aws;
+use super::buckets::s3_of;
 use crate::ended::Outcome;
 use crate::output::{Align, Output, table};
 use crate::times::show_time;
@@ -35,7 +36,7 @@ struct ObjectView {
 
 pub(super) async fn ls(output: &Output, path: &str) -> Outcome {
     let path = parse(path)?;
-    let objects = list(&aws().await?.s3, &path).await?;
+    let objects = list(&s3_of(&aws().await?, &path.bucket).await, &path).await?;
     let views: Vec<_> = objects.iter().map(|object| view(&path.bucket, object)).collect();
     output.result(&views, || {
         if views.is_empty() {
@@ -59,7 +60,7 @@ pub(super) async fn ls(output: &Output, path: &str) -> Outcome {
 
 pub(super) async fn cat(output: &Output, path: &str) -> Outcome {
     let path = parse(path)?;
-    let client = aws().await?.s3;
+    let client = s3_of(&aws().await?, &path.bucket).await;
     if !path.key.is_empty() && !path.key.ends_with('/') {
         return write_object(&client, output, &path).await;
     }

@@ -12,6 +12,7 @@ use millrace_common::head::{self, Head, RunOrder, run_of_key};
 use millrace_common::id::ApplicationName;
 use millrace_common::retry::{self, Backoff};
 
+use super::buckets::s3_of;
 use crate::arguments::Global;
 
 /// Tries of a call that may be sent again.
@@ -73,6 +74,7 @@ impl Subject {
 
     async fn open_uploads_below(&self, place: &S3Location) -> Result<Vec<OpenUpload>> {
         let mut found = Vec::new();
+        let s3 = s3_of(&self.aws, &place.bucket).await;
         let (mut key_marker, mut id_marker) = (None::<String>, None::<String>);
         loop {
             let page = retry::call(
@@ -80,9 +82,7 @@ impl Subject {
                 TRIES,
                 |error| kind(error).is_transient(),
                 || {
-                    self.aws
-                        .s3
-                        .list_multipart_uploads()
+                    s3.list_multipart_uploads()
                         .bucket(&place.bucket)
                         .prefix(&place.prefix)
                         .set_key_marker(key_marker.clone())

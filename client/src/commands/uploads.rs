@@ -10,6 +10,7 @@ use millrace_common::head::{self, Fate, Head};
 use millrace_common::retry::{self, Backoff};
 use serde::Serialize;
 
+use super::buckets::s3_of;
 use super::confirm::confirm;
 use super::subject::{OpenUpload, Subject, TRIES};
 use crate::arguments::{Global, Uploads, UploadsGc};
@@ -115,15 +116,13 @@ fn fate_of(head: Option<&Head>, upload: &OpenUpload) -> Fate {
 
 /// Aborts one; one that is gone already counts as aborted.
 async fn abort(subject: &Subject, upload: &OpenUpload) -> Result<(), Ended> {
+    let s3 = s3_of(&subject.aws, &upload.bucket).await;
     let sent = retry::call(
         Backoff::CALL,
         TRIES,
         |error| kind(error).is_transient(),
         || {
-            subject
-                .aws
-                .s3
-                .abort_multipart_upload()
+            s3.abort_multipart_upload()
                 .bucket(&upload.bucket)
                 .key(&upload.key)
                 .upload_id(&upload.upload_id)

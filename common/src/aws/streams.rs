@@ -31,9 +31,13 @@ impl StreamClients {
         let mut special = BTreeMap::new();
         for source in spec.sources.values() {
             let settings = of_source(&source.aws, &source.stream, &spec.aws, clients.region());
-            let Some(settings) = settings else { continue };
-            let own = Clients::load(&settings).await?;
-            special.insert(source.stream.clone(), own.kinesis);
+            let client = match settings {
+                Some(settings) => Clients::load(&settings).await?.kinesis,
+                // Or it would get the client of another source whose stream has its name.
+                None if source.stream.starts_with("arn:") => clients.kinesis.clone(),
+                None => continue,
+            };
+            special.insert(source.stream.clone(), client);
         }
         Ok(Self { general: clients.kinesis.clone(), special })
     }

@@ -2,16 +2,17 @@
 //!
 //! Promises: one JSON object a line, only ever appended; a file that is full is moved aside, and the
 //! oldest goes. A line that can not be written is counted, and the next that can says how many were
-//! lost. Owned by `run`, which waits for its thread. Never does: hold a request up, or write a
+//! lost. Refusals of those whom nobody knows take a small part of it only, and the rest of them are
+//! counted: a flood of them can not wash deeds away. Owned by `run`, which waits for its thread. Never does: hold a request up, or write a
 //! token.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use millrace_common::clock::SharedClock;
@@ -27,6 +28,9 @@ const QUEUE_CAPACITY: usize = 4_096;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Files that were moved aside and are kept: `audit.jsonl.1` is the newest.
 const FILES_KEPT: u32 = 5;
+
+/// Refusals of unknown callers that are written in a second.
+const UNKNOWN_PER_SECOND: u32 = 5;
 
 /// What somebody did.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +51,31 @@ pub(crate) struct Audit {
     clock: SharedClock,
     queue: Option<SyncSender<Option<String>>>,
     num_lost: Arc<AtomicU64>,
+    strangers: Arc<Mutex<Strangers>>,
+}
+
+/// Which refusals of unknown callers are written.
+#[derive(Debug, Default)]
+struct Strangers {
+    second: i64,
+    num_written: u32,
+    num_left_out: u64,
+}
+
+impl Strangers {
+    /// Whether one at this time is written; with how many before it were not.
+    fn admit(&mut self, now_ms: i64) -> Option<u64> {
+        let second = now_ms.div_euclid(1_000);
+        if second != self.second {
+            (self.second, self.num_written) = (second, 0);
+        }
+        if self.num_written == UNKNOWN_PER_SECOND {
+            self.num_left_out += 1;
+            return None;
+        }
+        self.num_written += 1;
+        Some(std::mem::take(&mut self.num_left_out))
+    }
 }
 
 /// The thread that writes, and the way to end it.
@@ -60,8 +89,9 @@ impl Audit {
     /// [`Code::DirectoryUnusable`] when the file can not be opened.
     pub(crate) fn open(path: Option<&Path>, clock: SharedClock) -> Result<(Self, Auditor), Error> {
         let num_lost = Arc::new(AtomicU64::new(0));
+        let strangers = Arc::<Mutex<Strangers>>::default();
         let Some(path) = path else {
-            return Ok((Self { clock, queue: None, num_lost }, Auditor(None)));
+            return Ok((Self { clock, queue: None, num_lost, strangers }, Auditor(None)));
         };
         let unusable = |error: io::Error| {
             Error::new(
@@ -79,11 +109,21 @@ impl Audit {
             .spawn(move || log.write_all(&lines, &lost))
             .map_err(unusable)?;
         let end = queue.clone();
-        Ok((Self { clock, queue: Some(queue), num_lost }, Auditor(Some((end, thread)))))
+        let audit = Self { clock, queue: Some(queue), num_lost, strangers };
+        Ok((audit, Auditor(Some((end, thread)))))
     }
 
     /// Takes a deed down with its outcome.
     pub(crate) fn record(&self, deed: &Deed<'_>, outcome: Result<(), &Error>) {
+        let now_ms = self.clock.now_ms();
+        let left_out = match deed.who {
+            Some(_) => 0,
+            None => {
+                let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(left_out) = strangers.admit(now_ms) else { return };
+                left_out
+            }
+        };
         let who = deed.who.map_or_else(|| "unknown".to_owned(), ToString::to_string);
         let (result, code) = match outcome {
             Ok(()) => ("done", None),
@@ -95,7 +135,7 @@ impl Audit {
             return;
         };
         let mut line = json!({
-            "at": format_ms(self.clock.now_ms()),
+            "at": format_ms(now_ms),
             "who": who,
             "action": deed.action,
             "outcome": result,
@@ -103,6 +143,9 @@ impl Audit {
         let more = [("application", deed.application), ("subject", deed.subject)];
         for (key, value) in more.into_iter().filter(|(_, value)| !value.is_empty()) {
             line[key] = json!(value);
+        }
+        if left_out > 0 {
+            line["refused_before"] = json!(left_out);
         }
         if let Err(error) = outcome {
             line["code"] = json!(error.code().as_str());
@@ -190,6 +233,8 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use millrace_common::clock::ManualClock;
     use serde_json::Value;
 
@@ -224,6 +269,26 @@ mod tests {
             (&lines[1]["outcome"], &lines[1]["code"]),
             (&json!("refused"), &json!("MR2004"))
         );
+    }
+
+    #[test]
+    fn a_flood_of_strangers_leaves_room_for_deeds_and_is_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let clock = ManualClock::at(0);
+        let (audit, auditor) = Audit::open(Some(&path), clock.clone()).unwrap();
+        let refused = Deed { who: None, action: "refused", application: "", subject: "/" };
+        for _ in 0..1_000 {
+            audit.record(&refused, Err(&Error::new(Code::UnknownToken, "none", "give one")));
+        }
+        clock.advance(Duration::from_secs(1));
+        audit.record(&refused, Err(&Error::new(Code::UnknownToken, "none", "give one")));
+        auditor.close();
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 6, "{text}");
+        assert_eq!(lines[5]["refused_before"], 995);
     }
 
     #[test]

@@ -8,11 +8,16 @@ use millrace_common::application::{ApplicationSpec, spec_hash};
 use millrace_common::error::{Code, Error};
 use millrace_common::plan::{self, Node, Question};
 use millrace_proto::v1;
+use prost::Message as _;
 
 use super::revisions::Admitted;
 
 /// Bytes of a request id: a UUID has 36.
 const REQUEST_ID_MAX: usize = 128;
+/// Bytes of a specification. The record of an application holds three of them at worst, beside its
+/// lists, and is one item of DynamoDB (400 KiB); and no argument may be longer than a process takes
+/// (128 KiB).
+const SPEC_BYTES_MAX: usize = 96 << 10;
 
 /// What is submitted under which name. `nodes` are those that the cluster has or may have again;
 /// while there are none, or none with the labels that are asked for, nobody knows what will fit, and
@@ -35,7 +40,16 @@ pub(crate) fn admit(
             "use a UUID, or another name of at most 128 bytes",
         ));
     }
-    let admitted = Admitted { spec: spec.to_proto(), hash: spec_hash(&spec), request_id, owner };
+    let message = spec.to_proto();
+    let num_bytes = message.encoded_len();
+    if num_bytes > SPEC_BYTES_MAX {
+        return Err(Error::new(
+            Code::InvalidValue,
+            format!("the specification of {} has {num_bytes} bytes", spec.name),
+            format!("at most {SPEC_BYTES_MAX}: shorten the query, the arguments or [env]"),
+        ));
+    }
+    let admitted = Admitted { spec: message, hash: spec_hash(&spec), request_id, owner };
     Ok((spec, admitted))
 }
 

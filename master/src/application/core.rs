@@ -334,10 +334,21 @@ impl Application {
             return self.requeue(now, format!("revision {revision} waits for a place"));
         }
         if !ended.was_started || ended.was_evicted || has_moved {
-            // Not the driver's failure: it goes elsewhere.
+            // Not the driver's failure: it goes elsewhere; at a pace, where the cause stays.
+            if !ended.was_started {
+                self.retry_at = now.monotonic + self.timing.attempt_backoff.delay(0, 0.0);
+            }
             return self.requeue(now, format!("waits for another place: {why}"));
         }
-        let is_passing = driver.failure.is_some() && self.record.is_head_expected;
+        self.driver_failed(now, driver.failure.is_some(), &why, &ended.exit);
+    }
+
+    /// Counts a failure of the driver and decides what follows. `is_told` when the driver itself said
+    /// what stopped it.
+    fn driver_failed(&mut self, now: Moment, is_told: bool, why: &str, exit: &v1::ContainerExit) {
+        // What is denied to a revision that was never at work may well be its own doing: it is not
+        // waited for without end, and the one before goes on.
+        let is_passing = is_told && self.record.is_head_expected && self.record.before.is_none();
         let verdict = match is_passing {
             true => self.failures.record_passing(&self.timing),
             false => self.failures.record(now, &self.timing),
@@ -366,7 +377,7 @@ impl Application {
                         "the driver of {} failed {count} times without a commit, the last time: \
                          {why}{}",
                         self.name,
-                        tail(&ended.exit),
+                        tail(exit),
                     ),
                     format!("see `millrace logs {}`, mend the cause and submit again", self.name),
                 )

@@ -133,6 +133,8 @@ impl Application {
         self.retiring = None;
         self.target = None;
         self.told_unmet = None;
+        // What the attempt before said of itself is over with it.
+        self.report = None;
         let reason = format!("attempt {attempt} of the driver starts on node {node}");
         if self.state() != ApplicationState::Stopping {
             self.enter(now, ApplicationState::Starting, reason);

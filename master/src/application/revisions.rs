@@ -275,8 +275,19 @@ impl Application {
             return Vec::new();
         }
         self.record.before = None;
+        if let Some(spec) = &mut self.record.application.spec {
+            // Said once, and done: a stream that is made again later is another matter.
+            spec.drop_sources.clear();
+        }
         self.set_revision(now, number, RevisionState::Active, "");
         vec![Action::Save]
+    }
+
+    /// The revision that was to follow does not.
+    pub(super) fn give_up_next(&mut self, now: Moment, reason: &str) {
+        if let Some(next) = self.record.next.take() {
+            self.set_revision(now, next.revision, RevisionState::Refused, reason);
+        }
     }
 
     /// The application has ended.
@@ -289,10 +300,7 @@ impl Application {
             _ => self.set_revision(now, number, RevisionState::Ended, reason),
         }
         self.record.before = None;
-        if let Some(next) = self.record.next.take() {
-            let reason = format!("the application ended first: {reason}");
-            self.set_revision(now, next.revision, RevisionState::Refused, &reason);
-        }
+        self.give_up_next(now, &format!("the application ended first: {reason}"));
     }
 }
 

@@ -215,6 +215,7 @@ impl Application {
             self.settle(now, &mut actions);
             return Ok(actions);
         }
+        self.give_up_next(now, "the application was asked to stop first");
         let stop = v1::StopDriver { drain, deadline_ms };
         self.record.stop = Some(stop);
         let reason = if drain { "asked to drain" } else { "asked to stop at the next batch edge" };

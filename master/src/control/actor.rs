@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use actix::prelude::*;
+use millrace_common::access::Token;
 use millrace_common::clock::SharedClock;
 use millrace_common::error::{Code, Error};
 use millrace_common::id::ContainerId;
@@ -297,6 +298,8 @@ impl Handler<NodeClosed> for Control {
 pub(crate) struct DriverOpened {
     /// Its first message.
     pub register: v1::DriverRegister,
+    /// What it showed; none in a cluster without tokens.
+    pub token: Option<Token>,
     /// The way back.
     pub stream: StreamTo<v1::DriverCommand>,
 }
@@ -308,6 +311,7 @@ impl Handler<DriverOpened> for Control {
         let (session, now) = (self.next_session(), self.now());
         let outcome = self.core.driver_opened(now, session, message.register);
         if outcome.is_ok() {
+            self.core.driver_shows(session, message.token);
             self.drivers.insert(session, message.stream);
         }
         self.perform();

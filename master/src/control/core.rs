@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_common::access::Secrets;
+use millrace_common::access::{Secrets, Token};
 use millrace_common::error::{Code, Error};
 use millrace_common::id::{ApplicationName, ContainerId, NodeId};
 use millrace_proto::v1::{self, ContainerState, NodeState, node_command};
@@ -55,6 +55,8 @@ pub(crate) struct Core {
     /// Applications by name.
     pub applications: BTreeMap<ApplicationName, Application>,
     pub(super) drivers: BTreeMap<SessionId, ApplicationName>,
+    /// What the drivers of these sessions showed when they opened them.
+    pub(super) driver_tokens: BTreeMap<SessionId, Token>,
     /// Nodes of the store that have not reported to this leader.
     pub(super) awaited: BTreeSet<NodeId>,
     pub(super) led_since: Duration,
@@ -79,6 +81,7 @@ impl Core {
             tokens: Tokens::restore(snapshot.tokens),
             applications: BTreeMap::new(),
             drivers: BTreeMap::new(),
+            driver_tokens: BTreeMap::new(),
             awaited: snapshot.nodes.into_iter().collect(),
             led_since: now.monotonic,
             is_adopting: true,

@@ -1,5 +1,6 @@
 //! What drivers say, and what the master tells them of their executors.
 
+use millrace_common::access::Token;
 use millrace_common::error::Error;
 use millrace_common::id::{ApplicationName, ContainerId};
 use millrace_proto::v1::{self, driver_command, driver_message};
@@ -88,8 +89,14 @@ impl Core {
         }
     }
 
+    /// The token under which a driver opened this session: its executors get the same.
+    pub(crate) fn driver_shows(&mut self, session: SessionId, token: Option<Token>) {
+        self.driver_tokens.extend(token.map(|token| (session, token)));
+    }
+
     /// The stream to a driver has ended.
     pub(crate) fn driver_closed(&mut self, now: Moment, session: SessionId) {
+        self.driver_tokens.remove(&session);
         if let Some(name) = self.drivers.remove(&session)
             && let Some(application) = self.applications.get_mut(&name)
         {

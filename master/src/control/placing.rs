@@ -170,7 +170,11 @@ impl Core {
         context.table.clone_from(&self.identity.table);
         context.term = self.identity.term;
         if let Some(secrets) = &self.identity.secrets {
-            let token = secrets.container_token(&context.application, context.attempt);
+            // What its driver shows and expects, also after the cluster's secret was changed.
+            let shown = self.driver_session(&placed.application);
+            let shown = shown.and_then(|session| self.driver_tokens.get(&session)).cloned();
+            let sealed = || secrets.container_token(&context.application, context.attempt);
+            let token = shown.filter(|_| !placed.is_driver).unwrap_or_else(sealed);
             token.reveal().clone_into(&mut context.token);
         }
         let mut status = v1::ContainerStatus {

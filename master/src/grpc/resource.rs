@@ -1,6 +1,8 @@
 //! `ResourceService`: one stream per driver.
 
 use actix::Addr;
+use axum::http::header::AUTHORIZATION;
+use millrace_common::access::Token;
 use millrace_common::error::{Code, Error};
 use millrace_proto::v1;
 use millrace_proto::v1::resource_service_server::ResourceService;
@@ -53,6 +55,9 @@ impl ResourceService for Service {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let principal = principal(&request).map_err(|error| error.to_status())?;
         let control = self.shared.leader.control().map_err(|error| error.to_status())?;
+        // The gate has looked at it; without secrets there may be none.
+        let token = request.metadata().as_ref().get(AUTHORIZATION);
+        let token = token.and_then(|shown| Token::of_header(Some(shown)).ok());
         let mut incoming = request.into_inner();
         let first = first_message(&mut incoming).await?;
         let Some(driver_message::Body::Register(register)) = first.body else {
@@ -66,7 +71,7 @@ impl ResourceService for Service {
         let end = CancellationToken::new();
         let stream = StreamTo::new(queue, end.clone());
         let container = register.container_id.clone();
-        let opened = ask(&control, DriverOpened { register, stream }).await;
+        let opened = ask(&control, DriverOpened { register, token, stream }).await;
         let session = opened.and_then(|inner| inner).map_err(|error| {
             tracing::warn!(container, %error, "a driver is refused");
             error.to_status()

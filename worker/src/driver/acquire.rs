@@ -60,15 +60,18 @@ pub async fn acquire(
         proof = committer.reset(proof, starts, this.cancel).await?;
     }
     let dropped = sources::dropped(proof.positions(), this.streams, &this.spec.drop_sources)?;
+    let missing: Vec<_> = sources::wanted(this.spec)
+        .filter(|(name, _)| {
+            dropped.contains(*name) || sources::is_new(proof.start_of(name), this.streams, name)
+        })
+        .collect();
+    // Before anything is given up: where they can not begin, the revision before goes on from here.
+    let starts = this.starts(missing).await?;
     if !dropped.is_empty() {
         tracing::warn!(?dropped, "the positions of these sources are given up, as was asked");
         proof = committer.drop_sources(proof, &dropped, this.cancel).await?;
     }
-    let missing: Vec<_> = sources::wanted(this.spec)
-        .filter(|(name, _)| this.is_new(proof.start_of(name), name))
-        .collect();
-    if !missing.is_empty() {
-        let starts = this.starts(missing).await?;
+    if !starts.is_empty() {
         proof = committer.fix_starts(proof, starts, this.cancel).await?;
     }
     Ok((committer, proof, early))
@@ -80,18 +83,6 @@ impl Acquisition<'_> {
         sources: impl IntoIterator<Item = (&String, millrace_common::application::StartPosition)>,
     ) -> Result<BTreeMap<String, SourceStart>, Error> {
         sources::first_starts(sources, self.streams, self.kinesis, self.leases).await
-    }
-
-    /// True for a source without a start, or with one in a stream that is not the one of today
-    /// (and of which nothing was committed, or the check before would have said so).
-    fn is_new(&self, start: Option<&SourceStart>, source: &str) -> bool {
-        let stream = self.streams.get(source).map(|description| &description.stream);
-        match (start, stream) {
-            (Some(start), Some(stream)) => {
-                start.stream_arn != stream.arn || start.stream_created_ms != stream.created_ms
-            }
-            _ => true,
-        }
     }
 
     /// k0, with a higher epoch of the master's where the head has this one already.

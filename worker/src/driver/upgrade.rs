@@ -5,6 +5,7 @@
 //! Never does: write, or disturb a batch.
 
 use millrace_common::application::ApplicationSpec;
+use millrace_common::aws::AwsSettings;
 use millrace_common::error::Error;
 use millrace_common::secrets::Secrets;
 use millrace_proto::v1;
@@ -56,14 +57,28 @@ impl Present {
         let head = self.committer.peek(cancel).await;
         let head = head.map_err(|error| error.explain(&next.name))?;
         if let Some(head) = head {
-            sources::dropped(&head.positions, &checked.streams, &next.drop_sources)?;
+            let streams = &checked.streams;
+            let dropped = sources::dropped(&head.positions, streams, &next.drop_sources)?;
+            let mut missing = Vec::new();
+            for (name, position) in sources::wanted(&next) {
+                let start = head.starts.get(name);
+                if dropped.contains(name) || sources::is_new(start, streams, name) {
+                    missing.push((name, position));
+                }
+            }
+            let (kinesis, leases) = (world.streams.as_ref(), world.leases.as_ref());
+            sources::first_starts(missing, streams, kinesis, leases).await?;
         }
         Ok(())
     }
 
     /// The AWS that the next one would see.
     async fn world_of(&self, next: &ApplicationSpec) -> Result<World, Error> {
-        if next.aws == self.spec.aws {
+        // Clients are made by where they go: anew when any stream is to be asked elsewhere.
+        let of_streams = |spec: &ApplicationSpec| -> Vec<(String, AwsSettings)> {
+            spec.sources.values().map(|s| (s.stream.clone(), s.aws.clone())).collect()
+        };
+        if next.aws == self.spec.aws && of_streams(next) == of_streams(&self.spec) {
             return Ok(self.world.clone());
         }
         let (table, times) = (&self.launch.table, self.world.times);

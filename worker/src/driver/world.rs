@@ -116,12 +116,13 @@ impl World {
     ) -> Result<Self, Error> {
         let clients = Clients::load(&spec.aws).await?;
         let streams = StreamClients::load(spec, &clients).await?;
+        let leases = AwsLeaseTables::new(clients.dynamodb.clone(), streams.clone());
         Ok(Self {
             streams: Arc::new(KinesisStreams::new(streams)),
             buckets: Arc::new(S3Buckets::new(clients.clone())),
             uploads: Arc::new(S3Uploads::new(clients.clone())),
             heads: Arc::new(DynamoHeadStore::new(clients.dynamodb.clone(), table, &spec.name)),
-            leases: Arc::new(AwsLeaseTables::new(clients.clone())),
+            leases: Arc::new(leases),
             runners: Arc::new(DistributedRunners { clients: clients.clone(), secrets, token }),
             clock: SystemClock::shared(),
             times,

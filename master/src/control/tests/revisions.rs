@@ -253,7 +253,7 @@ proptest! {
     /// Whatever happens in whatever order, the revision in use is listed, and one is at most on its
     /// way.
     #[test]
-    fn the_list_of_revisions_stays_true(steps in proptest::collection::vec(0u8..9, 1..40)) {
+    fn the_list_of_revisions_stays_true(steps in proptest::collection::vec(0u8..10, 1..40)) {
         let mut world = world();
         let mut number = 0;
         for step in steps {
@@ -284,6 +284,7 @@ proptest! {
                     world.driver_works("a");
                 }
                 (7, _) => drop(world.kill("a")),
+                (8, _) => drop(world.stop("a")),
                 _ => world.pass(Duration::from_secs(70)),
             }
             if number == 0 { continue }

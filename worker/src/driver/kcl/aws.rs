@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_kinesis::types::{Record, ShardIteratorType};
-use millrace_common::aws::{self, Clients, Kind};
+use millrace_common::aws::{self, Kind, StreamClients};
 use millrace_common::error::{Code, Error};
 use millrace_common::position::SequenceNumber;
 use millrace_common::retry::{self, Backoff};
@@ -28,21 +28,22 @@ const EMPTY_ANSWERS_MAX: u32 = 20;
 type Item = HashMap<String, AttributeValue>;
 type Attempt<T> = Result<T, (bool, Error)>;
 
-/// The tables and streams of one account and region.
+/// The tables of one account and region, and the streams of an application wherever they are.
 #[derive(Clone, Debug)]
 pub struct AwsLeaseTables {
-    clients: Clients,
+    tables: aws_sdk_dynamodb::Client,
+    streams: StreamClients,
 }
 
 impl AwsLeaseTables {
     /// Through these clients.
     #[must_use]
-    pub fn new(clients: Clients) -> Self {
-        Self { clients }
+    pub fn new(tables: aws_sdk_dynamodb::Client, streams: StreamClients) -> Self {
+        Self { tables, streams }
     }
 
     async fn page(&self, table: &str, after: Option<&Item>) -> Attempt<(Vec<Item>, Option<Item>)> {
-        let scan = self.clients.dynamodb.scan().table_name(table).consistent_read(true);
+        let scan = self.tables.scan().table_name(table).consistent_read(true);
         let answer = scan.set_exclusive_start_key(after.cloned()).send().await;
         let page = answer.map_err(|error| {
             let kind = aws::kind(&error);
@@ -68,7 +69,7 @@ impl AwsLeaseTables {
         shard_id: &str,
         at: SequenceNumber,
     ) -> Attempt<Option<String>> {
-        let call = self.clients.kinesis.get_shard_iterator().stream_arn(&stream.arn);
+        let call = self.streams.of(&stream.arn).get_shard_iterator().stream_arn(&stream.arn);
         let call = call.shard_id(shard_id).starting_sequence_number(at.to_string());
         let answer = call.shard_iterator_type(ShardIteratorType::AtSequenceNumber).send().await;
         match answer {
@@ -89,7 +90,7 @@ impl AwsLeaseTables {
         shard_id: &str,
         iterator: &str,
     ) -> Attempt<(Option<Record>, Option<String>, bool)> {
-        let call = self.clients.kinesis.get_records().stream_arn(&stream.arn).limit(1);
+        let call = self.streams.of(&stream.arn).get_records().stream_arn(&stream.arn).limit(1);
         let answer = call.shard_iterator(iterator).send().await.map_err(|error| {
             let resource = format!("shard {shard_id} of stream {}", stream.name);
             let explained = aws::explain("kinesis", "GetRecords", &resource, &error);

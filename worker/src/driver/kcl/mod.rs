@@ -66,10 +66,10 @@ pub async fn import(
     let listed = kinesis.list(stream, Filter::All).await?;
     let name = StreamName::of(&stream.arn, &stream.name, stream.created_ms);
     let import = core::judge(table, &name, &leases, &listed.shards)?;
-    let looked: Vec<(Look, Found)> = futures::stream::iter(&import.looks)
-        .map(async |look| {
+    let looked: Vec<(Look, Found)> = futures::stream::iter(import.looks.clone())
+        .map(|look| async move {
             let found = tables.look(stream, &look.shard_id, look.number).await?;
-            Ok::<_, Error>((look.clone(), found))
+            Ok::<_, Error>((look, found))
         })
         .buffered(LOOKS_AT_ONCE)
         .try_collect()

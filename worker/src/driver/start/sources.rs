@@ -116,6 +116,22 @@ pub fn wanted(spec: &ApplicationSpec) -> impl Iterator<Item = (&String, StartPos
     spec.sources.iter().map(|(name, source)| (name, source.start.clone()))
 }
 
+/// True for a source without a start, or with one in a stream that is not the one of today (and of
+/// which nothing was committed, or [`dropped`] has said so before).
+pub fn is_new(
+    start: Option<&SourceStart>,
+    streams: &BTreeMap<String, Description>,
+    source: &str,
+) -> bool {
+    let stream = streams.get(source).map(|description| &description.stream);
+    match (start, stream) {
+        (Some(start), Some(stream)) => {
+            start.stream_arn != stream.arn || start.stream_created_ms != stream.created_ms
+        }
+        _ => true,
+    }
+}
+
 /// The same start for every source: what a reset asks for.
 pub fn reset_to(
     spec: &ApplicationSpec,
