@@ -38,18 +38,16 @@ pub(super) async fn run(global: &Global, output: &Output, command: Submit) -> Ou
     for warning in &warnings {
         output.warn(warning);
     }
-    let (name, attempt, state) = (answer.name.clone(), answer.attempt, answer.state());
+    let (name, attempt, mut state) = (answer.name.clone(), answer.attempt, answer.state());
     if command.upgrade {
         taken(&client, output, &name, answer.revision, command.wait.is_some()).await?;
+        state = client.application(&name).await?.0.state();
     }
-    let state = match command.wait {
-        None => state,
-        Some(until) => {
-            let what = format!("waiting for {name}");
-            let ended = |application: &v1::Application| outcome(application, attempt, until);
-            wait::until(&client, output, &name, &what, ended).await??
-        }
-    };
+    if let Some(until) = command.wait {
+        let what = format!("waiting for {name}");
+        let ended = |application: &v1::Application| outcome(application, attempt, until);
+        state = wait::until(&client, output, &name, &what, ended).await??;
+    }
     let value = json!({
         "name": name,
         "attempt": attempt,

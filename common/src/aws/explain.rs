@@ -2,7 +2,6 @@
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use super::rights;
@@ -171,10 +170,7 @@ pub fn explain<E>(
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    let detail = error
-        .as_service_error()
-        .and_then(|e| e.message().map(ToOwned::to_owned))
-        .unwrap_or_else(|| DisplayErrorContext(error).to_string());
+    let detail = detail(error);
     let name = error_code(error).unwrap_or_default();
     let kind = kind(error);
     if let (Kind::Region, Some(region)) = (kind, region_of(error)) {
@@ -184,6 +180,30 @@ where
     let (code, next) = advice(service, action, resource, kind, &detail);
     let name = if name.is_empty() { String::new() } else { format!(" {name}") };
     Error::new(code, format!("{service}:{action} on {resource} failed:{name} {detail}"), next)
+}
+
+/// What went wrong, in words: what the service says, else its status, else the chain of causes.
+#[must_use]
+pub fn detail<E>(error: &SdkError<E, HttpResponse>) -> String
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    if let Some(said) = error.as_service_error() {
+        let status = error.raw_response().map_or(0, |response| response.status().as_u16());
+        return said.message().map_or_else(|| format!("(HTTP {status})"), ToOwned::to_owned);
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(found) = cause {
+        let said = found.to_string();
+        // Some say their cause themselves.
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = found.source();
+    }
+    text
 }
 
 /// What to do about a bucket that lies in `region`.

@@ -18,7 +18,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 
-pub use self::explain::{Kind, error_code, explain, in_region, kind, region_of};
+pub use self::explain::{Kind, detail, error_code, explain, in_region, kind, region_of};
 pub use self::server_date::ServerDate;
 pub use self::streams::StreamClients;
 use crate::error::{Code, Error};

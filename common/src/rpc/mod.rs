@@ -75,6 +75,14 @@ pub async fn is_loopback(address: &str) -> Result<bool, Error> {
 /// # Errors
 /// [`Code::InvalidValue`] when it is neither.
 pub fn endpoint(address: &str) -> Result<Endpoint, Error> {
+    if address.starts_with("https://") {
+        // Never in plain text where somebody asked for more.
+        return Err(Error::new(
+            Code::InvalidValue,
+            format!("{address:?}: Millrace's own port speaks plain HTTP/2, and so do its programs"),
+            "write host:port, in a network of your own or through a tunnel",
+        ));
+    }
     let url =
         if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::from_shared(url).map_err(|error| {

@@ -42,8 +42,9 @@ pub(crate) async fn gate(State(gate): State<Gate>, mut request: Request, next: N
             request.extensions_mut().insert(principal);
             next.run(request).await
         }
-        Err(error) => {
-            let deed = Deed { who: None, action: "refused", application: "", subject: &path };
+        Err((who, error)) => {
+            let deed =
+                Deed { who: who.as_ref(), action: "refused", application: "", subject: &path };
             gate.audit.record(&deed, Err(&error));
             refuse(error, request.headers())
         }
@@ -65,33 +66,49 @@ fn refuse(error: Error, headers: &HeaderMap) -> Response {
 }
 
 impl Gate {
-    async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Principal, Error> {
+    /// Who asks; a refusal comes with who it is, where that is known.
+    async fn admit(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Principal, (Option<Principal>, Error)> {
         let Some(secrets) = &self.secrets else { return Ok(Principal::Anyone) };
         let need = rules::need(path);
         if need == Some(Need::Nothing) {
             return Ok(Principal::Anyone);
         }
+        let principal =
+            self.principal(secrets, headers, need).await.map_err(|error| (None, error))?;
+        let refusal = match need {
+            Some(need) if need.is_met_by(&principal) => return Ok(principal),
+            Some(need) => Error::new(
+                Code::NotAllowed,
+                format!("{path} needs {}, and this is {principal}", need.describe()),
+                "ask an administrator for a token that allows it (`millrace token create --role`)",
+            ),
+            None => Error::new(
+                Code::NotAllowed,
+                format!("there is nothing at {path} that anybody may ask for"),
+                "see docs/operations.md for what a master serves",
+            ),
+        };
+        Err((Some(principal), refusal))
+    }
+
+    async fn principal(
+        &self,
+        secrets: &Secrets,
+        headers: &HeaderMap,
+        need: Option<Need>,
+    ) -> Result<Principal, Error> {
         let token = Token::of_header(headers.get(AUTHORIZATION))?;
-        let principal = match secrets.open(&token)? {
+        Ok(match secrets.open(&token)? {
             Claims::Node => Principal::Node,
             Claims::Container { application, attempt } => {
                 Principal::Container { application, attempt }
             }
             Claims::User(claims) => self.user(claims, token, need).await?,
-        };
-        match need {
-            Some(need) if need.is_met_by(&principal) => Ok(principal),
-            Some(need) => Err(Error::new(
-                Code::NotAllowed,
-                format!("{path} needs {}, and this is {principal}", need.describe()),
-                "ask an administrator for a token that allows it (`millrace token create --role`)",
-            )),
-            None => Err(Error::new(
-                Code::NotAllowed,
-                format!("there is nothing at {path} that anybody may ask for"),
-                "see docs/operations.md for what a master serves",
-            )),
-        }
+        })
     }
 
     /// Whose token it is. Only the leader has the list of tokens: a standby, which tells nobody
@@ -146,7 +163,7 @@ mod tests {
 
     async fn ask(gate: &Gate, path: &str, token: Option<&Token>) -> Result<Principal, Code> {
         let headers = token.map(|token| (AUTHORIZATION, token.header())).into_iter().collect();
-        gate.admit(path, &headers).await.map_err(|error| error.code())
+        gate.admit(path, &headers).await.map_err(|(_, error)| error.code())
     }
 
     fn user(secrets: &Secrets, role: Role, expires_ms: i64) -> Token {

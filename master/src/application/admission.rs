@@ -32,6 +32,14 @@ pub(crate) fn admit(
     nodes: &[Node],
 ) -> Result<(ApplicationSpec, Admitted), Error> {
     let spec = specification(request.spec.as_ref(), nodes)?;
+    if request.upgrade && !nodes.is_empty() && !nodes.iter().any(|node| node.takes(&spec)) {
+        // What waits for such nodes may wait; what runs is not stopped for it.
+        return Err(Error::new(
+            Code::DoesNotFit,
+            format!("no node has the labels that {} asks for now", spec.name),
+            "start a worker with these labels, or change node_selector",
+        ));
+    }
     let request_id = request.request_id.clone();
     if request_id.len() > REQUEST_ID_MAX || request_id.chars().any(char::is_control) {
         return Err(Error::new(

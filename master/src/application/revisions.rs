@@ -265,7 +265,8 @@ impl Application {
         true
     }
 
-    /// The driver asks for executors: whatever could be wrong with the revision was looked at.
+    /// The driver has executors: whatever could be wrong with the revision was looked at, and its
+    /// containers can live with what they are given.
     pub(super) fn revision_works(&mut self, now: Moment) -> Vec<Action> {
         let number = self.record.application.revision;
         let mut revisions = self.record.application.revisions.iter();

@@ -106,7 +106,7 @@ impl Application {
                 self.last_target = count;
                 self.target = Some(Target { count, executor, excluded_nodes });
                 self.told_unmet = None;
-                self.revision_works(now)
+                Vec::new()
             }
             driver_message::Body::Release(release) => {
                 let container = ContainerId::new(release.container_id);
@@ -122,8 +122,9 @@ impl Application {
                 if forgives { vec![Action::Save] } else { Vec::new() }
             }
             driver_message::Body::Report(report) => {
+                let has_executors = !report.executors.is_empty();
                 self.report = Some(report);
-                Vec::new()
+                if has_executors { self.revision_works(now) } else { Vec::new() }
             }
             driver_message::Body::Failures(failures) => {
                 self.record.batch_failures = Some(failures);

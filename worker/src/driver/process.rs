@@ -248,7 +248,7 @@ impl Driver {
         })
         .start();
         let (view_sender, views) = watch::channel(Vec::new());
-        let (total_sender, totals) = watch::channel(Totals::default());
+        let (total_sender, totals) = watch::channel(Totals::since(proof.head().batch));
         let (outcome_sender, outcome) = mpsc::channel(1);
         let (suspicion_sender, suspicions) = mpsc::channel(executors::SUSPICION_CAPACITY);
         let batches = Batches::new(

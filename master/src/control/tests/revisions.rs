@@ -156,6 +156,76 @@ fn a_revision_that_crashes_again_and_again_is_taken_back() {
 }
 
 #[test]
+fn a_revision_that_is_denied_again_and_again_is_taken_back() {
+    let mut world = world();
+    world.submit(&spec("a", 2, 1)).unwrap();
+    let session = world.driver_works("a");
+    let acquired = v1::HeadAcquired { epoch: 1, batch: 0 };
+    world.driver_says(session, driver_message::Body::Head(acquired));
+    world.ask(&upgrade(&changed("SELECT 2 FROM logs"))).unwrap();
+    world.driver_says(session, checked(2, None));
+    hands_over(&mut world, session);
+    for _ in 0..5 {
+        if world.shown("a").revision == 2 {
+            let session = world.driver_connects("a").unwrap();
+            let container = world.driver_of("a").unwrap().container_id;
+            let failure = v1::Failure { code: "MR3001".to_owned(), ..Default::default() };
+            let denied = v1::DriverFinished {
+                failure: Some(failure),
+                retryable: true,
+                ..Default::default()
+            };
+            world.driver_says(session, driver_message::Body::Finished(denied));
+            world.exit(&container, 1);
+        }
+        world.pass(Duration::from_secs(61));
+    }
+    assert_eq!(world.shown("a").revision, 1, "{:?}", world.shown("a"));
+    assert_eq!(states(&world)[1], RevisionState::Refused);
+}
+
+#[test]
+fn what_stops_has_no_revision_to_follow() {
+    let mut world = world();
+    world.submit(&spec("a", 2, 1)).unwrap();
+    let session = world.driver_works("a");
+    world.ask(&upgrade(&changed("SELECT 2 FROM logs"))).unwrap();
+    world.driver_says(session, checked(2, None));
+    world.stop("a").unwrap();
+    assert_eq!(states(&world), [RevisionState::Active, RevisionState::Refused]);
+    // It was told to make place before; the next attempt is told to stop, and nothing else.
+    hands_over(&mut world, session);
+    world.told.clear();
+    let session = world.driver_connects("a").unwrap();
+    assert!(asked(&mut world).is_empty());
+    let container = world.driver_of("a").unwrap().container_id;
+    world.driver_says(session, ends(ApplicationState::Stopped, false));
+    world.exit(&container, 0);
+    world.pass(Duration::from_secs(12));
+    assert_eq!(world.state("a"), ApplicationState::Stopped, "{}", world.reason("a"));
+}
+
+#[test]
+fn positions_are_given_up_once() {
+    let mut world = world();
+    let mut first = spec("a", 2, 1);
+    first.drop_sources = vec!["old".to_owned()];
+    world.submit(&first).unwrap();
+    assert_eq!(world.driver_of("a").unwrap().spec.unwrap().drop_sources, ["old"]);
+    world.driver_works("a");
+    assert!(world.shown("a").spec.unwrap().drop_sources.is_empty());
+}
+
+#[test]
+fn a_specification_that_the_store_could_not_hold_is_refused() {
+    let mut world = world();
+    let huge = changed(&format!("SELECT '{}' FROM logs", "x".repeat(96 << 10)));
+    let refusal = world.ask(&request(&huge)).unwrap_err();
+    assert_eq!(refusal.code(), Code::InvalidValue);
+    assert!(refusal.message().contains("bytes"), "{refusal}");
+}
+
+#[test]
 fn a_new_master_and_a_driver_that_comes_back_go_on_with_the_upgrade() {
     let mut world = world();
     world.submit(&spec("a", 2, 1)).unwrap();

@@ -425,6 +425,11 @@ impl World {
             ..Default::default()
         };
         self.driver_says(session, driver_message::Body::Target(target));
+        let report = v1::DriverReport {
+            executors: vec![v1::ExecutorReport::default()],
+            ..Default::default()
+        };
+        self.driver_says(session, driver_message::Body::Report(report));
         session
     }
 

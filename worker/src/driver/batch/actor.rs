@@ -115,7 +115,7 @@ impl Batches {
     pub fn new(setup: Setup, proof: Published) -> Self {
         let core = Core::new(setup.interval, proof.next_batch(), setup.clock.monotonic())
             .knowing(setup.known_failures);
-        let totals = Totals { batch: proof.head().batch, ..Totals::default() };
+        let totals = Totals::since(proof.head().batch);
         Self {
             core,
             setup,

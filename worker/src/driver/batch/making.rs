@@ -64,6 +64,12 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Nothing yet, after this batch of an attempt before.
+    #[must_use]
+    pub fn since(batch: u64) -> Self {
+        Self { batch, ..Self::default() }
+    }
+
     /// Counts a committed batch in.
     pub fn add(&mut self, making: &Making, now_ms: i64) {
         self.batch = making.batch;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::ChecksumAlgorithm;
 use bytes::Bytes;
 use millrace_common::aws::{self, Clients, ServerDate, rights};
@@ -174,10 +174,7 @@ where
         "NoSuchUpload",
     ];
     let retryable = !refused.contains(&code.as_str());
-    let message = error.as_service_error().map_or_else(
-        || DisplayErrorContext(error).to_string(),
-        |service| service.meta().message().unwrap_or("no message").to_owned(),
-    );
+    let message = aws::detail(error);
     let next_move = match aws::kind(error) {
         aws::Kind::Forbidden => rights::on_s3(call, &place(target), &message),
         aws::Kind::Region => aws::region_of(error).map(aws::in_region).unwrap_or_default(),
