@@ -20,7 +20,12 @@ use actix::ArbiterHandle;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion_distributed::Worker;
+<<<<<<< HEAD
 use millrace_common::access::Token;
+||||||| parent of 42db8b8 (Turn strangers away at every port with one line each; show each pain of Spark beside its command, run by a test)
+=======
+use millrace_common::rpc;
+>>>>>>> 42db8b8 (Turn strangers away at every port with one line each; show each pain of Spark beside its command, run by a test)
 use millrace_proto::v1::task_service_server::TaskServiceServer;
 use millrace_sql::plan::SinkWriter;
 use millrace_sql::scan::block::BlockSource;
@@ -96,6 +101,8 @@ impl Tasks {
     /// keep-alive of `millrace_common::rpc::server`.
     pub fn add_services(&self, routes: &mut RoutesBuilder) {
         let inner = self.worker.clone().into_worker_server();
+        // It believes any length by default.
+        let inner = inner.max_decoding_message_size(rpc::MESSAGE_BYTES_MAX);
         routes.add_service(engine::OnCompute { inner, pool: Arc::clone(&self.executor.pool) });
         let control = service::Control { executor: Arc::clone(&self.executor) };
         routes.add_service(TaskServiceServer::new(control));
