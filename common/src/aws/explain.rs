@@ -171,11 +171,13 @@ pub fn explain<E>(
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    let detail = error
-        .as_service_error()
-        .and_then(|e| e.message().map(ToOwned::to_owned))
-        .unwrap_or_else(|| DisplayErrorContext(error).to_string());
     let name = error_code(error).unwrap_or_default();
+    let detail = match (error.as_service_error().and_then(|e| e.message()), error.raw_response()) {
+        (Some(message), _) => message.to_owned(),
+        // An answer to HEAD has a name at most.
+        (None, Some(answer)) if !name.is_empty() => format!("(HTTP {})", answer.status().as_u16()),
+        (None, _) => DisplayErrorContext(error).to_string(),
+    };
     let kind = kind(error);
     if let (Kind::Region, Some(region)) = (kind, region_of(error)) {
         let message = format!("{resource} is in another region: it is in {region}");

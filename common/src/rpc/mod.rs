@@ -1,8 +1,8 @@
 //! gRPC between Millrace's processes: listeners that set TCP_NODELAY, channels with deadlines.
 
 mod caller;
-mod guard;
 mod greeting;
+mod guard;
 mod network;
 mod strangers;
 

@@ -9,14 +9,16 @@ use regex::Regex;
 pub(crate) const DIRECTORY: &str = "/home/you/demo";
 
 /// Pattern and what stands for it, in order.
-const RULES: [(&str, &str); 11] = [
+const RULES: [(&str, &str); 13] = [
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
     (r"127\.0\.0\.1:\d+", "ADDRESS"),
     (r"\bpid \d+", "pid PID"),
     // The run in the name of an object.
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "RUN"),
+    (r"\btoken [0-9a-f]{12}\b", "token ID"),
     // Durations that were measured have a blank before the unit; those of settings have none.
     (r"\b\d+(\.\d+)? (ms|s)\b", "DURATION"),
+    (r"\bmemory at most \d+ MiB of", "memory at most MEMORY of"),
     // Resident memory, in the last column of an executor.
     (r"(?m)^(word-count-a\d+-e\d+ .* )\d+MiB$", "${1}MEMORY"),
     // Which executor reads which shards: whoever registered first.
@@ -57,6 +59,8 @@ mod tests {
             ("1000 records, 0 retries, 0.1 s", "1000 records, 0 retries, DURATION"),
             ("every 1s = 2.0/s, 96MiB process", "every 1s = 2.0/s, 96MiB process"),
             ("a    b", "a  b"),
+            ("memory at most 124 MiB of 256 MiB", "memory at most MEMORY of 256 MiB"),
+            ("token fad647e61059 is in ann.token", "token ID is in ann.token"),
             (
                 "word-count-a1-e1  node-2  0/1  1  0B/1383MiB  118MiB",
                 "word-count-a1-e1  node-2  0/1  1  0B/1383MiB  MEMORY",

@@ -20,12 +20,8 @@ use actix::ArbiterHandle;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion_distributed::Worker;
-<<<<<<< HEAD
 use millrace_common::access::Token;
-||||||| parent of 42db8b8 (Turn strangers away at every port with one line each; show each pain of Spark beside its command, run by a test)
-=======
 use millrace_common::rpc;
->>>>>>> 42db8b8 (Turn strangers away at every port with one line each; show each pain of Spark beside its command, run by a test)
 use millrace_proto::v1::task_service_server::TaskServiceServer;
 use millrace_sql::plan::SinkWriter;
 use millrace_sql::scan::block::BlockSource;
