@@ -86,7 +86,7 @@ fn a_full_cluster_is_no_fault_of_a_queue_that_may_hold_all_of_it() {
     // Nor when nothing at all is left for an executor that a running application needs.
     let mut full = nodes(1);
     full[0].free = Resources::default();
-    let running = Claim { driver: None, ..one("first", 1) };
+    let running = claim("first", None, resources(1, 1), 1);
     let plan = round(&full, &[running], &Queues::default());
     let reason = &plan.waiting.values().next().unwrap().reason;
     assert!(reason.contains("free now") && !reason.contains("queue"), "{reason}");
