@@ -136,7 +136,7 @@ pub struct Error {
 }
 
 /// Metadata key under which a gRPC status carries the encoded [`v1::Failure`].
-const FAILURE_KEY: &str = "millrace-failure-bin";
+pub(crate) const FAILURE_KEY: &str = "millrace-failure-bin";
 
 impl Error {
     /// An error; `message` says what happened to which thing, `next_move` what to do about it.

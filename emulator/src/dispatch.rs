@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use s3s::Body;
 use tokio_util::task::TaskTracker;
 
@@ -258,13 +258,20 @@ fn route(head: &Parts) -> Route {
     }
 }
 
+/// The whole body. One that says that it is too long is refused before any of it is read.
 async fn collect(body: Incoming) -> Result<Bytes, Response<Body>> {
+    let refusal = |what: &str| {
+        tracing::warn!("a request is refused: {what}");
+        let body = dynamodb::refusal("SerializationException", what);
+        answer(413, dynamodb::CONTENT_TYPE, body.into())
+    };
+    let claimed = body.size_hint().lower();
+    if usize::try_from(claimed).map_or(true, |claimed| claimed > MAX_BODY) {
+        return Err(refusal(&format!("its body has {claimed} bytes of at most {MAX_BODY}")));
+    }
     match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) => {
-            let body = dynamodb::refusal("SerializationException", &error.to_string());
-            Err(answer(413, dynamodb::CONTENT_TYPE, body.into()))
-        }
+        Err(error) => Err(refusal(&error.to_string())),
     }
 }
 

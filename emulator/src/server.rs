@@ -204,13 +204,17 @@ async fn serve(listener: TcpListener, services: Arc<Services>, stop: Cancellatio
             accepted = listener.accept() => accepted,
         };
         match stream {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let connection = connection(stream, services.clone());
                 let watched = graceful.watch(connection);
                 // Owned by `graceful`, which waits for it below; it ends with its client or the stop.
                 tokio::spawn(async move {
-                    if let Err(error) = watched.await {
-                        tracing::debug!(%error, "a connection ended early");
+                    match watched.await {
+                        Err(error) if error.is_parse() => {
+                            tracing::warn!(%peer, %error, "a connection is closed: it is no HTTP/1.1");
+                        }
+                        Err(error) => tracing::debug!(%error, "a connection ended early"),
+                        Ok(()) => {}
                     }
                 });
             }

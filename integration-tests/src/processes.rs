@@ -191,6 +191,41 @@ pub fn arguments(pid: u32) -> std::io::Result<Vec<Vec<u8>>> {
     Ok(bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect())
 }
 
+/// The addresses of IPv4 on which the process takes TCP connections, in order.
+///
+/// # Errors
+/// When the process is gone.
+pub fn listening(pid: u32) -> std::io::Result<Vec<SocketAddr>> {
+    let mut sockets = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // One that was closed meanwhile listens no more.
+        let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
+        let name = target.to_string_lossy().into_owned();
+        let inode = name.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+        sockets.extend(inode.map(str::to_owned));
+    }
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp"))?;
+    let mut found: Vec<SocketAddr> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|columns| columns.get(3) == Some(&LISTENS))
+        .filter(|columns| columns.get(9).is_some_and(|inode| sockets.contains(*inode)))
+        .filter_map(|columns| socket_address(columns[1]))
+        .collect();
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The state of a socket that takes connections, in the kernel's table.
+const LISTENS: &str = "0A";
+
+/// `0100007F:1F90` is 127.0.0.1:8080.
+fn socket_address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let address = u32::from_str_radix(address, 16).ok()?.to_le_bytes();
+    Some(SocketAddr::from((address, u16::from_str_radix(port, 16).ok()?)))
+}
+
 /// Resident memory of the process.
 ///
 /// # Errors
@@ -281,6 +316,17 @@ mod tests {
         assert!(resident_bytes(pid).unwrap() > 0);
         drop(process);
         assert!(environment(pid).is_err());
+    }
+
+    #[test]
+    fn ports_are_found_by_the_process_that_listens() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let own = std::process::id();
+        assert!(listening(own).unwrap().contains(&address));
+        drop(listener);
+        assert!(!listening(own).unwrap().contains(&address));
+        assert_eq!(socket_address("0100007F:1F90"), "127.0.0.1:8080".parse().ok());
     }
 
     #[tokio::test]

@@ -268,7 +268,7 @@ async fn nothing_of_the_containers_is_open(local: &Local, bad: &Bad) {
     let served: Vec<(String, Vec<String>)> =
         std::iter::once((driver, all["DriverService"].clone()))
             .chain(executors.map(|address| {
-                let engine = "/datafusion_distributed.WorkerService/ExecuteTask".to_owned();
+                let engine = "/worker.WorkerService/ExecuteTask".to_owned();
                 let paths = [&all["TaskService"][..], &all["BlockService"][..], &[engine]].concat();
                 (address, paths)
             }))
@@ -503,6 +503,33 @@ fn the_audit_log_tells(local: &Local) {
     }
 }
 
+/// A worker without the cluster's token for nodes is told so by its exit, and is no node.
+async fn no_worker_comes_in_without_the_token_of_nodes(local: &Local, bad: &Bad, admin: &str) {
+    let masters = local.master().to_string();
+    let work = local.directory.path().join("uninvited").display().to_string();
+    let node = ["node", "--master", &masters, "--node-id", "uninvited", "--work-dir", &work];
+    let run = async |more: &[&str]| {
+        let arguments = [&node[..], &["--host", "127.0.0.1"], more].concat();
+        run(&binary("millrace-worker"), &arguments, &base_environment(), PATIENCE).await
+    };
+    run(&[]).await.assert_refused("MR2020", &["no token"]);
+    let file = local.directory.path().join("uninvited.token");
+    let path = file.display().to_string();
+    for (token, code) in [
+        (bad.foreign.as_str(), "MR2020"),
+        (&bad.expired, "MR2021"),
+        (&bad.other_application, "MR2022"),
+        (admin, "MR2022"),
+    ] {
+        std::fs::write(&file, token).expect("the test's directory can be written to");
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&file, private).expect("the file is this test's own");
+        run(&["--token-file", &path]).await.assert_refused(code, &[]);
+    }
+    let nodes = local.millrace(&["nodes"]).await.success().stdout;
+    assert!(!nodes.contains("uninvited"), "{nodes}");
+}
+
 #[tokio::test]
 async fn a_cluster_with_tokens_opens_to_those_it_should_and_to_nobody_else() {
     let local = Local::start().await;
@@ -547,6 +574,8 @@ async fn a_cluster_with_tokens_opens_to_those_it_should_and_to_nobody_else() {
     nothing_of_the_master_is_open(&local, &bad).await;
     nothing_of_the_containers_is_open(&local, &bad).await;
     nobody_acts_for_another(&local, &bad).await;
+    let admin = read_token(&local.dir().join("admin.token")).unwrap();
+    no_worker_comes_in_without_the_token_of_nodes(&local, &bad, admin.reveal()).await;
     let _ = local.millrace(&["kill", "other"]).await.success();
 
     within(PATIENCE, "a batch is committed", async || {

@@ -54,7 +54,7 @@ pub async fn run(
         refuse_to_be_reached(&config.listen).await?;
     }
     let (audit, auditor) = Audit::open(config.audit_file.as_deref(), clock.clone())?;
-    let (incoming, local) = rpc::bind(&config.listen).await?;
+    let (incoming, local) = rpc::bind_with_http(&config.listen).await?;
     let address = config.advertise.clone().unwrap_or_else(|| local.to_string());
     if local.ip().is_unspecified() && config.advertise.is_none() {
         tracing::warn!(%local, "nobody else can reach this address: set --advertise");

@@ -1,8 +1,10 @@
 //! gRPC between Millrace's processes: listeners that set TCP_NODELAY, channels with deadlines.
 
 mod caller;
+mod greeting;
 mod guard;
 mod network;
+mod strangers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,11 +12,14 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
+use tower::layer::util::{Identity, Stack};
 
 pub use self::caller::Caller;
 pub use self::guard::{Guard, Guarded};
 pub use self::network::{Connection, Incoming, Io, Network, simulate};
+pub use self::strangers::{Peer, Unheard, UnheardBy};
 
+use self::greeting::Speaks;
 use crate::error::{Code, Error};
 
 /// How long a connection may take to be made.
@@ -28,13 +33,25 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest message: announcements and plans stay far below; above is a defect or an attack.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-/// Listens on `host:port` (port 0: any free one); gives the listener and the address it got.
+/// Listens for gRPC on `host:port` (port 0: any free one); gives the listener and the address it got.
 ///
 /// # Errors
 /// [`Code::PortInUse`] when another process listens there, [`Code::InvalidValue`] for an address
 /// that can not be listened on.
 pub async fn bind(address: &str) -> Result<(Incoming, SocketAddr), Error> {
-    network::bind(address).await.map_err(|error| {
+    listen(address, Speaks::Grpc).await
+}
+
+/// [`bind`] for a port that also speaks HTTP/1.
+///
+/// # Errors
+/// As [`bind`].
+pub async fn bind_with_http(address: &str) -> Result<(Incoming, SocketAddr), Error> {
+    listen(address, Speaks::GrpcAndHttp).await
+}
+
+async fn listen(address: &str, speaks: Speaks) -> Result<(Incoming, SocketAddr), Error> {
+    network::bind(address, speaks).await.map_err(|error| {
         if error.kind() == std::io::ErrorKind::AddrInUse {
             Error::new(
                 Code::PortInUse,
@@ -163,10 +180,11 @@ fn connector(
     })
 }
 
-/// A tonic server with Millrace's keep-alive.
+/// A tonic server with Millrace's keep-alive, which tells of calls that reach no service.
 #[must_use]
-pub fn server() -> tonic::transport::Server {
+pub fn server() -> tonic::transport::Server<Stack<Unheard, Identity>> {
     tonic::transport::Server::builder()
+        .layer(Unheard::new())
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .tcp_nodelay(true)

@@ -1,7 +1,8 @@
 //! Where connections come from: TCP, or what a simulation puts in its place on its own thread.
 //!
-//! Promises: outside a simulation every connection is a TCP socket with TCP_NODELAY. Never does:
-//! retry, or keep a connection.
+//! Promises: outside a simulation every connection is a TCP socket with TCP_NODELAY, and one that is
+//! taken is closed when its first bytes are of no protocol of the port. Never does: retry, or keep a
+//! connection.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -14,7 +15,11 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tonic::transport::server::{Connected, TcpIncoming};
+
+use super::greeting::Speaks;
+use super::strangers::{Greeted, Lines, Peer};
 
 /// Bytes both ways.
 pub trait Io: AsyncRead + AsyncWrite + Send + 'static {}
@@ -22,12 +27,21 @@ pub trait Io: AsyncRead + AsyncWrite + Send + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + 'static> Io for T {}
 
 /// One connection.
-pub struct Connection(Pin<Box<dyn Io>>);
+pub struct Connection {
+    io: Pin<Box<dyn Io>>,
+    peer: Peer,
+}
 
 impl Connection {
     /// Over this transport.
     pub fn new(io: impl Io) -> Self {
-        Self(Box::pin(io))
+        Self { io: Box::pin(io), peer: Peer(None) }
+    }
+
+    /// Of somebody whose first bytes are looked at.
+    fn taken(socket: TcpStream, speaks: Speaks, lines: Lines) -> Self {
+        let peer = Peer(socket.peer_addr().ok());
+        Self { io: Box::pin(Greeted::new(socket, peer, speaks, lines)), peer }
     }
 }
 
@@ -43,7 +57,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_read(cx, buffer)
+        self.io.as_mut().poll_read(cx, buffer)
     }
 }
 
@@ -53,19 +67,19 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write(cx, bytes)
+        self.io.as_mut().poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_flush(cx)
+        self.io.as_mut().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_shutdown(cx)
+        self.io.as_mut().poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -73,14 +87,16 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write_vectored(cx, slices)
+        self.io.as_mut().poll_write_vectored(cx, slices)
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> Self::ConnectInfo {}
+    fn connect_info(&self) -> Peer {
+        self.peer
+    }
 }
 
 /// The connections that a listener takes.
@@ -130,7 +146,7 @@ pub(super) fn simulated() -> Option<Arc<dyn Network>> {
     SIMULATED.with(|simulated| simulated.borrow().clone())
 }
 
-pub(super) async fn bind(address: &str) -> io::Result<(Incoming, SocketAddr)> {
+pub(super) async fn bind(address: &str, speaks: Speaks) -> io::Result<(Incoming, SocketAddr)> {
     if let Some(network) = simulated() {
         return network.bind(address.to_owned()).await;
     }
@@ -139,5 +155,7 @@ pub(super) async fn bind(address: &str) -> io::Result<(Incoming, SocketAddr)> {
     // The sockets are taken as they are, so the option must be set here: without it an exchange
     // waits for delayed acknowledgements (40 to 180 ms).
     let sockets = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Ok((Incoming::new(sockets.map(|socket| socket.map(Connection::new))), local))
+    let lines = Lines::new();
+    let taken = move |socket| Connection::taken(socket, speaks, lines.clone());
+    Ok((Incoming::new(sockets.map(move |socket| socket.map(&taken))), local))
 }

@@ -8,6 +8,7 @@ use millrace_common::error::Code;
 use millrace_common::id::QueueName;
 use millrace_common::labels::{Labels, NodeSelector};
 use millrace_common::resources::Resources;
+use millrace_proto::v1::CauseKind;
 use proptest::prelude::*;
 
 use super::core::Plan;
@@ -70,6 +71,25 @@ fn only_those_who_are_named_may_submit() {
     assert_eq!(admit("etl", ""), Err(Code::QueueDenied));
     assert_eq!(admit("none", "bob"), Err(Code::QueueDenied));
     assert_eq!(admit("other", "bob"), Err(Code::UnknownQueue));
+}
+
+#[test]
+fn a_full_cluster_is_no_fault_of_a_queue_that_may_hold_all_of_it() {
+    let one = |name, count| claim(name, Some(resources(1, 1)), resources(1, 1), count);
+    // Two cores are free, and the second needs four.
+    let claims = [one("first", 5), one("second", 3)];
+    let plan = round(&nodes(2), &claims, &Queues::default());
+    assert_eq!(plan.placed.len(), 1, "{plan:?}");
+    let wait = &plan.waiting[&claims[1].application];
+    assert_eq!(wait.lack, CauseKind::NoCores, "{wait:?}");
+    assert!(wait.reason.contains("free now") && !wait.reason.contains("queue"), "{wait:?}");
+    // Nor when nothing at all is left for an executor that a running application needs.
+    let mut full = nodes(1);
+    full[0].free = Resources::default();
+    let running = claim("first", None, resources(1, 1), 1);
+    let plan = round(&full, &[running], &Queues::default());
+    let reason = &plan.waiting.values().next().unwrap().reason;
+    assert!(reason.contains("free now") && !reason.contains("queue"), "{reason}");
 }
 
 #[test]

@@ -55,8 +55,8 @@ enum Event {
 /// Runs the node until `shutdown`; `program` is what containers are started from.
 ///
 /// # Errors
-/// [`Code::DirectoryUnusable`], [`Code::ConfigurationValue`], or [`Code::NodeRefused`] when the
-/// master says that this node can not be.
+/// [`Code::DirectoryUnusable`], [`Code::ConfigurationValue`], or [`Code::NodeRefused`] and what
+/// there is to say of its token when the master does not let this node in.
 pub async fn run(
     mut config: WorkerConfig,
     program: PathBuf,
@@ -102,6 +102,7 @@ pub async fn run(
         kill_switches: BTreeMap::new(),
         masters,
         token,
+        was_let_in: false,
         session: None,
         unsent: BTreeSet::new(),
         num_heartbeats: 0,
@@ -159,6 +160,7 @@ struct Node {
     kill_switches: BTreeMap<ContainerId, watch::Sender<Option<Duration>>>,
     masters: Masters,
     token: Option<Token>,
+    was_let_in: bool,
     session: Option<Session>,
     /// Containers whose news the master has not been sent.
     unsent: BTreeSet<ContainerId>,
@@ -186,7 +188,7 @@ impl Node {
                     connecting = None;
                     match outcome {
                         Ok(session) => self.connected(session),
-                        Err(error) if error.code() == Code::NodeRefused => {
+                        Err(error) if self.is_final(error.code()) => {
                             self.end(&mut events).await;
                             return Err(error);
                         }
@@ -249,7 +251,18 @@ impl Node {
         })
     }
 
+    /// True when the master will not let this node in later either. One that it has let in before
+    /// goes on trying with its token: its containers live, and the secret may be on its way.
+    fn is_final(&self, code: Code) -> bool {
+        match code {
+            Code::NodeRefused => true,
+            Code::UnknownToken | Code::TokenExpired | Code::NotAllowed => !self.was_let_in,
+            _ => false,
+        }
+    }
+
     fn connected(&mut self, session: Session) {
+        self.was_let_in = true;
         tracing::info!(node = self.node_id, master = self.masters.current(), "registered");
         self.masters.succeeded();
         self.session = Some(session);

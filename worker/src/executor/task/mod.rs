@@ -21,6 +21,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion_distributed::Worker;
 use millrace_common::access::Token;
+use millrace_common::rpc;
 use millrace_proto::v1::task_service_server::TaskServiceServer;
 use millrace_sql::plan::SinkWriter;
 use millrace_sql::scan::block::BlockSource;
@@ -96,6 +97,8 @@ impl Tasks {
     /// keep-alive of `millrace_common::rpc::server`.
     pub fn add_services(&self, routes: &mut RoutesBuilder) {
         let inner = self.worker.clone().into_worker_server();
+        // It believes any length by default.
+        let inner = inner.max_decoding_message_size(rpc::MESSAGE_BYTES_MAX);
         routes.add_service(engine::OnCompute { inner, pool: Arc::clone(&self.executor.pool) });
         let control = service::Control { executor: Arc::clone(&self.executor) };
         routes.add_service(TaskServiceServer::new(control));

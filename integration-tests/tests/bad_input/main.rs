@@ -1,6 +1,13 @@
 //! What is wrong ends with one clear line and the next move: an exit code that is not 0, a stable
 //! code, the thing by its name, and no process that hangs.
 
+// The whole crate is tests; clippy only knows the test functions.
+#![allow(clippy::unwrap_used)]
+
+mod configuration;
+mod network;
+mod nodes;
+
 use std::net::TcpListener;
 use std::time::Duration;
 
