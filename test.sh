@@ -8,6 +8,8 @@
 #                        every fault row, or some: a table on the terminal and in target/faults
 #   ./test.sh --storm [--seed N] [--minutes M]
 #                        random faults on one cluster; the seed is printed
+#   ./test.sh --churn [--seed N] [--minutes M]
+#                        20 applications on 8 nodes, submitted, scaled, drained and killed at random
 #
 # Needs Rust, a C compiler and python3. Builds into CARGO_TARGET_DIR where that is set, else target/.
 set -euo pipefail
@@ -23,8 +25,8 @@ while [ $# -gt 0 ]; do
     --quick) quick=true ;;
     # What follows is for the program, which refuses what it does not know.
     --faults) shift; faults=(--out "$PWD/target/faults" "$@"); break ;;
-    --storm) faults=(--out "$PWD/target/faults" "$@"); break ;;
-    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --storm | --churn) faults=(--out "$PWD/target/faults" "$@"); break ;;
+    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "test.sh: unknown argument $1 (next: ./test.sh --help)" >&2; exit 2 ;;
   esac
   shift

@@ -27,9 +27,9 @@ where
 ///
 /// # Errors
 /// What was missing last, when `deadline` has passed.
-pub async fn attempt<T, F>(deadline: Duration, mut look: F) -> Result<T, String>
+pub async fn attempt<T, E, F>(deadline: Duration, mut look: F) -> Result<T, E>
 where
-    F: AsyncFnMut() -> Result<T, String>,
+    F: AsyncFnMut() -> Result<T, E>,
 {
     let started = Instant::now();
     loop {

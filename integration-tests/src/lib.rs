@@ -11,6 +11,7 @@ pub mod aggregate;
 pub mod application;
 pub mod aws;
 pub mod checker;
+pub mod churn;
 pub mod cluster;
 pub mod command;
 pub mod compose;

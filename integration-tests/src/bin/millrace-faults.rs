@@ -1,4 +1,4 @@
-//! The fault rows and the storm, as a program: real processes, real faults, one table.
+//! The fault rows, the storm and the churn, as a program: real processes, real faults, one table.
 //!
 //! Promises: exit code 0 only when every row that was asked for is kept or could not run here. The
 //! table and the logs of what failed stay in `--out`.
@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use millrace_integration_tests::churn;
+use millrace_integration_tests::churn::cast::Size;
 use millrace_integration_tests::faults::rows::{ROWS, Row, row};
 use millrace_integration_tests::faults::stage::Stage;
 use millrace_integration_tests::faults::{run, storm, table};
@@ -24,11 +26,14 @@ struct Arguments {
     /// Row 40: random faults on one cluster.
     #[arg(long)]
     storm: bool,
-    /// Seed of the storm; from the clock when not given, and printed.
-    #[arg(long, requires = "storm")]
+    /// Many applications on one cluster, submitted, scaled, drained and killed at random.
+    #[arg(long, conflicts_with = "storm")]
+    churn: bool,
+    /// Seed of the storm or the churn; from the clock when not given, and printed.
+    #[arg(long)]
     seed: Option<u64>,
-    /// Length of the storm.
-    #[arg(long, requires = "storm", default_value_t = 3.0)]
+    /// Length of the storm or the churn.
+    #[arg(long, default_value_t = 3.0)]
     minutes: f64,
     /// Faults come faster than an application may be able to commit.
     #[arg(long, requires = "storm")]
@@ -44,7 +49,9 @@ fn main() -> ExitCode {
     let runtime = runtime.expect("a runtime can be started");
     // An open table is a row's output too: the directory must be there before hours are spent.
     std::fs::create_dir_all(&arguments.out).expect("the output directory can be made");
-    if arguments.storm {
+    if arguments.churn {
+        runtime.block_on(a_churn(&arguments))
+    } else if arguments.storm {
         runtime.block_on(a_storm(&arguments))
     } else {
         runtime.block_on(all(&arguments))
@@ -87,6 +94,16 @@ async fn a_storm(arguments: &Arguments) -> ExitCode {
     let outcome = storm::run(forecast, &arguments.out).await;
     println!("{}", table::line(&outcome));
     if outcome.verdict == run::Verdict::Kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn a_churn(arguments: &Arguments) -> ExitCode {
+    let seed = arguments.seed.unwrap_or_else(seed_of_the_clock);
+    let time = Duration::from_secs_f64(arguments.minutes * 60.0);
+    println!("churn: seed {seed}, {:.0} s", time.as_secs_f64());
+    let forecast = churn::run::Forecast { seed, time, size: Size::Full };
+    let report = churn::run::run(forecast, &arguments.out).await;
+    println!("{report}history and logs: {}", arguments.out.display());
+    if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn seed_of_the_clock() -> u64 {

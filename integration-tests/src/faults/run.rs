@@ -5,6 +5,7 @@
 //! processes kept; a row that was not run never counts as kept. Owned by the program and by tests.
 //! Never does: stop at the first row that fails.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -363,8 +364,14 @@ fn defects(scene: &Scene<'_>) -> Vec<String> {
     for (index, worker) in cluster.workers.iter().enumerate() {
         logs.insert(format!("node-{}", index + 1), worker.log());
     }
+    defects_in(&logs)
+}
+
+/// The lines of logs, by whose they are, in which a process says that it has a defect.
+#[must_use]
+pub fn defects_in(logs: &BTreeMap<String, String>) -> Vec<String> {
     let mut found = Vec::new();
-    for (name, log) in &logs {
+    for (name, log) in logs {
         let lines = log.lines().filter(|line| DEFECTS.iter().any(|text| line.contains(text)));
         found.extend(lines.map(|line| format!("DEFECT {name}: {line}")));
     }

@@ -15,6 +15,7 @@ use millrace_common::error::{Code, Error};
 use millrace_common::id::ContainerId;
 use millrace_common::masters::Masters;
 use millrace_common::random;
+use millrace_common::resources::Resources;
 use millrace_common::retry::Backoff;
 use millrace_common::secrets;
 use millrace_proto::v1::{
@@ -30,7 +31,7 @@ use super::disk::Disk;
 use super::disk::core::Terms as DiskTerms;
 use super::session::Session;
 use super::work_dir::WorkDir;
-use super::{address, launcher, logs, resources};
+use super::{address, launcher, logs, orphans, resources, storage};
 use crate::config::WorkerConfig;
 
 /// Ends and pieces of logs that may wait for the loop; their tasks wait when it is full.
@@ -65,10 +66,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let offered = resources::offer(&config)?;
     let work_dir = Arc::new(WorkDir::open(&config.work_dir)?);
-    let mut core = Core::new(offered, config.kept_containers.try_into().unwrap_or(usize::MAX));
-    for status in work_dir.ended() {
-        core.keep(status);
-    }
+    let core = take_up(&config, offered, &work_dir).await;
     let mut disk = watch_disk(&config, &work_dir, &clock)?;
     disk.first().await;
     let mut masters = Masters::parse(&config.master)?;
@@ -109,6 +107,18 @@ pub async fn run(
         heartbeat_interval: HEARTBEAT_DEFAULT,
     };
     node.run(events, shutdown).await
+}
+
+/// What workers before this one left: their containers end before this node offers their room, and
+/// keep their logs.
+async fn take_up(config: &WorkerConfig, offered: Resources, work_dir: &WorkDir) -> Core {
+    orphans::end(work_dir.root()).await;
+    let mut core = Core::new(offered, config.kept_containers.try_into().unwrap_or(usize::MAX));
+    let ended = work_dir.ended();
+    let ids = ended.iter().map(|status| ContainerId::new(status.container_id.clone()));
+    storage::clear(ids.map(|id| work_dir.container(&id)).collect()).await;
+    ended.into_iter().for_each(|status| core.keep(status));
+    core
 }
 
 fn watch_disk(

@@ -176,7 +176,7 @@ impl Process {
             let _ = signal::kill(nix_pid(pid), Signal::SIGKILL);
         }
         drop(self.stdin.take());
-        storage::clear(self.directory.clone()).await;
+        storage::clear(vec![self.directory.clone()]).await;
         if excess.is_none()
             && let Some(peak) = self.cgroup.ended_for_memory()
         {

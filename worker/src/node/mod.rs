@@ -12,6 +12,7 @@ mod disk;
 mod launcher;
 mod logs;
 mod memory;
+mod orphans;
 mod resources;
 mod session;
 mod storage;

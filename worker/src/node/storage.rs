@@ -89,11 +89,12 @@ fn bytes_on_disk(directory: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Removes the directories of a container that has ended: its temporary files, its blocks. Its logs
-/// stay.
-pub(super) async fn clear(directory: PathBuf) {
+/// Removes the directories of containers that have ended: their temporary files, their blocks. Their
+/// logs stay.
+pub(super) async fn clear(containers: Vec<PathBuf>) {
     let cleared = tokio::task::spawn_blocking(move || {
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+        let entries = containers.iter().flat_map(fs::read_dir).flatten().flatten();
+        for entry in entries {
             if entry.file_type().is_ok_and(|kind| kind.is_dir())
                 && let Err(error) = fs::remove_dir_all(entry.path())
             {
@@ -103,7 +104,7 @@ pub(super) async fn clear(directory: PathBuf) {
         }
     });
     if tokio::time::timeout(CLEAR_DEADLINE, cleared).await.is_err() {
-        tracing::warn!("the disk takes long to remove what a container left");
+        tracing::warn!("the disk takes long to remove what containers left");
     }
 }
 
@@ -126,7 +127,7 @@ mod tests {
         let why = storage.look().unwrap();
         assert!(why.starts_with("MR6010: ") && why.contains("4 MiB of 2 MiB disk"), "{why}");
         fs::write(directory.path().join("stderr.log"), "kept").unwrap();
-        clear(directory.path().to_owned()).await;
+        clear(vec![directory.path().to_owned()]).await;
         assert!(!tmp.exists() && directory.path().join("stderr.log").exists());
         assert_eq!(storage.look(), None);
     }
