@@ -209,6 +209,31 @@ impl Making {
         }
     }
 
+    /// Why its last run failed, while it is run again; none where that is told of the executor.
+    #[must_use]
+    pub fn trouble(&self, application: &str) -> Option<Error> {
+        let said = || format!("a run of batch {} of {application} failed", self.batch);
+        match self.last_error.as_ref()? {
+            RunError::ExecutorSuspected { .. } | RunError::Cancelled => None,
+            error @ RunError::BlockLost { .. } => Some(Error::new(
+                Code::BlockLost,
+                format!("{}: {error}", said()),
+                "wait: it is read again from Kinesis",
+            )),
+            error @ RunError::Disk { .. } => Some(Error::new(
+                Code::NodeUnhealthy,
+                format!("{}: {error}", said()),
+                "make room on the disk that `millrace nodes` names",
+            )),
+            RunError::Sink { retryable: true, code, detail, .. } => Some(Error::new(
+                put_off_by_s3(code),
+                format!("{}: the sink failed ({code}): {detail}", said()),
+                "see to the bucket and the way to it",
+            )),
+            _ => Some(self.failed(application)),
+        }
+    }
+
     /// Why the application stops at this batch, naming shards and ranges.
     #[must_use]
     pub fn failed(&self, application: &str) -> Error {
@@ -245,6 +270,15 @@ impl Making {
                 "{next_move}, and submit again: nothing of this batch is written, nothing is lost"
             ),
         )
+    }
+}
+
+/// The page for what S3 said that may be other the next time.
+fn put_off_by_s3(code: &str) -> Code {
+    match code {
+        "SlowDown" | "ServiceUnavailable" | "RequestLimitExceeded" => Code::Throttled,
+        "timeout" | "connect" => Code::AwsUnreachable,
+        _ => Code::AwsOther,
     }
 }
 

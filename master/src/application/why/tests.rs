@@ -1,8 +1,24 @@
 //! One test per cause, from the facts that show it.
 
+use std::sync::LazyLock;
+
+use millrace_common::resources::ByteSize;
+
 use super::*;
 
 const NOW_MS: i64 = 1_000_000;
+
+static CLUSTER: LazyLock<Surroundings> = LazyLock::new(|| Surroundings {
+    address: "10.0.0.5:7070".to_owned(),
+    table: "heads".to_owned(),
+    num_nodes: 2,
+    offered: Resources::new(8, ByteSize::mib(8_192)),
+    free: Resources::new(1, ByteSize::mib(512)),
+    holders: vec![
+        ("words".to_owned(), Resources::new(4, ByteSize::mib(4_096))),
+        ("etl".to_owned(), Resources::new(3, ByteSize::mib(3_072))),
+    ],
+});
 
 fn running() -> v1::Application {
     v1::Application {
@@ -10,6 +26,15 @@ fn running() -> v1::Application {
         state: State::Running.into(),
         spec: Some(v1::ApplicationSpec {
             batch: Some(v1::BatchSpec { interval_ms: 1_000, ..Default::default() }),
+            sources: vec![v1::SourceSpec {
+                name: "logs".to_owned(),
+                stream: "app-logs".to_owned(),
+                ..Default::default()
+            }],
+            sink: Some(v1::SinkSpec {
+                path: "s3://results/words/".to_owned(),
+                ..Default::default()
+            }),
             ..Default::default()
         }),
         num_executors: 2,
@@ -31,6 +56,7 @@ fn facts(application: &v1::Application) -> Facts<'_> {
         batches: &[],
         waits: None,
         failures: (0, 5),
+        cluster: &CLUSTER,
         now_ms: NOW_MS,
     }
 }
@@ -38,7 +64,7 @@ fn facts(application: &v1::Application) -> Facts<'_> {
 /// The kind and the sentence of the one cause.
 fn named(facts: &Facts<'_>) -> (Kind, String) {
     let cause = why(facts).cause.expect("a cause");
-    assert!(!cause.next_move.is_empty(), "nothing mends {}", cause.what);
+    assert!(cause.next_move.contains('`'), "no command mends {}", cause.what);
     (cause.kind(), cause.what)
 }
 
@@ -102,21 +128,48 @@ fn a_failure_is_told_with_its_code_and_its_next_move() {
         assert_eq!(answer.standing(), v1::Standing::Failed);
         let cause = answer.cause.unwrap();
         assert_eq!((cause.kind(), cause.what.as_str()), (kind, "it is so"));
-        assert_eq!((cause.code.as_str(), cause.next_move.as_str()), (code.as_str(), "mend it"));
+        assert_eq!(cause.code, code.as_str());
+        assert!(cause.next_move.contains('`'), "{}", cause.next_move);
     }
+}
+
+/// Waiting because the scheduler says so: the answer to `why`.
+fn waiting_for(wait: &Wait, selector: Vec<v1::LabelRequirement>) -> v1::Cause {
+    let mut application =
+        v1::Application { state: State::Queued.into(), report: None, ..running() };
+    application.spec.as_mut().unwrap().node_selector = selector;
+    let answer = why(&Facts { waits: Some(wait), ..facts(&application) });
+    assert_eq!(answer.standing(), v1::Standing::Waiting);
+    let place = answer.links.iter().find(|link| link.name == "cluster").unwrap();
+    assert!(!place.holds && place.says.contains("held by words 4 cores"), "{}", place.says);
+    let cause = answer.cause.unwrap();
+    assert_eq!((cause.kind(), cause.what.as_str()), (wait.lack, wait.reason.as_str()));
+    cause
 }
 
 #[test]
 fn what_is_waited_for_is_the_schedulers_line_and_what_mends_it() {
-    let state = State::Queued.into();
-    let application = v1::Application { state, report: None, ..running() };
-    for kind in
-        [Kind::NoNodes, Kind::NoCores, Kind::NoMemory, Kind::Labels, Kind::Queue, Kind::DriverPlace]
-    {
-        let facts = Facts { waits: Some((kind, "needs 4 cores; free: 2")), ..facts(&application) };
-        assert_eq!(named(&facts), (kind, "needs 4 cores; free: 2".to_owned()));
-        assert_eq!(why(&facts).standing(), v1::Standing::Waiting);
+    let worker = "`millrace-worker --master 10.0.0.5:7070";
+    let free = "`millrace scale etl --executors N` or `millrace stop etl`";
+    for (lack, mend) in [
+        (Kind::NoNodes, worker),
+        (Kind::NoCores, free),
+        (Kind::NoMemory, free),
+        (Kind::DriverPlace, worker),
+        (Kind::Queue, "`millrace submit FILE --upgrade --set queue=NAME`"),
+    ] {
+        let wait = Wait::new(lack, "needs 4 cores; free: 2".to_owned());
+        let next = waiting_for(&wait, Vec::new()).next_move;
+        assert!(next.contains(mend), "{next}");
     }
+    let wait = Wait::new(Kind::Labels, "no node has zone=a".to_owned());
+    let zone = v1::LabelRequirement { label: "zone".to_owned(), values: vec!["a".to_owned()] };
+    let next = waiting_for(&wait, vec![zone]).next_move;
+    assert!(next.contains(&format!("{worker} --label zone=a`")), "{next}");
+    let behind = Some("etl".parse().unwrap());
+    let wait = Wait { lack: Kind::Behind, reason: "behind etl".to_owned(), behind };
+    let next = waiting_for(&wait, Vec::new()).next_move;
+    assert!(next.contains("`millrace why etl`"), "{next}");
 }
 
 #[test]
@@ -149,7 +202,7 @@ fn a_driver_that_fails_again_and_again_is_counted() {
     let facts = Facts { containers: &containers, ..of_driver };
     assert_eq!(named(&facts).0, Kind::OutOfMemory);
     let next = why(&facts).cause.unwrap().next_move;
-    assert!(next.contains("resources.driver") && next.contains("768 MiB"), "{next}");
+    assert!(next.contains("--set resources.driver.memory=1536MiB"), "{next}");
 }
 
 #[test]
@@ -175,6 +228,9 @@ fn an_executor_that_was_ended_for_its_memory_is_news_for_a_while() {
     assert_eq!(named(&facts).0, Kind::OutOfMemory);
     let later = Facts { now_ms: NOW_MS + 3_600_000, ..facts };
     assert_eq!(why(&later).standing(), v1::Standing::Well);
+    let committed = [v1::Batch { committed_ms: NOW_MS, ..Default::default() }];
+    let recovered = Facts { batches: &committed, ..facts };
+    assert_eq!(why(&recovered).standing(), v1::Standing::Well);
 }
 
 #[test]
@@ -203,6 +259,9 @@ fn a_batch_that_takes_too_long_is_blamed_on_what_took_the_time() {
     let (kind, what) = named(&Facts { batches: &computing, ..facts(&application) });
     assert_eq!(kind, Kind::IntervalTooShort);
     assert!(what.contains("1600 ms") && what.contains("1000 ms"), "{what}");
+    let next = why(&Facts { batches: &computing, ..facts(&application) }).cause.unwrap().next_move;
+    assert!(next.contains("`millrace submit FILE --upgrade --set batch.interval=2s`"), "{next}");
+    assert!(next.contains("`millrace scale words --executors 3`"), "{next}");
     let storing = [batch(1_500, 1_200)];
     assert_eq!(named(&Facts { batches: &storing, ..facts(&application) }).0, Kind::SlowSink);
     let publishing = [v1::Batch { published_ms: 3_010, ..batch(300, 100) }];
@@ -219,6 +278,8 @@ fn a_hot_shard_is_behind_alone() {
         shard_id: shard.to_owned(),
         millis_behind_latest: behind,
         bytes_per_second: rate,
+        stream: "app-logs".to_owned(),
+        split_at: "77".to_owned(),
     };
     let with = |late_shards: Vec<v1::LateShard>| {
         with_report(|report| {
@@ -230,6 +291,9 @@ fn a_hot_shard_is_behind_alone() {
     let (kind, what) = named(&facts(&hot));
     assert_eq!(kind, Kind::HotShard);
     assert!(what.contains("logs/a is 60 s behind"), "{what}");
+    let next = why(&facts(&hot)).cause.unwrap().next_move;
+    let split = "--stream-name app-logs --shard-to-split a --new-starting-hash-key 77`";
+    assert!(next.contains(split), "{next}");
     let all = with(vec![late("a", 60_000, 1_900 << 10), late("b", 50_000, 1_900 << 10)]);
     assert_eq!(named(&facts(&all)).0, Kind::CatchingUp);
     let slow = with(vec![late("a", 60_000, 1_000)]);
@@ -241,9 +305,103 @@ fn a_hot_shard_is_behind_alone() {
 #[test]
 fn missing_executors_are_told_behind_worse() {
     let application = trouble(Of::Commit, "", Code::Throttled);
-    let facts = Facts { waits: Some((Kind::NoCores, "1 of 3 waits")), ..facts(&application) };
+    let wait = Wait::new(Kind::NoCores, "1 of 3 waits".to_owned());
+    let facts = Facts { waits: Some(&wait), ..facts(&application) };
     let answer = why(&facts);
     assert_eq!(answer.standing(), v1::Standing::Slow);
     assert_eq!(answer.others[0].kind(), Kind::NoCores);
     assert_eq!(answer.cause.unwrap().kind(), Kind::TableThrottled);
+}
+
+#[test]
+fn a_driver_that_can_say_what_it_failed_of_is_no_crash_loop() {
+    let attempt = v1::Attempt {
+        number: 2,
+        ended_ms: NOW_MS - 5,
+        end_reason: "MR3005: denied".to_owned(),
+        failure: failure(Code::Forbidden, "denied"),
+        ..Default::default()
+    };
+    let queued = v1::Application {
+        state: State::Queued.into(),
+        attempts: vec![attempt],
+        report: None,
+        ..running()
+    };
+    let (kind, what) = named(&facts(&queued));
+    assert_eq!(kind, Kind::Forbidden);
+    assert_eq!(what, "driver attempt 2 ended: MR3005: denied; tried again until it passes");
+    // What an earlier submission met is not this one's.
+    let again = v1::Application { submitted_ms: NOW_MS, ..queued };
+    assert_eq!(named(&facts(&again)).0, Kind::Starting);
+}
+
+#[test]
+fn an_end_after_too_many_failures_is_told_by_the_last_of_them() {
+    let attempt = v1::Attempt {
+        number: 5,
+        ended_ms: NOW_MS,
+        end_reason: "ended by signal 6".to_owned(),
+        container_id: "words-a5-d".to_owned(),
+        ..Default::default()
+    };
+    let failed = v1::Application {
+        state: State::Failed.into(),
+        attempts: vec![attempt],
+        failure: failure(Code::AttemptsExhausted, "failed 5 times"),
+        ..running()
+    };
+    let facts = Facts { failures: (5, 5), ..facts(&failed) };
+    let cause = why(&facts).cause.unwrap();
+    assert_eq!((cause.kind(), cause.code.as_str()), (Kind::CrashLoop, "MR2007"));
+    assert!(cause.what.contains("attempt 5") && cause.what.contains("5 of 5"), "{}", cause.what);
+    assert!(cause.next_move.contains("`millrace logs words --container words-a5-d`"));
+    assert!(cause.next_move.contains("then `millrace submit FILE`"), "{}", cause.next_move);
+}
+
+/// Every command that a mend names, for every code: complete, with what it is about in it.
+#[test]
+fn what_mends_a_failure_is_a_command_with_the_names_in_it() {
+    let has_run = [v1::Batch { published_ms: 1, num_runs: 1, ..Default::default() }];
+    for (code, of, message, mend) in [
+        (
+            Code::Throttled,
+            Of::Shard,
+            "logs/s-1 throttled",
+            "--stream-name app-logs --target-shard-count 2",
+        ),
+        (Code::Throttled, Of::Commit, "slow", "`aws dynamodb update-table --table-name heads "),
+        (
+            Code::StreamMissing,
+            Of::Unspecified,
+            "app-logs",
+            "`aws kinesis create-stream --stream-name app-logs",
+        ),
+        (Code::StreamMissing, Of::Unspecified, "app-logs", "`millrace reset words --to earliest`"),
+        (
+            Code::DataLost,
+            Of::Unspecified,
+            "records of logs/s-1",
+            "`millrace reset words --to earliest`",
+        ),
+        (
+            Code::DataLost,
+            Of::Unspecified,
+            "records of logs/s-1",
+            "--set source.logs.on_data_loss=continue`",
+        ),
+        (Code::TableMissing, Of::Unspecified, "gone", "`millrace init --table heads`"),
+        (Code::BucketMissing, Of::Unspecified, "gone", "`millrace init --bucket results`"),
+        (Code::Forbidden, Of::Shard, "no", "`millrace policy FILE`"),
+        (Code::ClockSkew, Of::Shard, "late", "`chronyc makestep`"),
+        (Code::HeadForeign, Of::Unspecified, "taken", "--set name=OTHER`"),
+        (Code::BatchFailed, Of::Batch, "batch 3", "`millrace logs words`"),
+        (Code::SqlType, Of::Unspecified, "sum(text)", "`millrace explain FILE`"),
+        (Code::Internal, Of::Batch, "oh", "`millrace logs words`"),
+    ] {
+        let application = trouble(of, "", code);
+        let facts = Facts { batches: &has_run, ..facts(&application) };
+        let next = facts.of_failure(&failure(code, message).unwrap(), of).next_move;
+        assert!(next.contains(mend), "{code:?}: {next}");
+    }
 }
