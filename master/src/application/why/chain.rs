@@ -15,16 +15,16 @@ use crate::moment::format_ms;
 
 /// Applications that are named as holders of places.
 const HOLDERS_NAMED: usize = 3;
-/// A driver that commits nothing for so many intervals, and so long, is late.
-const COMMIT_LATE_INTERVALS: i64 = 10;
-const COMMIT_LATE_MS: i64 = 60_000;
-
 impl Facts<'_> {
     /// Every link that there is something to say about.
     pub(super) fn chain(&self) -> Vec<v1::FactLink> {
-        let mut links = vec![self.state(), self.place()];
+        let mut links = vec![self.state()];
+        let is_placed = matches!(self.application.state(), State::Running | State::Stopping);
+        if self.waits.is_some() || (self.is_live() && !is_placed) {
+            links.push(self.place());
+        }
         links.extend(self.driver());
-        if let Some(report) = self.application.report.as_ref().filter(|_| self.is_live()) {
+        if let Some(report) = self.application.report.as_ref().filter(|_| is_placed) {
             links.push(self.executors(report));
             links.push(self.input(report));
             links.push(self.commits(report));
@@ -47,8 +47,11 @@ impl Facts<'_> {
 
     fn place(&self) -> v1::FactLink {
         let around = self.cluster;
-        let mut says =
-            format!("{} nodes offer {}; free: {}", around.num_nodes, around.offered, around.free);
+        let nodes = match around.num_nodes {
+            1 => "1 node offers".to_owned(),
+            num => format!("{num} nodes offer"),
+        };
+        let mut says = format!("{nodes} {}; free: {}", around.offered, around.free);
         let holder = |(name, held): &(String, _)| format!("{name} {held}");
         let named: Vec<String> = around.holders.iter().take(HOLDERS_NAMED).map(holder).collect();
         if !named.is_empty() {
@@ -66,13 +69,14 @@ impl Facts<'_> {
         let v1::Attempt { number, container_id, node_id, .. } = last;
         let says = format!("attempt {number}: {container_id} on {node_id}");
         if last.ended_ms == 0 {
-            return Some(link(
-                "driver",
-                true,
-                format!("{says}, since {}", format_ms(last.started_ms)),
-            ));
+            let says = format!("{says}, since {}", format_ms(last.started_ms));
+            return Some(link("driver", true, says));
         }
-        let mut says = format!("{says} ended {}: {}", format_ms(last.ended_ms), last.end_reason);
+        let at = format_ms(last.ended_ms);
+        if let Some(failure) = &last.failure {
+            return Some(link("driver", false, format!("{says} ended {at} by {}", failure.code)));
+        }
+        let mut says = format!("{says} ended {at}: {}", last.end_reason);
         let status = self.containers.iter().find(|status| status.container_id == *container_id);
         if let Some(line) = status.and_then(|status| last_line(status.exit.as_ref()?)) {
             says = format!("{says}; its last line: {line}");
@@ -118,9 +122,7 @@ impl Facts<'_> {
             );
         }
         let ago_ms = (self.now_ms - report.last_commit_ms).max(0);
-        let interval = i64::try_from(self.interval_ms()).unwrap_or(i64::MAX);
-        let is_late = report.num_batches_in_flight > 0
-            && ago_ms > COMMIT_LATE_MS.max(interval.saturating_mul(COMMIT_LATE_INTERVALS));
+        let is_late = self.open_for_ms(report).is_some();
         let waits = self.num_troubles(report, Of::Commit) > 0;
         let says = format!("batch {}, {} s ago", report.batch, ago_ms / 1_000);
         link("commits", !is_late && !waits, says)

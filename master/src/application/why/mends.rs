@@ -50,7 +50,7 @@ impl Facts<'_> {
 
     /// What mends a lack of places.
     pub(super) fn mend_wait(&self, wait: &Wait) -> String {
-        let worker = format!("`millrace-worker --master {}", self.cluster.address);
+        let worker = format!("`millrace-worker node --master {}", self.cluster.address);
         if let Some(first) = &wait.behind {
             return format!("see what {first} waits for: `millrace why {first}`");
         }
@@ -135,7 +135,12 @@ impl Facts<'_> {
                  it with AWS's; {then}",
                 self.nodes()
             ),
-            Kind::Region | Kind::AwsUnreachable => {
+            Kind::Region => format!(
+                "name the region: {}, or use a bucket in the application's own; `millrace preflight \
+                 FILE` shows where each is",
+                self.resubmit("--set aws.region=REGION")
+            ),
+            Kind::AwsUnreachable => {
                 with(format!("`millrace preflight FILE` tries each place; {then}"))
             }
             Kind::NameTaken => format!(
@@ -147,7 +152,7 @@ impl Facts<'_> {
                 self.read_logs(""),
                 match failure.code == Code::BadRecord.as_str() {
                     true => self.resubmit("--set source.NAME.on_bad_record=dead_letter"),
-                    false => self.resubmit(""),
+                    false => self.afterwards(),
                 }
             )),
             Kind::Specification => {

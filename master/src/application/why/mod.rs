@@ -28,6 +28,9 @@ const LATE_FROM_MS: i64 = 5_000;
 /// A shard from which this much is read is at what Kinesis lets one reader take (2 MiB/s), or at what
 /// it lets its producers put (1 MiB/s), both less what smoothing hides.
 const HOT_BYTES_PER_SECOND: u64 = 900 << 10;
+/// A batch that is open for so many intervals, and so long, is late.
+const OPEN_INTERVALS: i64 = 10;
+const OPEN_MS: i64 = 60_000;
 /// An executor's end is news for this long, where no batch was committed since.
 const RECENT_MS: i64 = 60_000;
 
@@ -146,7 +149,7 @@ impl<'a> Facts<'a> {
             0 => "tried again until it passes".to_owned(),
             _ => format!("failure {failed} of {allowed} without a commit"),
         };
-        let ended = format!("driver attempt {} ended: {}; {counted}", last.number, last.end_reason);
+        let ended = format!("driver attempt {}: {}; {counted}", last.number, last.end_reason);
         if let Some(failure) = &last.failure {
             return Some(v1::Cause { what: ended, ..self.of_failure(failure, Of::Unspecified) });
         }
@@ -162,10 +165,12 @@ impl<'a> Facts<'a> {
         Some(cause(Kind::CrashLoop, &ended, next))
     }
 
-    /// The attempt of this submission that ended last.
+    /// The attempt of this submission, and of the revision in use, that ended last.
     fn last_ended(&self) -> Option<&'a v1::Attempt> {
         let mine = |attempt: &&v1::Attempt| {
-            attempt.ended_ms > 0 && attempt.started_ms >= self.application.submitted_ms
+            attempt.ended_ms > 0
+                && attempt.revision == self.application.revision
+                && attempt.started_ms >= self.application.submitted_ms
         };
         self.application.attempts.iter().rev().find(mine)
     }
@@ -218,9 +223,46 @@ impl<'a> Facts<'a> {
         LATE_FROM_MS.max(interval.saturating_mul(LATE_INTERVALS))
     }
 
+    /// How long nothing was committed while a batch is open, when that is late.
+    fn open_for_ms(&self, report: &v1::DriverReport) -> Option<i64> {
+        let begun_ms = self.application.attempts.last().map_or(0, |attempt| attempt.started_ms);
+        let since_ms = report.last_commit_ms.max(begun_ms);
+        let interval = i64::try_from(self.interval_ms()).unwrap_or(i64::MAX);
+        let late_ms = OPEN_MS.max(interval.saturating_mul(OPEN_INTERVALS));
+        let open_ms = self.now_ms - since_ms;
+        (report.num_batches_in_flight > 0 && open_ms > late_ms).then_some(open_ms)
+    }
+
+    /// Why a batch does not end.
+    fn open_batch(&self, report: &v1::DriverReport, open_ms: i64) -> v1::Cause {
+        let (busy, cores) = (report.task_cores_busy, report.task_cores_total);
+        // A task that computes holds a core; one that waits for the store does not.
+        let is_sink = busy == 0;
+        let kind = if is_sink { Kind::SlowSink } else { Kind::IntervalTooShort };
+        let on = if is_sink { "it waits for the object store" } else { "it computes" };
+        let what = format!(
+            "batch {} is open and nothing was committed for {} s; {busy} of {cores} task cores are \
+             busy: {on}",
+            report.batch + 1,
+            open_ms / 1_000
+        );
+        let took_ms = u64::try_from(open_ms).unwrap_or_default();
+        cause(kind, &what, self.mend_pace(took_ms, is_sink))
+    }
+
+    /// True when a batch was published a short while ago.
+    fn is_at_work(&self) -> bool {
+        let published_ms = self.batches.iter().map(|batch| batch.published_ms).max().unwrap_or(0);
+        self.now_ms - published_ms < RECENT_MS.max(self.late_from_ms())
+    }
+
     /// Why it is behind, if it is.
     fn slow(&self, report: &v1::DriverReport) -> Option<v1::Cause> {
-        let pace = Pace::over(self.batches).filter(|pace| pace.took_ms > self.interval_ms());
+        if let Some(open_ms) = self.open_for_ms(report) {
+            return Some(self.open_batch(report, open_ms));
+        }
+        let is_late = |pace: &Pace| pace.took_ms > self.interval_ms() && self.is_at_work();
+        let pace = Pace::over(self.batches).filter(is_late);
         if let Some(pace) = pace {
             let kind = if pace.is_sink() { Kind::SlowSink } else { Kind::IntervalTooShort };
             let what = format!("{}, longer than the interval", pace.describe(self.interval_ms()));

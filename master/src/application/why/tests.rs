@@ -85,8 +85,8 @@ fn batch(run_ms: u64, store_ms: u64) -> v1::Batch {
     v1::Batch {
         run_ms,
         store_ms,
-        committed_ms: 10,
-        published_ms: 20,
+        committed_ms: NOW_MS - 1_010,
+        published_ms: NOW_MS - 1_000,
         num_runs: 1,
         ..Default::default()
     }
@@ -149,7 +149,7 @@ fn waiting_for(wait: &Wait, selector: Vec<v1::LabelRequirement>) -> v1::Cause {
 
 #[test]
 fn what_is_waited_for_is_the_schedulers_line_and_what_mends_it() {
-    let worker = "`millrace-worker --master 10.0.0.5:7070";
+    let worker = "`millrace-worker node --master 10.0.0.5:7070";
     let free = "`millrace scale etl --executors N` or `millrace stop etl`";
     for (lack, mend) in [
         (Kind::NoNodes, worker),
@@ -264,8 +264,10 @@ fn a_batch_that_takes_too_long_is_blamed_on_what_took_the_time() {
     assert!(next.contains("`millrace scale words --executors 3`"), "{next}");
     let storing = [batch(1_500, 1_200)];
     assert_eq!(named(&Facts { batches: &storing, ..facts(&application) }).0, Kind::SlowSink);
-    let publishing = [v1::Batch { published_ms: 3_010, ..batch(300, 100) }];
+    let publishing = [v1::Batch { published_ms: NOW_MS + 2_000, ..batch(300, 100) }];
     assert_eq!(named(&Facts { batches: &publishing, ..facts(&application) }).0, Kind::SlowSink);
+    let long_ago = Facts { now_ms: NOW_MS + 3_600_000, ..facts(&application) };
+    assert_eq!(why(&Facts { batches: &computing, ..long_ago }).standing(), v1::Standing::Well);
     let quick = [batch(300, 100)];
     let facts = Facts { batches: &quick, ..facts(&application) };
     assert_eq!(why(&facts).standing(), v1::Standing::Well);
@@ -330,8 +332,10 @@ fn a_driver_that_can_say_what_it_failed_of_is_no_crash_loop() {
     };
     let (kind, what) = named(&facts(&queued));
     assert_eq!(kind, Kind::Forbidden);
-    assert_eq!(what, "driver attempt 2 ended: MR3005: denied; tried again until it passes");
-    // What an earlier submission met is not this one's.
+    assert_eq!(what, "driver attempt 2: MR3005: denied; tried again until it passes");
+    // What an earlier submission or revision met is not this one's.
+    let upgraded = v1::Application { revision: 2, ..queued.clone() };
+    assert_eq!(named(&facts(&upgraded)).0, Kind::Starting);
     let again = v1::Application { submitted_ms: NOW_MS, ..queued };
     assert_eq!(named(&facts(&again)).0, Kind::Starting);
 }
@@ -394,6 +398,7 @@ fn what_mends_a_failure_is_a_command_with_the_names_in_it() {
         (Code::BucketMissing, Of::Unspecified, "gone", "`millrace init --bucket results`"),
         (Code::Forbidden, Of::Shard, "no", "`millrace policy FILE`"),
         (Code::ClockSkew, Of::Shard, "late", "`chronyc makestep`"),
+        (Code::BucketRegion, Of::Batch, "moved", "--set aws.region=REGION`"),
         (Code::HeadForeign, Of::Unspecified, "taken", "--set name=OTHER`"),
         (Code::BatchFailed, Of::Batch, "batch 3", "`millrace logs words`"),
         (Code::SqlType, Of::Unspecified, "sum(text)", "`millrace explain FILE`"),
@@ -404,4 +409,24 @@ fn what_mends_a_failure_is_a_command_with_the_names_in_it() {
         let next = facts.of_failure(&failure(code, message).unwrap(), of).next_move;
         assert!(next.contains(mend), "{code:?}: {next}");
     }
+}
+
+#[test]
+fn a_batch_that_does_not_end_is_blamed_on_what_it_waits_for() {
+    let open = |busy, since_ms| {
+        with_report(|report| {
+            report.num_batches_in_flight = 1;
+            report.batch = 16;
+            report.last_commit_ms = NOW_MS - since_ms;
+            (report.task_cores_busy, report.task_cores_total) = (busy, 2);
+        })
+    };
+    let (kind, what) = named(&facts(&open(2, 90_000)));
+    assert_eq!(kind, Kind::IntervalTooShort);
+    assert!(
+        what.starts_with("batch 17 is open and nothing was committed for 90 s; 2 of 2"),
+        "{what}"
+    );
+    assert_eq!(named(&facts(&open(0, 90_000))).0, Kind::SlowSink);
+    assert_eq!(why(&facts(&open(2, 30_000))).standing(), v1::Standing::Well);
 }

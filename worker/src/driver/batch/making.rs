@@ -209,6 +209,16 @@ impl Making {
         }
     }
 
+    /// What it covers, for people.
+    fn ranges(&self) -> String {
+        let advances = &self.planned.advances;
+        let mut ranges: Vec<String> = advances.iter().take(SHARDS_NAMED).map(range).collect();
+        if advances.len() > SHARDS_NAMED {
+            ranges.push(format!("and {} more shards", advances.len() - SHARDS_NAMED));
+        }
+        ranges.join(", ")
+    }
+
     /// Why its last run failed, while it is run again; none where that is told of the executor.
     #[must_use]
     pub fn trouble(&self, application: &str) -> Option<Error> {
@@ -249,23 +259,19 @@ impl Making {
             }
             _ => String::new(),
         };
-        let advances = &self.planned.advances;
-        let mut ranges: Vec<String> = advances.iter().take(SHARDS_NAMED).map(range).collect();
-        if advances.len() > SHARDS_NAMED {
-            ranges.push(format!("and {} more shards", advances.len() - SHARDS_NAMED));
-        }
         let next_move = match &self.last_error {
             Some(RunError::Sink { next_move, .. }) if !next_move.is_empty() => next_move,
             Some(RunError::Sink { .. }) => "see to the bucket",
             _ => "correct the query (or set on_bad_record)",
         };
+        // What S3 refuses, it refuses whatever the records are.
+        let records = match &self.last_error {
+            Some(RunError::Sink { .. }) => String::new(),
+            _ => format!("; it covers {}", self.ranges()),
+        };
         Error::new(
             code,
-            format!(
-                "batch {} of {application} failed again and again{place}: {detail}; it covers {}",
-                self.batch,
-                ranges.join(", ")
-            ),
+            format!("batch {} of {application} failed{place}: {detail}{records}", self.batch),
             format!(
                 "{next_move}, and submit again: nothing of this batch is written, nothing is lost"
             ),

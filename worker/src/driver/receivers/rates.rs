@@ -84,14 +84,18 @@ impl Rates {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_steady_rate_is_found_and_a_silent_shard_fades() {
-        let shard = ShardKey {
+    fn shard() -> ShardKey {
+        ShardKey {
             source: "logs".into(),
             stream_arn: "arn".into(),
             stream_created_ms: 1,
             shard_id: "shardId-0".into(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_steady_rate_is_found_and_a_silent_shard_fades() {
+        let shard = shard();
         let mut rates = Rates::default();
         for second in 0..600 {
             rates.observe(&shard, 1_000, Duration::from_secs(second));
@@ -104,12 +108,7 @@ mod tests {
 
     #[test]
     fn what_was_read_for_seconds_only_is_not_little() {
-        let shard = ShardKey {
-            source: "logs".into(),
-            stream_arn: "arn".into(),
-            stream_created_ms: 1,
-            shard_id: "shardId-0".into(),
-        };
+        let shard = shard();
         let mut rates = Rates::default();
         for second in 0..=5 {
             rates.observe(&shard, 1_000_000, Duration::from_secs(second));
