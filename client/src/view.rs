@@ -17,7 +17,7 @@ pub use history::{HistoryView, PastAttemptView, RevisionView, TokenView};
 pub use node::NodeView;
 pub use parts::{BadRecordsView, GapView, NodeExclusionView, ReceiverView};
 pub use scaling::{QueueView, ScalingDecisionView, ScalingView};
-pub use why::{CauseView, WhyView};
+pub use why::{CauseView, LinkView, WhyView};
 
 /// A point in time from a message, where 0 means that it has not happened.
 fn known(time_ms: i64) -> Option<i64> {

@@ -232,6 +232,12 @@ impl HashKeyRange {
         }
     }
 
+    /// The first key of the upper half, where Kinesis would split it evenly.
+    #[must_use]
+    pub fn middle(self) -> u128 {
+        self.starting + (self.ending - self.starting).div_ceil(2)
+    }
+
     /// True when the key is in the range.
     #[must_use]
     pub fn contains(self, key: u128) -> bool {

@@ -16,15 +16,21 @@ pub(super) async fn run(global: &Global, output: &Output, name: &str) -> Outcome
     output.result(&view, || show(&view))
 }
 
+/// The cause in one line, the facts that it rests on, and what mends it in one line.
 fn show(view: &WhyView) -> String {
-    let Some(cause) = &view.cause else {
-        return match view.standing.as_str() {
-            "ended" => format!("{} has ended as it was asked to\n", view.name),
-            _ => format!("{} runs and keeps up\n", view.name),
-        };
+    let mut text = match (&view.cause, view.standing.as_str()) {
+        (Some(cause), standing) => format!("{} is {standing}: {}\n", view.name, line(cause)),
+        (None, "ended") => format!("{} has ended as it was asked to\n", view.name),
+        (None, _) => format!("{} runs and keeps up\n", view.name),
     };
-    let mut text = format!("{} is {}: {}\n", view.name, view.standing, line(cause));
-    writeln!(text, "next: {}", cause.next).ok();
+    let width = view.links.iter().map(|link| link.name.len()).max().unwrap_or(0);
+    for link in &view.links {
+        let mark = if link.holds { ' ' } else { '!' };
+        writeln!(text, "{mark} {:width$}  {}", link.name, link.says).ok();
+    }
+    if let Some(cause) = &view.cause {
+        writeln!(text, "next: {}", cause.next).ok();
+    }
     for other in &view.others {
         writeln!(text, "also: {}\n      next: {}", line(other), other.next).ok();
     }

@@ -16,6 +16,19 @@ pub struct WhyView {
     pub cause: Option<CauseView>,
     /// What else is not as it should be, worst first.
     pub others: Vec<CauseView>,
+    /// What is known of each step from the submission to a committed batch, in order.
+    pub links: Vec<LinkView>,
+}
+
+/// One step of that way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// `state`, `cluster`, `driver`, `executors`, `input`, `commits` or `batches`.
+    pub name: String,
+    /// False where something is not as it should be.
+    pub holds: bool,
+    /// In one line, with its numbers.
+    pub says: String,
 }
 
 /// One cause.
@@ -42,6 +55,12 @@ impl CauseView {
     }
 }
 
+impl LinkView {
+    fn new(link: &v1::FactLink) -> Self {
+        Self { name: link.name.clone(), holds: link.holds, says: link.says.clone() }
+    }
+}
+
 impl WhyView {
     /// The master's answer about the application of this name.
     #[must_use]
@@ -55,6 +74,7 @@ impl WhyView {
                 .to_lowercase(),
             cause: answer.cause.as_ref().map(CauseView::new),
             others: answer.others.iter().map(CauseView::new).collect(),
+            links: answer.links.iter().map(LinkView::new).collect(),
         }
     }
 }

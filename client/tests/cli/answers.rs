@@ -122,6 +122,11 @@ impl ClientService for Fake {
             standing: v1::Standing::Slow.into(),
             cause: Some(cause),
             others: vec![late],
+            links: vec![v1::FactLink {
+                name: "input".to_owned(),
+                holds: false,
+                says: "4 shards".to_owned(),
+            }],
         }))
     }
 
@@ -370,13 +375,18 @@ async fn an_unhealthy_node_says_why_and_since_when() {
 async fn why_names_one_cause_and_what_mends_it() {
     let said = against(Fake::default(), "why wc").await;
     let shown = said.done();
-    let first = "wc is slow: shard logs/7 is 60 s behind (hot_shard)\nnext: split the shard\n";
+    let first = "wc is slow: shard logs/7 is 60 s behind (hot_shard)\n! input  4 shards\n\
+                 next: split the shard\n";
     assert!(shown.starts_with(first), "{shown}");
     assert!(shown.contains("also: the head waits (table_throttled, MR3009)"), "{shown}");
     let json = against(Fake::default(), "why wc --json").await.json();
     assert_eq!((&json["standing"], &json["name"]), (&"slow".into(), &"wc".into()));
     assert_eq!(json["cause"]["kind"], "hot_shard");
     assert_eq!(json["others"][0]["code"], "MR3009");
+    assert_eq!(
+        (&json["links"][0]["name"], &json["links"][0]["holds"]),
+        (&"input".into(), &false.into())
+    );
 }
 
 #[tokio::test]

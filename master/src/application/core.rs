@@ -313,7 +313,7 @@ impl Application {
             },
             None => describe(&ended.exit),
         };
-        self.close_attempt(now, &why);
+        self.close_attempt(now, &why, driver.failure.clone());
         for executor in self.executors.keys() {
             actions.push(Action::Kill {
                 container: executor.clone(),
@@ -399,12 +399,15 @@ impl Application {
         }
     }
 
-    fn close_attempt(&mut self, now: Moment, why: &str) {
+    fn close_attempt(&mut self, now: Moment, why: &str, failure: Option<v1::Failure>) {
+        // The newest failure is enough to go by.
+        self.record.application.attempts.iter_mut().for_each(|attempt| attempt.failure = None);
         if let Some(attempt) = self.record.application.attempts.last_mut()
             && attempt.ended_ms == 0
         {
             attempt.ended_ms = now.wall_ms;
             why.clone_into(&mut attempt.end_reason);
+            attempt.failure = failure;
         }
     }
 

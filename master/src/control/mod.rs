@@ -21,7 +21,7 @@ pub(crate) use self::actor::{
     ReadLog, StreamTo,
 };
 pub(crate) use self::core::{Core, Identity};
-pub(crate) use self::requests::{Drain, Kill, ListQueues, Scale, Stop, Submit, Undrain};
+pub(crate) use self::requests::{Drain, Kill, ListQueues, Scale, Stop, Submit, Undrain, Why};
 pub(crate) use self::tokens::{CreateToken, RevokeToken};
 
 /// One stream to a node or a driver; never used twice in a master's life.

@@ -48,7 +48,7 @@ impl Core {
         for claim in &claims {
             let wait = plan.waiting.get(&claim.application).map(|wait| match &unhealthy {
                 Some(unhealthy) => {
-                    Wait { reason: format!("{}; {unhealthy}", wait.reason), ..*wait }
+                    Wait { reason: format!("{}; {unhealthy}", wait.reason), ..wait.clone() }
                 }
                 None => wait.clone(),
             });
@@ -99,8 +99,7 @@ impl Core {
         for application in self.applications.values_mut() {
             if application.state() == v1::ApplicationState::Queued {
                 application.set_reason(&reason);
-                application.waits =
-                    Some(Wait { lack: CauseKind::MasterStarting, reason: reason.clone() });
+                application.waits = Some(Wait::new(CauseKind::MasterStarting, reason.clone()));
             }
         }
     }

@@ -123,6 +123,19 @@ impl Handler<ListQueues> for Control {
     }
 }
 
+/// Why an application waits, is slow or has ended.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<v1::WhyApplicationResponse, Error>")]
+pub(crate) struct Why(pub v1::WhyApplicationRequest);
+
+impl Handler<Why> for Control {
+    type Result = Result<v1::WhyApplicationResponse, Error>;
+
+    fn handle(&mut self, Why(request): Why, _: &mut Self::Context) -> Self::Result {
+        view::why(&self.core, self.now(), &request.name)
+    }
+}
+
 /// A node is to be emptied.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<v1::Node, Error>")]

@@ -1,5 +1,6 @@
 //! What clients see of the core. Reads only.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_common::error::Error;
@@ -9,10 +10,11 @@ use millrace_proto::v1;
 
 use super::core::{Core, unknown};
 use super::drain::unknown_node;
-use crate::application::why::{self, BATCHES_JUDGED, Facts};
+use crate::application::why::{self, BATCHES_JUDGED, Facts, Surroundings};
 use crate::application::{Application, BATCHES_MAX};
 use crate::cluster::{ContainerEntry, Usage};
 use crate::moment::Moment;
+use crate::scheduler::Room;
 
 /// Batches that are listed when nobody says how many.
 const BATCHES_DEFAULT: usize = 100;
@@ -198,7 +200,11 @@ pub(crate) fn containers_to_read(
 ///
 /// # Errors
 /// When the name is none, or no application has it.
-pub(crate) fn why(core: &Core, name: &str) -> Result<v1::WhyApplicationResponse, Error> {
+pub(crate) fn why(
+    core: &Core,
+    now: Moment,
+    name: &str,
+) -> Result<v1::WhyApplicationResponse, Error> {
     let v1::GetApplicationResponse { application: shown, containers } = application(core, name)?;
     let name: ApplicationName = name.parse()?;
     let application = core.applications.get(&name).ok_or_else(|| unknown(&name))?;
@@ -206,11 +212,36 @@ pub(crate) fn why(core: &Core, name: &str) -> Result<v1::WhyApplicationResponse,
         application: &shown.unwrap_or_default(),
         containers: &containers,
         batches: &application.history.newest(BATCHES_JUDGED),
-        waits: application.waits.as_ref().map(|wait| (wait.lack, wait.reason.as_str())),
+        waits: application.waits.as_ref(),
         failures: application.num_failures(),
-        now_ms: nodes(core).iter().map(|node| node.last_heartbeat_ms).max().unwrap_or(0),
+        cluster: &surroundings(core, now),
+        now_ms: now.wall_ms,
     };
     Ok(why::why(&facts))
+}
+
+/// The cluster as one who waits sees it.
+fn surroundings(core: &Core, now: Moment) -> Surroundings {
+    let rooms = core.cluster.rooms(now);
+    let sum = |part: &dyn Fn(&Room) -> Resources| {
+        rooms.iter().map(part).fold(Resources::default(), Resources::saturating_add)
+    };
+    let mut held = BTreeMap::<&str, Resources>::new();
+    for entry in core.cluster.containers.iter().filter(|entry| entry.is_live()) {
+        let of_one = held.entry(&entry.status.application).or_default();
+        *of_one = of_one.saturating_add(entry.resources());
+    }
+    let mut holders: Vec<(String, Resources)> =
+        held.into_iter().map(|(name, held)| (name.to_owned(), held)).collect();
+    holders.sort_by_key(|(_, held)| Reverse((held.cores, held.memory)));
+    Surroundings {
+        address: core.identity.address.clone(),
+        table: core.identity.table.clone(),
+        num_nodes: rooms.len(),
+        offered: sum(&|room| room.offered),
+        free: sum(&|room| room.free),
+        holders,
+    }
 }
 
 /// The newest batches of an application, newest first.

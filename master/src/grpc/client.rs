@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::{Shared, logs, principal, tokens};
 use crate::access::{Deed, Principal};
 use crate::application::{is_terminal, state_name};
-use crate::control::{Drain, Kill, ListQueues, Scale, Stop, Submit, Undrain, view};
+use crate::control::{Drain, Kill, ListQueues, Scale, Stop, Submit, Undrain, Why, view};
 use crate::store::StoreError;
 
 /// The service.
@@ -97,8 +97,7 @@ impl ClientService for Service {
         &self,
         request: Request<v1::WhyApplicationRequest>,
     ) -> Result<Response<v1::WhyApplicationResponse>, Status> {
-        let name = request.into_inner().name;
-        let outcome = self.shared.leader.read(move |core| view::why(core, &name)).await;
+        let outcome = self.shared.leader.ask(Why(request.into_inner())).await;
         answer(outcome.and_then(|inner| inner))
     }
 

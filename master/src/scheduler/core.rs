@@ -60,11 +60,19 @@ pub(crate) struct Wait {
     pub lack: CauseKind,
     /// In one line, with numbers.
     pub reason: String,
+    /// The application that comes first, when that is what it waits for.
+    pub behind: Option<ApplicationName>,
 }
 
 impl Wait {
-    fn new(lack: CauseKind, reason: String) -> Self {
-        Self { lack, reason }
+    /// It lacks something of the cluster.
+    pub(crate) fn new(lack: CauseKind, reason: String) -> Self {
+        Self { lack, reason, behind: None }
+    }
+
+    /// It waits for what another one waits for.
+    fn behind(first: &ApplicationName, reason: String) -> Self {
+        Self { lack: CauseKind::Behind, reason, behind: Some(first.clone()) }
     }
 }
 
@@ -176,12 +184,14 @@ impl Round<'_> {
         {
             let reason =
                 format!("{running} runs, waits for executors that it needs, and comes first");
-            return self.block(claim, Wait::new(CauseKind::DriverPlace, reason));
+            let wait = Wait::behind(running, reason);
+            return self.block(claim, wait);
         }
         if let Some(first) = self.blocked.get(&claim.queue) {
             let reason =
                 format!("queued behind {first}, which comes first and waits for its place");
-            return self.wait(claim, Wait::new(CauseKind::Queue, reason));
+            let wait = Wait::behind(first, reason);
+            return self.wait(claim, wait);
         }
         if self.ledger.count_allowed(&claim.queue, whole) == 0 {
             let why = self.ledger.explain(&claim.queue, whole);

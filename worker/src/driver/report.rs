@@ -35,6 +35,8 @@ fn late(view: &LateView) -> v1::LateShard {
         shard_id: view.shard_id.clone(),
         millis_behind_latest: view.millis_behind_latest,
         bytes_per_second: view.bytes_per_second,
+        stream: view.stream.clone(),
+        split_at: view.split_at.map(|key| key.to_string()).unwrap_or_default(),
     }
 }
 

@@ -307,8 +307,8 @@ impl Batches {
                     _ => None,
                 };
                 making.fail(error);
-                self.totals.failing =
-                    Some((batch, making.failed(&self.setup.application).to_failure()));
+                let trouble = making.trouble(&self.setup.application);
+                self.totals.failing = trouble.map(|error| (batch, error.to_failure()));
                 self.setup.totals.send_replace(self.totals.clone());
                 if let Some(block) = missing {
                     let told = self.setup.receivers.send(BlockMissing(block));

@@ -215,6 +215,41 @@ impl Making {
         }
     }
 
+    /// What it covers, for people.
+    fn ranges(&self) -> String {
+        let advances = &self.planned.advances;
+        let mut ranges: Vec<String> = advances.iter().take(SHARDS_NAMED).map(range).collect();
+        if advances.len() > SHARDS_NAMED {
+            ranges.push(format!("and {} more shards", advances.len() - SHARDS_NAMED));
+        }
+        ranges.join(", ")
+    }
+
+    /// Why its last run failed, while it is run again; none where that is told of the executor.
+    #[must_use]
+    pub fn trouble(&self, application: &str) -> Option<Error> {
+        let said = || format!("a run of batch {} of {application} failed", self.batch);
+        match self.last_error.as_ref()? {
+            RunError::ExecutorSuspected { .. } | RunError::Cancelled => None,
+            error @ RunError::BlockLost { .. } => Some(Error::new(
+                Code::BlockLost,
+                format!("{}: {error}", said()),
+                "wait: it is read again from Kinesis",
+            )),
+            error @ RunError::Disk { .. } => Some(Error::new(
+                Code::NodeUnhealthy,
+                format!("{}: {error}", said()),
+                "make room on the disk that `millrace nodes` names",
+            )),
+            RunError::Sink { retryable: true, code, detail, .. } => Some(Error::new(
+                put_off_by_s3(code),
+                format!("{}: the sink failed ({code}): {detail}", said()),
+                "see to the bucket and the way to it",
+            )),
+            _ => Some(self.failed(application)),
+        }
+    }
+
     /// Why the application stops at this batch, naming shards and ranges.
     #[must_use]
     pub fn failed(&self, application: &str) -> Error {
@@ -230,27 +265,32 @@ impl Making {
             }
             _ => String::new(),
         };
-        let advances = &self.planned.advances;
-        let mut ranges: Vec<String> = advances.iter().take(SHARDS_NAMED).map(range).collect();
-        if advances.len() > SHARDS_NAMED {
-            ranges.push(format!("and {} more shards", advances.len() - SHARDS_NAMED));
-        }
         let next_move = match &self.last_error {
             Some(RunError::Sink { next_move, .. }) if !next_move.is_empty() => next_move,
             Some(RunError::Sink { .. }) => "see to the bucket",
             _ => "correct the query (or set on_bad_record)",
         };
+        // What S3 refuses, it refuses whatever the records are.
+        let records = match &self.last_error {
+            Some(RunError::Sink { .. }) => String::new(),
+            _ => format!("; it covers {}", self.ranges()),
+        };
         Error::new(
             code,
-            format!(
-                "batch {} of {application} failed again and again{place}: {detail}; it covers {}",
-                self.batch,
-                ranges.join(", ")
-            ),
+            format!("batch {} of {application} failed{place}: {detail}{records}", self.batch),
             format!(
                 "{next_move}, and submit again: nothing of this batch is written, nothing is lost"
             ),
         )
+    }
+}
+
+/// The page for what S3 said that may be other the next time.
+fn put_off_by_s3(code: &str) -> Code {
+    match code {
+        "SlowDown" | "ServiceUnavailable" | "RequestLimitExceeded" => Code::Throttled,
+        "timeout" | "connect" => Code::AwsUnreachable,
+        _ => Code::AwsOther,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millrace_common::budget::CUT_AT_DIVISOR;
 use millrace_common::id::{ContainerId, ReceiverId};
-use millrace_common::position::ShardKey;
+use millrace_common::position::{HashKeyRange, ShardKey};
 use millrace_proto::v1;
 
 use super::Core;
@@ -48,6 +48,10 @@ pub struct LateView {
     pub millis_behind_latest: i64,
     /// What is read of it, smoothed.
     pub bytes_per_second: u64,
+    /// Its stream's name.
+    pub stream: String,
+    /// The middle of its keys, where it could be split.
+    pub split_at: Option<u128>,
 }
 
 /// Shards in trouble that a snapshot names: one is enough to know the cause, the others are like it.
@@ -146,11 +150,17 @@ impl Core {
             .map(|(shard, millis)| (shard, *millis))
             .collect();
         late.sort_by_key(|(_, millis)| Reverse(*millis));
-        let view = |(shard, millis_behind_latest): (&ShardKey, i64)| LateView {
-            source: shard.source.clone(),
-            shard_id: shard.shard_id.clone(),
-            millis_behind_latest,
-            bytes_per_second: self.rates.bytes_per_second(shard, now),
+        let view = |(shard, millis_behind_latest): (&ShardKey, i64)| {
+            let source = self.sources.get(&shard.source);
+            let range = source.and_then(|source| source.lineage.range(&shard.shard_id));
+            LateView {
+                source: shard.source.clone(),
+                shard_id: shard.shard_id.clone(),
+                millis_behind_latest,
+                bytes_per_second: self.rates.observed_per_second(shard, now),
+                stream: source.map(|source| source.setup.stream.name.clone()).unwrap_or_default(),
+                split_at: range.map(HashKeyRange::middle),
+            }
         };
         late.into_iter().take(LATE_SHOWN).map(view).collect()
     }
