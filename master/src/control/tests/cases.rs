@@ -424,3 +424,36 @@ fn a_start_position_that_the_head_overrules_is_named() {
     assert!(response.warnings[0].contains("millrace reset a"), "{:?}", response.warnings);
     assert_eq!(response.attempt, 2);
 }
+
+fn replay(of: &str, path: &str) -> v1::ApplicationSpec {
+    let mut replay = spec(&format!("{of}-replay"), 1, 1);
+    replay.replay = Some(v1::ReplaySpec { of: of.to_owned(), from_ms: 1, to_ms: 2 });
+    let start = v1::start_position::At::TimestampMs(1);
+    replay.sources[0].start = Some(v1::StartPosition { at: Some(start) });
+    replay.sink.as_mut().unwrap().path = path.to_owned();
+    replay
+}
+
+#[test]
+fn a_replay_does_not_write_where_its_application_does() {
+    let mut world = seed();
+    world.submit(&spec("a", 1, 1)).unwrap();
+    for path in ["s3://bucket/out/", "s3://bucket/out/again/", "s3://bucket/"] {
+        let error = world.submit(&replay("a", path)).unwrap_err();
+        assert_eq!(error.code(), Code::ReplayPath, "{path}");
+    }
+    world.submit(&replay("a", "s3://bucket/again/")).unwrap();
+}
+
+#[test]
+fn a_replay_that_is_finished_is_over() {
+    let mut world = seed();
+    world.submit(&replay("a", "s3://bucket/again/")).unwrap();
+    let session = world.driver_works("a-replay");
+    world.driver_says(session, finished(ApplicationState::Finished, false));
+    world.exit("a-replay-a1-driver", 0);
+    assert_eq!(world.state("a-replay"), ApplicationState::Finished);
+    assert_eq!(world.reason("a-replay"), "said so");
+    world.pass(Duration::from_secs(600));
+    assert_eq!(world.state("a-replay"), ApplicationState::Finished, "nobody starts it again");
+}

@@ -115,7 +115,8 @@ impl Batches {
     pub fn new(setup: Setup, proof: Published) -> Self {
         let core = Core::new(setup.interval, proof.next_batch(), setup.clock.monotonic())
             .knowing(setup.known_failures);
-        let totals = Totals { batch: proof.head().batch, ..Totals::default() };
+        let head = proof.head();
+        let totals = Totals { batch: head.batch, overall: head.totals, ..Totals::default() };
         Self {
             core,
             setup,
@@ -349,6 +350,7 @@ impl Batches {
 
     fn on_committed(&mut self, committed: Committed, ctx: &mut Context<Self>) {
         let batch = committed.batch();
+        self.totals.overall = committed.totals();
         self.committed = Some(committed);
         let told = self.setup.receivers.send(BatchCommitted(batch));
         ctx.spawn(told.into_actor(self).map(|_, _, _| ()));

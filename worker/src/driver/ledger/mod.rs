@@ -8,6 +8,7 @@
 
 mod block;
 mod holders;
+mod range;
 mod track;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +54,9 @@ pub struct EmptyRead {
     pub server_ms: i64,
     /// As Kinesis says.
     pub millis_behind_latest: i64,
+    /// Set at the end of the range that is read: records are behind `after`, and the first of them
+    /// arrived at this time or later, Unix milliseconds. 0 anywhere else.
+    pub nothing_before_ms: i64,
 }
 
 /// What one batch covers of one shard: `(from, to]`.
@@ -83,6 +87,8 @@ pub struct Lost {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     tracks: BTreeMap<ShardKey, Track>,
+    /// Where the range that is read ends, by arrival, Unix milliseconds; none: nowhere.
+    until_ms: Option<i64>,
     /// Blocks of batches that are planned and not released, by batch.
     planned: BTreeMap<u64, Vec<Held>>,
     /// Batches whose commit was applied: their blocks need not be read again.
@@ -94,7 +100,8 @@ pub struct Ledger {
 impl Ledger {
     /// Begins a shard at the position of the head.
     pub fn open(&mut self, shard: ShardKey, position: Position, now: Duration) {
-        self.tracks.entry(shard).or_insert_with(|| Track::new(position, now));
+        let until_ms = self.until_ms.unwrap_or(i64::MAX);
+        self.tracks.entry(shard).or_insert_with(|| Track::new(position, until_ms, now));
     }
 
     /// True when the shard is kept here.

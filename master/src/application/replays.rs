@@ -1,0 +1,47 @@
+//! Replays, as the master sees them: applications whose names lead to others.
+//!
+//! Promises: a replay is not taken that would write where its application writes. Never does: know
+//! how far a replay is.
+
+use millrace_common::application::{ApplicationSpec, Replay, replay};
+use millrace_common::error::{Code, Error};
+use millrace_common::id::ApplicationName;
+use millrace_proto::v1;
+
+use super::Application;
+
+impl Application {
+    /// What it was submitted with last.
+    fn spec(&self) -> Option<&v1::ApplicationSpec> {
+        self.record.application.spec.as_ref()
+    }
+
+    /// True for an application that reads a past range and then ends by itself.
+    pub(crate) fn is_replay(&self) -> bool {
+        self.spec().is_some_and(|spec| spec.replay.is_some())
+    }
+}
+
+/// Whether a submission may write where it wants to. `known` gives the application of a name.
+///
+/// # Errors
+/// [`Code::ReplayPath`] for a replay in the places of its application.
+pub(crate) fn check_places<'a>(
+    spec: &ApplicationSpec,
+    known: impl Fn(&ApplicationName) -> Option<&'a Application>,
+) -> Result<(), Error> {
+    let Some(Replay { of, .. }) = &spec.replay else { return Ok(()) };
+    let Some(theirs) = known(of).and_then(Application::spec) else { return Ok(()) };
+    // One that this master took: it can be read.
+    let theirs = ApplicationSpec::from_proto(theirs)?;
+    replay::check_places(of, &theirs.sink, &spec.sink)
+}
+
+/// Why the head of a replay is not reset.
+pub(crate) fn is_not_reset(name: &ApplicationName) -> Error {
+    Error::new(
+        Code::WrongState,
+        format!("{name} is a replay: its range says where it begins"),
+        "run `millrace replay` with another range, into another place",
+    )
+}
