@@ -46,7 +46,7 @@ pub(crate) fn why(facts: &Facts<'_>) -> v1::WhyApplicationResponse {
     use v1::Standing;
 
     let (standing, mut causes) = match facts.application.state() {
-        State::Stopped | State::Killed => (Standing::Ended, Vec::new()),
+        State::Stopped | State::Killed | State::Finished => (Standing::Ended, Vec::new()),
         State::Failed | State::Rejected => (Standing::Failed, vec![facts.end()]),
         State::Queued | State::Starting | State::Unspecified => {
             (Standing::Waiting, facts.waiting())
@@ -195,7 +195,9 @@ impl Facts<'_> {
         if let Some(pace) = pace.filter(|pace| pace.took_ms > interval_ms) {
             return Some(pace.explain(interval_ms, self.name()));
         }
-        if lag < LATE_FROM_MS.max(interval.saturating_mul(LATE_INTERVALS)) {
+        // A replay reads what is long past: that is no lag.
+        if spec.replay.is_some() || lag < LATE_FROM_MS.max(interval.saturating_mul(LATE_INTERVALS))
+        {
             return None;
         }
         if let Some(hot) = hot(report) {

@@ -117,6 +117,7 @@ impl Batches {
             .knowing(setup.known_failures);
         let head = proof.head();
         let totals = Totals { batch: head.batch, overall: head.totals, ..Totals::default() };
+        setup.totals.send_replace(totals.clone());
         Self {
             core,
             setup,
