@@ -27,7 +27,7 @@ impl Core {
         owner: String,
     ) -> Result<(v1::SubmitApplicationResponse, u64), Error> {
         let (spec, submission) = admission::admit(request, owner, &self.possible_nodes())?;
-        let name = spec.name;
+        let name = spec.name.clone();
         if let Some(application) = self.applications.get(&name)
             && let Some(revision) = application.submitted_before(&submission)?
         {
