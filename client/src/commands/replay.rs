@@ -9,11 +9,12 @@ mod checks;
 
 use millrace_client::Client;
 use millrace_client::view::{ReplayView, has_ended, state_name};
+use millrace_common::application::ApplicationSpec;
 use millrace_common::application::replay::{self, Range};
-use millrace_common::application::{self, ApplicationSpec};
 use millrace_common::aws::Clients;
 use millrace_common::clock::SystemClock;
 use millrace_common::error::{Code, Error, Result};
+use millrace_common::random;
 use millrace_proto::v1;
 use serde_json::json;
 
@@ -23,16 +24,17 @@ use crate::ended::{Ended, Outcome};
 use crate::output::Output;
 
 pub(super) async fn run(global: &Global, output: &Output, command: Replay) -> Outcome {
-    let of = application::load(&command.source.file, &command.source.settings)?;
+    let of = command.source.load()?;
     let aws = Clients::load(&of.aws).await?;
-    let streams = checks::streams(&of, &aws, output).await;
+    let streams = checks::streams(&of, &aws, output).await?;
     let dated = streams.iter().map(|stream| stream.server_ms).filter(|ms| *ms > 0).max();
     let now_ms = dated.unwrap_or_else(|| SystemClock::shared().now_ms());
     let range = Range::new(command.from.resolve(now_ms), command.to.resolve(now_ms))?;
     for stream in &streams {
         range.check_held(&stream.name, stream.retention, stream.created_ms, stream.server_ms)?;
     }
-    let spec = replay::derive(&of, range, command.path, command.dead_letter_path)?;
+    let mut spec = replay::derive(&of, range, command.path, command.dead_letter_path)?;
+    note_origins(&mut spec);
     millrace_sql::validate(&spec).await?;
     let client = master(global).await?;
     if let Some(running) = known(&client, of.name.as_str()).await? {
@@ -73,6 +75,19 @@ pub(super) async fn run(global: &Global, output: &Output, command: Replay) -> Ou
     Ok(())
 }
 
+/// Where the values come from that are not the file's.
+fn note_origins(spec: &mut ApplicationSpec) {
+    let mut note = |key: String, origin: &str| spec.origins.insert(key, origin.to_owned());
+    note("name".to_owned(), "millrace replay");
+    note("sink.path".to_owned(), "flag --path");
+    if spec.sink.dead_letter_path.is_some() {
+        note("sink.dead_letter_path".to_owned(), "flag --dead-letter-path");
+    }
+    for source in spec.sources.keys() {
+        note(format!("source.{source}.start"), "flag --from");
+    }
+}
+
 /// An application, if the master knows it.
 async fn known(client: &Client, name: &str) -> Result<Option<v1::Application>> {
     match client.application(name).await {
@@ -96,7 +111,13 @@ async fn submit(
     spec: &ApplicationSpec,
 ) -> Outcome<v1::SubmitApplicationResponse> {
     let mut warnings = millrace_sql::warnings(spec).await?;
-    let answer = match client.submit(spec.to_proto()).await {
+    let request = v1::SubmitApplicationRequest {
+        spec: Some(spec.to_proto()),
+        // So that it can be sent again when an answer is lost.
+        request_id: random::uuid().to_string(),
+        ..Default::default()
+    };
+    let answer = match client.submit(request).await {
         Err(refusal) if refusal.code() == Code::DoesNotFit && !output.json() => {
             plan::say(client, output, spec).await;
             return Err(refusal.into());

@@ -265,6 +265,7 @@ fn identity(spec: &ApplicationSpec) -> String {
     let decisive = v1::ApplicationSpec {
         sources: whole.sources,
         query: whole.query,
+        params: whole.params,
         sink: whole.sink,
         replay: whole.replay,
         ..v1::ApplicationSpec::default()

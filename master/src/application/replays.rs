@@ -22,14 +22,27 @@ impl Application {
     }
 }
 
-/// Whether a submission may write where it wants to. `known` gives the application of a name.
+/// Whether a submission may have its name, and may write where it wants to, as far as replays are
+/// concerned. `known` gives the application of a name.
 ///
 /// # Errors
-/// [`Code::ReplayPath`] for a replay in the places of its application.
-pub(crate) fn check_places<'a>(
+/// [`Code::ReplayPath`] for a replay in the places of its application; [`Code::WrongState`] for one
+/// under the name of something else, or the other way round: a head has one range, or none.
+pub(crate) fn check<'a>(
     spec: &ApplicationSpec,
+    is_upgrade: bool,
     known: impl Fn(&ApplicationName) -> Option<&'a Application>,
 ) -> Result<(), Error> {
+    let wanted = spec.replay.as_ref().map(Replay::to_proto);
+    let before = known(&spec.name).and_then(Application::spec);
+    let is_another = before.is_some_and(|before| before.replay != wanted);
+    if is_another || (is_upgrade && wanted.is_some()) {
+        return Err(Error::new(
+            Code::WrongState,
+            format!("{} is the name of a replay, or would be, and its head is not", spec.name),
+            "submit under another name; `millrace replay` finds one for each replay",
+        ));
+    }
     let Some(Replay { of, .. }) = &spec.replay else { return Ok(()) };
     let Some(theirs) = known(of).and_then(Application::spec) else { return Ok(()) };
     // One that this master took: it can be read.

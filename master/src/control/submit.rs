@@ -37,7 +37,7 @@ impl Core {
             return Ok((response, self.last_ticket));
         }
         self.queues.admit(&spec.queue, &submission.owner)?;
-        replays::check_places(&spec, |name| self.applications.get(name))?;
+        replays::check(&spec, request.upgrade, |name| self.applications.get(name))?;
         let warnings = self.take_in(now, &name, submission, request.upgrade)?;
         let ticket = self.save(&name).unwrap_or_default();
         self.step(now);

@@ -5,8 +5,13 @@
 
 use std::time::Duration;
 
+use aws_sdk_kinesis::Client as Kinesis;
+use aws_sdk_s3::Client as S3;
+use aws_sdk_s3::operation::list_objects_v2::{ListObjectsV2Error, ListObjectsV2Output};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
 use millrace_common::application::{ApplicationSpec, S3Location};
-use millrace_common::aws::{Clients, Kind, ServerDate, explain, kind};
+use millrace_common::aws::{Clients, Kind, ServerDate, StreamClients, explain, kind, region_of};
 use millrace_common::error::{Code, Error, Result};
 use millrace_common::retry::{self, Backoff};
 
@@ -25,10 +30,18 @@ pub(super) struct Stream {
 }
 
 /// The streams of the sources. One that can not be described from here is left to the driver.
-pub(super) async fn streams(of: &ApplicationSpec, aws: &Clients, output: &Output) -> Vec<Stream> {
+///
+/// # Errors
+/// As [`StreamClients::load`].
+pub(super) async fn streams(
+    of: &ApplicationSpec,
+    aws: &Clients,
+    output: &Output,
+) -> Result<Vec<Stream>> {
+    let clients = StreamClients::load(of, aws).await?;
     let mut streams = Vec::new();
     for (name, source) in &of.sources {
-        match describe(&source.stream, aws).await {
+        match describe(&source.stream, clients.of(&source.stream)).await {
             Ok(stream) => streams.push(stream),
             Err(error) => output.warn(&format!(
                 "what source {name} holds is not known here, and is left to the driver: {}",
@@ -36,13 +49,13 @@ pub(super) async fn streams(of: &ApplicationSpec, aws: &Clients, output: &Output
             )),
         }
     }
-    streams
+    Ok(streams)
 }
 
-async fn describe(stream: &str, aws: &Clients) -> Result<Stream> {
+async fn describe(stream: &str, kinesis: &Kinesis) -> Result<Stream> {
     let date = ServerDate::new();
     let call = || {
-        let call = aws.kinesis.describe_stream_summary();
+        let call = kinesis.describe_stream_summary();
         let call = if stream.starts_with("arn:") {
             call.stream_arn(stream)
         } else {
@@ -91,11 +104,14 @@ pub(super) async fn is_empty(
 }
 
 async fn first_key(place: &S3Location, aws: &Clients, output: &Output) -> Result<Option<String>> {
-    let call = || {
-        let list = aws.s3.list_objects_v2().bucket(&place.bucket).prefix(&place.prefix);
-        list.max_keys(1).send()
+    let answer = match list(place, &aws.s3).await {
+        // The bucket is elsewhere: it is asked there.
+        Err(error) if kind(&error) == Kind::Region && region_of(&error).is_some() => {
+            let client = aws.s3_in(region_of(&error).unwrap_or_default());
+            list(place, &client).await
+        }
+        answer => answer,
     };
-    let answer = retry::call(Backoff::CALL, TRIES, |error| kind(error).is_transient(), call).await;
     match answer {
         Ok(page) => Ok(page.contents.unwrap_or_default().into_iter().find_map(|object| object.key)),
         // The application needs no right to list, and whoever starts its replay may have none.
@@ -107,4 +123,13 @@ async fn first_key(place: &S3Location, aws: &Clients, output: &Output) -> Result
             Err(explain("s3", "ListObjectsV2", &format!("bucket {}", place.bucket), &error))
         }
     }
+}
+
+async fn list(
+    place: &S3Location,
+    s3: &S3,
+) -> Result<ListObjectsV2Output, SdkError<ListObjectsV2Error, HttpResponse>> {
+    let call =
+        || s3.list_objects_v2().bucket(&place.bucket).prefix(&place.prefix).max_keys(1).send();
+    retry::call(Backoff::CALL, TRIES, |error| kind(error).is_transient(), call).await
 }

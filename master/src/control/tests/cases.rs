@@ -446,6 +446,23 @@ fn a_replay_does_not_write_where_its_application_does() {
 }
 
 #[test]
+fn a_replay_and_an_application_never_share_a_head() {
+    let mut world = seed();
+    world.submit(&spec("b", 1, 1)).unwrap();
+    world.kill("b").unwrap();
+    let mut taken = replay("a", "s3://bucket/again/");
+    taken.name = "b".to_owned();
+    assert_eq!(world.submit(&taken).unwrap_err().code(), Code::WrongState);
+    world.submit(&replay("a", "s3://bucket/again/")).unwrap();
+    world.kill("a-replay").unwrap();
+    assert_eq!(world.submit(&spec("a-replay", 1, 1)).unwrap_err().code(), Code::WrongState);
+    let mut longer = replay("a", "s3://bucket/again/");
+    longer.replay.as_mut().unwrap().to_ms = 3;
+    assert_eq!(world.submit(&longer).unwrap_err().code(), Code::WrongState);
+    world.submit(&replay("a", "s3://bucket/again/")).unwrap();
+}
+
+#[test]
 fn a_replay_that_is_finished_is_over() {
     let mut world = seed();
     world.submit(&replay("a", "s3://bucket/again/")).unwrap();
