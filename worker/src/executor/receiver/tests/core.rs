@@ -182,11 +182,14 @@ proptest! {
             0 => Start::Timestamp(ARRIVED_MS + from_ms),
             _ => after((first + done) as u64),
         };
+        // What an answer doubles from before a time, no number tells from what is of it.
+        let is_told = |mood: &Mood| done > 0 || *mood != Mood::Double;
+        let moods = moods.into_iter().filter(is_told);
         let until = Some(ARRIVED_MS + from_ms + length);
         let mut core = ShardCore::new(start, RETENTION_MS, Limits::KINESIS).until(until);
         let mut seen = Seen { tail: core.tail(), ..Seen::default() };
         let mut now = Duration::ZERO;
-        let mut moods = moods.into_iter();
+        let mut moods = moods;
         while !(seen.is_past_range || seen.empty_at_tip || seen.end.is_some()) {
             prop_assert!(now < Duration::from_secs(3_600), "the reading comes to no end");
             step(&shard, &mut core, &mut moods, &mut now, &mut seen)?;
