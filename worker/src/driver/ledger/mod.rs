@@ -7,6 +7,7 @@
 //! records, or write the head.
 
 mod block;
+mod gaps;
 mod holders;
 mod range;
 mod track;
@@ -438,39 +439,11 @@ impl Ledger {
         self.tracks.get(shard).is_some_and(|track| track.ended)
     }
 
-    /// What follows the tail is lost, and the policy is `continue`: the next reader goes on with
-    /// the oldest record there is behind it.
-    pub fn skip_gap(&mut self, shard: &ShardKey, now: Duration) {
-        if let Some(track) = self.tracks.get_mut(shard) {
-            track.skip_gap(now);
-        }
-    }
-
-    /// True when the loss of what follows the tail is known.
-    #[must_use]
-    pub fn skips_gap(&self, shard: &ShardKey) -> bool {
-        self.tracks.get(shard).is_some_and(Track::skips_gap)
-    }
-
-    /// True when records behind the planned position are lost, and no commit has passed them over
-    /// yet.
-    #[must_use]
-    pub fn has_gap_ahead(&self, shard: &ShardKey) -> bool {
-        self.tracks.get(shard).is_some_and(Track::has_gap_ahead)
-    }
-
     /// How long a reader on this executor must leave Kinesis alone, because another one may have
     /// called it for the shard until now.
     #[must_use]
     pub fn rest(&self, shard: &ShardKey, reader: &ContainerId, now: Duration) -> Duration {
         self.tracks.get(shard).map_or(Duration::ZERO, |track| track.rest(reader, now))
-    }
-
-    /// Marks a shard as ended without having read its end, by the policy `continue`.
-    pub fn end_with_gap(&mut self, shard: &ShardKey, now: Duration) {
-        if let Some(track) = self.tracks.get_mut(shard) {
-            track.end_with_gap(now);
-        }
     }
 
     /// Lets go of shards that left the head.
