@@ -23,7 +23,8 @@ use crate::driver::receivers::lineage::Start;
 /// by each of them.
 ///
 /// # Errors
-/// [`Code::ReplayRange`]; when a start lies in the future or before the oldest record; else what Kinesis says.
+/// [`Code::ReplayRange`]; when a start lies in the future or before the oldest record; else what
+/// Kinesis says.
 pub async fn first_starts(
     sources: impl IntoIterator<Item = (&String, StartPosition)>,
     range: Option<Range>,
