@@ -5,6 +5,7 @@
 
 mod file;
 mod local;
+mod replay;
 mod token;
 
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ use millrace_common::table::DEFAULT_TABLE;
 
 pub(crate) use self::file::{FileAndSettings, Plan, Policy, PolicyRole, Preflight, Shards};
 pub(crate) use self::local::{Local, LocalDirectory, LocalUp};
+pub(crate) use self::replay::Replay;
 pub(crate) use self::token::{Token, TokenCreate};
 use crate::times::{parse_duration, parse_since, parse_start};
 
@@ -71,6 +73,8 @@ impl Global {
 pub(crate) enum Command {
     /// Check an application file and hand it to the master.
     Submit(Submit),
+    /// Compute a past range of the streams again, into another place; the application goes on.
+    Replay(Replay),
     /// List the applications.
     List,
     /// Show an application: state, driver, executors, receivers, progress.

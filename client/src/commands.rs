@@ -19,6 +19,7 @@ mod policy;
 mod preflight;
 mod produce;
 mod repair;
+mod replay;
 mod reset;
 mod scale;
 mod status;
@@ -41,6 +42,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
     let global = &arguments.global;
     match arguments.command {
         Command::Submit(command) => submit::run(global, output, command).await,
+        Command::Replay(command) => replay::run(global, output, command).await,
         Command::List => applications::run(global, output).await,
         Command::Status(command) => status::run(global, output, &command.name).await,
         Command::Why(command) => why::run(global, output, &command.name).await,

@@ -7,6 +7,7 @@
 mod history;
 mod node;
 mod parts;
+mod replay;
 mod scaling;
 mod why;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use history::{HistoryView, PastAttemptView, RevisionView, TokenView};
 pub use node::NodeView;
 pub use parts::{BadRecordsView, GapView, NodeExclusionView, ReceiverView};
+pub use replay::ReplayView;
 pub use scaling::{QueueView, ScalingDecisionView, ScalingView};
 pub use why::{CauseView, LinkView, WhyView};
 
@@ -43,6 +45,7 @@ pub fn state_name(state: v1::ApplicationState) -> &'static str {
         S::Failed => "failed",
         S::Rejected => "rejected",
         S::Killed => "killed",
+        S::Finished => "finished",
     }
 }
 
@@ -50,7 +53,7 @@ pub fn state_name(state: v1::ApplicationState) -> &'static str {
 #[must_use]
 pub fn has_ended(state: v1::ApplicationState) -> bool {
     use v1::ApplicationState as S;
-    matches!(state, S::Stopped | S::Failed | S::Rejected | S::Killed)
+    matches!(state, S::Stopped | S::Failed | S::Rejected | S::Killed | S::Finished)
 }
 
 /// A failure: code, what happened, what to do next.
@@ -267,6 +270,9 @@ pub struct ApplicationView {
     pub buffered_bytes: u64,
     /// Why commits are late, null when they are not.
     pub degraded: Option<String>,
+    /// What it computes again and how far it is; null when it is no replay.
+    #[serde(default)]
+    pub replay: Option<ReplayView>,
     /// Every container the master remembers.
     pub containers: Vec<ContainerView>,
 }
@@ -317,6 +323,7 @@ impl ApplicationView {
             gaps: report.gaps.iter().map(GapView::new).collect(),
             buffered_bytes: report.buffered_bytes,
             degraded: (!report.degraded.is_empty()).then_some(report.degraded),
+            replay: ReplayView::new(application),
             containers,
         }
     }

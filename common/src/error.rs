@@ -85,6 +85,8 @@ codes! {
     NotAllowed = "MR2022", PermissionDenied, "The token does not allow this";
     SecretRequired = "MR2023", FailedPrecondition, "A master without a secret listens on loopback only";
     RequestReused = "MR2024", AlreadyExists, "A request id was used for another submission";
+    ReplayRange = "MR2026", InvalidArgument, "The range of a replay is not one that the stream holds";
+    ReplayPath = "MR2027", FailedPrecondition, "A replay may not write where it was asked to";
     TableMissing = "MR3001", FailedPrecondition, "The DynamoDB table does not exist";
     StreamMissing = "MR3002", FailedPrecondition, "The Kinesis stream does not exist";
     BucketMissing = "MR3003", FailedPrecondition, "The S3 bucket does not exist";

@@ -495,5 +495,5 @@ fn describe(application: &v1::Application) -> String {
 
 fn has_ended(application: &v1::Application) -> bool {
     use v1::ApplicationState as S;
-    matches!(application.state(), S::Stopped | S::Failed | S::Rejected | S::Killed)
+    matches!(application.state(), S::Stopped | S::Failed | S::Rejected | S::Killed | S::Finished)
 }

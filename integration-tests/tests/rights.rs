@@ -130,7 +130,13 @@ async fn preflight_names_exactly_what_is_taken_out_of_the_policy() {
     let _ = millrace(&aws.endpoint, &["init"]).await.success();
     aws.create_stream("lines", 2).await;
     aws.create_bucket("results").await;
-    let mut wanted = vec![together(&whole, &operator).to_string(), whole.to_string()];
+    let arguments = ["policy", &path, "--account", ACCOUNT, "--optional"];
+    let surer = millrace(&aws.endpoint, &arguments).await.success().json();
+    let mut wanted = vec![
+        together(&surer, &operator).to_string(),
+        whole.to_string(),
+        together(&whole, &operator).to_string(),
+    ];
     wanted.extend(all.iter().map(|action| without(&whole, action).to_string()));
     let callers = ministack::many_users(&python, &aws.endpoint, &wanted).await;
     let preflight = async |caller| millrace(caller, &["preflight", &path, "--json"]).await;
@@ -139,16 +145,24 @@ async fn preflight_names_exactly_what_is_taken_out_of_the_policy() {
     let clean = preflight(&callers[0]).await.success();
     assert_eq!(clean.json()["account"], ACCOUNT, "by STS");
     assert_eq!(verdicts(&clean.json(), "warning"), Vec::<String>::new(), "{clean}");
+    assert_eq!(verdicts(&clean.json(), "optional"), Vec::<String>::new(), "{clean}");
     let open = aws.endpoint.s3().list_multipart_uploads().bucket("results").send().await.unwrap();
     assert!(open.uploads().is_empty(), "{open:?}");
     // With the application's alone, an upload that nobody may abort is named.
     let clean = preflight(&callers[1]).await.success();
     assert_eq!(clean.json()["missing"], serde_json::json!([]), "{clean}");
     assert_eq!(verdicts(&clean.json(), "warning"), ["left open"], "{clean}");
+    // What only makes it surer is named, and stops nothing.
+    let surer = preflight(&callers[2]).await.success().json();
+    assert_eq!(surer["missing"], serde_json::json!([]), "{surer}");
+    assert_eq!(verdicts(&surer, "optional"), ["s3:ListMultipartUploadParts"], "{surer}");
+    let optional = list(&surer["findings"]).iter().find(|one| one["verdict"] == "optional");
+    let add: Value = serde_json::from_str(optional.unwrap()["add"].as_str().unwrap()).unwrap();
+    assert_eq!(add["Resource"], serde_json::json!(["arn:aws:s3:::results/word-count/*"]));
     let written = aws.endpoint.dynamodb().scan().table_name("millrace").send().await.unwrap();
     assert_eq!(written.count(), 0, "{written:?}");
 
-    for (action, caller) in all.iter().zip(&callers[2..]) {
+    for (action, caller) in all.iter().zip(&callers[3..]) {
         let output = preflight(caller).await;
         assert_eq!(output.code, 1, "{output}");
         let error: Value = serde_json::from_str(&output.stderr).unwrap();

@@ -41,6 +41,7 @@ fn assignment(generation: u64, start: Start) -> Assignment {
         gap_after: None,
         rest: Duration::ZERO,
         num_readers: 1,
+        until_ms: None,
     }
 }
 
@@ -414,7 +415,12 @@ fn the_same_assignment_twice_changes_nothing_and_a_later_one_does() {
 #[test]
 fn a_cut_is_answered_even_with_nothing_new_and_tells_the_latest_empty_read() {
     let mut scene = Scene::new();
-    let empty = EmptyAnswer { after_seq: None, server_ms: 5, millis_behind_latest: 0 };
+    let empty = EmptyAnswer {
+        after_seq: None,
+        server_ms: 5,
+        millis_behind_latest: 0,
+        nothing_before_ms: 0,
+    };
     scene.book.empty(scene.reading, &shard(), empty);
     assert_eq!(scene.book.announce(Duration::ZERO)[0].empty_reads.len(), 1);
     let newer = EmptyAnswer { server_ms: 9, ..empty };

@@ -67,6 +67,10 @@ pub(crate) struct Policy {
     /// Whose policy.
     #[arg(long = "for", value_name = "ROLE", default_value = "application")]
     pub(crate) role: PolicyRole,
+    /// With the rights that the application works without: with them it tells what is lost in S3 from
+    /// what only seems to be.
+    #[arg(long)]
+    pub(crate) optional: bool,
     /// Account of the table and the streams; else that of the credentials is asked for.
     #[arg(long, value_name = "ID", value_parser = parse_account)]
     pub(crate) account: Option<String>,

@@ -18,13 +18,14 @@ pub(super) async fn run(output: &Output, command: &Policy) -> Outcome {
     let account = account(command.account.as_deref(), &spec, &clients).await?;
     let arns =
         Arns { spec: &spec, account: &account, region: clients.region(), table: &command.table };
-    let role = match command.role {
-        PolicyRole::Application => Role::Application,
-        PolicyRole::Master => Role::Master,
-        PolicyRole::Operator => Role::Operator,
+    let roles: &[Role] = match command.role {
+        PolicyRole::Application if command.optional => &[Role::Application, Role::Optional],
+        PolicyRole::Application => &[Role::Application],
+        PolicyRole::Master => &[Role::Master],
+        PolicyRole::Operator => &[Role::Operator],
     };
     // Always JSON: a policy is nothing else.
-    output.json_document(&rights::document(role, &arns))
+    output.json_document(&rights::document(roles, &arns))
 }
 
 /// The account that an application's table is in: as told, or that of the credentials, or where

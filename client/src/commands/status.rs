@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use millrace_client::view::{ApplicationView, ExecutorView, ReceiverView};
+use millrace_client::view::{ApplicationView, ExecutorView, ReceiverView, ReplayView};
 use millrace_common::id::DEFAULT_QUEUE;
 use millrace_common::resources::ByteSize;
 
@@ -10,7 +10,7 @@ use super::master;
 use crate::arguments::Global;
 use crate::ended::Outcome;
 use crate::output::{Align, Output, fields, table};
-use crate::times::{show_span, show_time};
+use crate::times::{show_span, show_time, show_time_ms};
 
 /// Shards named per receiver before the rest is only counted.
 const SHARDS_SHOWN: usize = 4;
@@ -27,6 +27,9 @@ fn show(view: &ApplicationView) -> String {
     if let Some(failure) = &view.failure {
         rows.push(("failure", format!("{} {}", failure.code, failure.message)));
         rows.push(("next", failure.next.clone()));
+    }
+    if let Some(replay) = &view.replay {
+        rows.push(("replay", range(replay)));
     }
     rows.push(("attempt", attempt(view)));
     rows.push(("driver", driver(view)));
@@ -98,6 +101,19 @@ fn executors_asked_for(view: &ApplicationView) -> String {
         text.push_str(", set by hand");
     } else if scaling.min < scaling.max {
         write!(text, " ({} to {}): {}", scaling.min, scaling.max, scaling.reason).ok();
+    }
+    text
+}
+
+/// What a replay computes and how far it is.
+fn range(replay: &ReplayView) -> String {
+    let (from, to) = (show_time_ms(replay.from_ms), show_time_ms(replay.to_ms));
+    let mut text = format!("of {} from {from} to {to}", replay.of);
+    if let (Some(shards), Some(done)) = (replay.num_shards, replay.num_shards_done) {
+        write!(text, ", {done} of {shards} shards done").ok();
+    }
+    if let (Some(records), Some(files)) = (replay.num_records, replay.num_files) {
+        write!(text, ", {records} records in {files} files").ok();
     }
     text
 }

@@ -156,7 +156,7 @@ fn outcome(
         (S::Failed | S::Rejected, _) => {
             Some(Err(Ended::application(wait::failure_of(application))))
         }
-        (state @ (S::Stopped | S::Killed), _)
+        (state @ (S::Stopped | S::Killed | S::Finished), _)
         | (state @ (S::Running | S::Stopping), WaitUntil::Running) => Some(Ok(state)),
         _ => None,
     }

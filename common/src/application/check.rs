@@ -60,6 +60,7 @@ impl ApplicationSpec {
         if self.query.sql.trim().is_empty() {
             return refuse("query.sql is empty".into(), "write one SELECT");
         }
+        self.check_replay()?;
         self.check_sink()
     }
 

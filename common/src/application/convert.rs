@@ -8,6 +8,7 @@ use millrace_proto::v1;
 
 use super::executors::ExecutorCount;
 use super::params::Param;
+use super::replay::Replay;
 use super::spec::{
     ApplicationSpec, BadRecordPolicy, BatchSpec, Column, Compression, DataLossPolicy,
     OutOfRangePolicy, QuerySpec, Receivers, RecordFormat, ResourcesSpec, SinkFormat, SinkKind,
@@ -288,6 +289,7 @@ impl ApplicationSpec {
                 grow_after_ms: millis(resources.executors.grow_after),
                 shrink_after_ms: millis(resources.executors.shrink_after),
             }),
+            replay: self.replay.as_ref().map(Replay::to_proto),
         }
     }
 
@@ -316,6 +318,7 @@ impl ApplicationSpec {
             },
             queue: non_empty(&message.queue).map_or_else(QueueName::default, QueueName::new),
             drop_sources: message.drop_sources.iter().cloned().collect(),
+            replay: message.replay.as_ref().map(Replay::from_proto).transpose()?,
             env: message.env.clone().into_iter().collect(),
             args: message.args.clone(),
             batch: BatchSpec {

@@ -10,6 +10,7 @@ mod executors;
 mod file;
 mod hash;
 mod params;
+pub mod replay;
 mod s3_location;
 mod spec;
 
@@ -18,6 +19,7 @@ pub use self::executors::ExecutorCount;
 pub use self::file::{Changes, load, load_with, parse_toml, parse_with};
 pub use self::hash::spec_hash;
 pub use self::params::Param;
+pub use self::replay::Replay;
 pub use self::s3_location::S3Location;
 pub use self::spec::{
     ApplicationSpec, BadRecordPolicy, BatchSpec, Column, Compression, DataLossPolicy,

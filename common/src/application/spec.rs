@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::executors::ExecutorCount;
 use super::params::Param;
+use super::replay::Replay;
 use super::s3_location::S3Location;
 use crate::aws::AwsSettings;
 use crate::error::{Code, Error};
@@ -58,6 +59,10 @@ pub struct ApplicationSpec {
     /// another stream under their name. Not of the file: said at each submit.
     #[serde(skip)]
     pub drop_sources: BTreeSet<String>,
+    /// Set for an application that reads a past range and then ends by itself. Not of the file: made
+    /// by `millrace replay`.
+    #[serde(skip)]
+    pub replay: Option<Replay>,
 }
 
 impl ApplicationSpec {

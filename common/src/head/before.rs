@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_proto::v1;
 
-use super::state::Positions;
+use super::state::{Positions, Totals};
 use crate::position::{Position, ShardKey};
 
 /// The positions before a batch, as far as the batch changed them.
@@ -20,6 +20,8 @@ pub struct Before {
     pub positions: BTreeMap<ShardKey, Option<Position>>,
     /// Key of the state that belonged to the positions before.
     pub state_ptr: Option<String>,
+    /// What the batches before it amount to.
+    pub totals: Totals,
 }
 
 impl Before {
@@ -30,6 +32,7 @@ impl Before {
         after: &Positions,
         dropped_sources: &BTreeSet<String>,
         state_ptr: Option<String>,
+        totals: Totals,
     ) -> Self {
         let moved = |old: Option<&Position>, new: Option<&Position>| {
             let place = |p: &Position| (p.sequence_number, p.ended);
@@ -42,7 +45,7 @@ impl Before {
             .filter(|shard| moved(before.get(shard), after.get(shard)))
             .map(|shard| (shard.clone(), before.get(shard).copied()))
             .collect();
-        Self { positions, state_ptr }
+        Self { positions, state_ptr, totals }
     }
 
     /// The positions that the batch which wrote `after` began at.
@@ -151,13 +154,13 @@ mod tests {
         #[test]
         fn what_was_before_comes_back(before in positions(), after in positions()) {
             let none = BTreeSet::new();
-            let back = Before::of(&before, &after, &none, None).restored_from(&after);
+            let back = Before::of(&before, &after, &none, None, Totals::default()).restored_from(&after);
             prop_assert_eq!(places(&back), places(&before));
             // Where the batch moved a shard, the whole position is the old one.
             for (shard, position) in &back {
                 prop_assert!(before.get(shard) == Some(position) || after.get(shard) == Some(position));
             }
-            prop_assert_eq!(Before::of(&after, &after, &none, None), Before::default());
+            prop_assert_eq!(Before::of(&after, &after, &none, None, Totals::default()), Before::default());
         }
 
         #[test]
@@ -165,7 +168,7 @@ mod tests {
             let dropped = BTreeSet::from(["a".to_owned()]);
             let mut after = after;
             after.retain(|shard, _| shard.source != "a");
-            let back = Before::of(&before, &after, &dropped, None).restored_from(&after);
+            let back = Before::of(&before, &after, &dropped, None, Totals::default()).restored_from(&after);
             prop_assert!(back.keys().all(|shard| shard.source != "a"));
         }
     }

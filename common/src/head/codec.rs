@@ -11,11 +11,12 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::before::Before;
-use super::state::{Gaps, Head, PendingUpload, Positions, SourceStart, StartFrom};
+use super::state::{Gaps, Head, PendingUpload, Positions, SourceStart, StartFrom, Totals};
 use super::text;
 
 mod before;
 mod gaps;
+mod totals;
 mod uploads;
 
 /// Version of the head that this code writes; it reads this and older ones.
@@ -65,6 +66,8 @@ pub struct Body {
     pub before: Option<Before>,
     /// Losses that the application went on after, by shard.
     pub gaps: BTreeMap<ShardKey, Gaps>,
+    /// What the batches amount to.
+    pub totals: Totals,
     /// Key of the state that belongs to the positions.
     pub state_ptr: Option<String>,
 }
@@ -78,6 +81,7 @@ impl Body {
             pending: head.pending.clone(),
             before: head.before.clone(),
             gaps: head.gaps.clone(),
+            totals: head.totals,
             state_ptr: head.state_ptr.clone(),
         }
     }
@@ -108,6 +112,7 @@ pub fn encode_body(body: &Body) -> Result<Vec<u8>, TooLarge> {
         state_ptr: body.state_ptr.clone(),
         before: body.before.as_ref().map(|moved| before::pack(moved, &body.positions)),
         gaps: gaps::pack(&body.gaps),
+        totals: totals::pack(body.totals),
     };
     let num_bytes = packed.encoded_len();
     if num_bytes > UNPACKED_LIMIT {
@@ -130,7 +135,8 @@ pub fn decode_body(bytes: &[u8]) -> Result<Body, CodecError> {
     let pending = packed.uploads.into_iter().map(uploads::unpack).collect::<Result<_, _>>()?;
     let before = packed.before.map(|moved| before::unpack(moved, &positions)).transpose()?;
     let gaps = gaps::unpack(packed.gaps)?;
-    Ok(Body { positions, pending, before, gaps, state_ptr: packed.state_ptr })
+    let totals = totals::unpack(packed.totals);
+    Ok(Body { positions, pending, before, gaps, totals, state_ptr: packed.state_ptr })
 }
 
 /// Packs the starts of the sources.
@@ -228,6 +234,8 @@ struct PackedBody {
     before: Option<before::PackedBefore>,
     #[prost(message, repeated, tag = "5")]
     gaps: Vec<gaps::PackedGaps>,
+    #[prost(message, optional, tag = "6")]
+    totals: Option<totals::PackedTotals>,
 }
 
 #[derive(Clone, PartialEq, Message)]

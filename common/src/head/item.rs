@@ -213,6 +213,7 @@ pub fn unpack(item: &HeadItem, chunks: &[u8]) -> Result<Head, CodecError> {
         is_published: item.is_published(),
         before: body.before,
         gaps: body.gaps,
+        totals: body.totals,
         state_ptr: body.state_ptr,
         spec_hash: item.spec_hash.clone(),
         starts,

@@ -24,5 +24,5 @@ pub use self::item::{
 pub use self::orphan::{Fate, RunOrder, fate, run_of_key};
 pub use self::read::read;
 pub use self::state::{
-    Gaps, Head, PendingPart, PendingUpload, Positions, ResetRequest, SourceStart, StartFrom,
+    Gaps, Head, PendingPart, PendingUpload, Positions, ResetRequest, SourceStart, StartFrom, Totals,
 };

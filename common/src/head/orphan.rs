@@ -79,6 +79,7 @@ mod tests {
 
     use super::*;
     use crate::head::PendingUpload;
+    use crate::head::Totals;
 
     const RUN: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 
@@ -187,6 +188,7 @@ mod tests {
                 is_published: false,
                 before: None,
                 gaps: BTreeMap::new(),
+                totals: Totals::default(),
                 state_ptr: None,
                 spec_hash: String::new(),
                 starts: BTreeMap::new(),

@@ -37,6 +37,9 @@ pub struct Head {
     /// Losses that the application went on after, by its policy, since its positions began. A shard
     /// stays here when it leaves the positions.
     pub gaps: BTreeMap<ShardKey, Gaps>,
+    /// What the batches amount to since the positions began. A head that an older Millrace wrote
+    /// begins to count at its next commit.
+    pub totals: Totals,
     /// Key of the state that belongs to `positions`, where the query has one.
     pub state_ptr: Option<String>,
     /// Hash of the specification that computed the last batch; empty before the first.
@@ -56,6 +59,29 @@ pub struct Gaps {
     pub count: u64,
     /// What was said of the last one: which records.
     pub last: String,
+}
+
+/// What committed batches amount to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Records read.
+    pub records: u64,
+    /// Rows written, dead letters included.
+    pub rows: u64,
+    /// Objects written, those of dead letters included.
+    pub files: u64,
+}
+
+impl Totals {
+    /// With a batch that read so many records and wrote these uploads.
+    #[must_use]
+    pub fn and(self, records: u64, uploads: &[PendingUpload]) -> Self {
+        Self {
+            records: self.records + records,
+            rows: self.rows + uploads.iter().map(|upload| upload.rows).sum::<u64>(),
+            files: self.files + uploads.len() as u64,
+        }
+    }
 }
 
 /// Where a source began. Until a shard has an entry in the positions, this decides.

@@ -283,7 +283,7 @@ mod tests {
             token: format!("word-count/7/1234/{run}"),
             created_ms: 1_790_000_000_000 + task as i64,
         });
-        let before = Before { positions: moved, state_ptr: None };
+        let before = Before { positions: moved, ..Before::default() };
         let body =
             Body { pending: pending.collect(), positions, before: Some(before), ..Body::default() };
         encode_body(&body).unwrap().len()

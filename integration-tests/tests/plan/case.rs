@@ -6,8 +6,11 @@ use std::sync::OnceLock;
 use millrace_common::application::{
     ApplicationSpec, ExecutorCount, Receivers, ResourcesSpec, parse_toml,
 };
-use millrace_common::plan::{Node, Plan, Question, plan};
+use millrace_common::config::Value as _;
+use millrace_common::labels::{Labels, NodeSelector};
+use millrace_common::plan::{Node, Plan, Question, Share, plan};
 use millrace_common::resources::{ByteSize, Resources};
+use millrace_proto::v1;
 use proptest::prelude::*;
 
 const FILE: &str = "name = \"app\"\n\
@@ -20,9 +23,18 @@ fn base() -> &'static ApplicationSpec {
     BASE.get_or_init(|| parse_toml("case.toml", FILE, &[]).unwrap())
 }
 
+/// How the cluster is shared, in percent: what the application's queue may hold, and what another
+/// queue, which holds all that is not free, is guaranteed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shares {
+    pub(crate) cap: u32,
+    pub(crate) other_guarantee: u32,
+}
+
 /// A cluster and an application.
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
+    pub(crate) shares: Option<Shares>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) num_lost: usize,
     pub(crate) spec: ApplicationSpec,
@@ -32,7 +44,34 @@ pub(crate) struct Case {
 impl Case {
     pub(crate) fn plan(&self) -> Plan {
         let (nodes, num_lost, shards) = (&self.nodes, self.num_lost, &self.shards);
-        plan(Question { spec: &self.spec, nodes, share: None, num_lost, shards })
+        let share = self.shares.and_then(|shares| self.share(shares));
+        plan(Question { spec: &self.spec, nodes, share: share.as_ref(), num_lost, shards })
+    }
+
+    /// What the queue may take, from what a master lists of its queues.
+    fn share(&self, shares: Shares) -> Option<Share> {
+        let [all, free] = [self.offered(), self.free()].map(sum);
+        let part = |percent: u32| {
+            let mib = (all.memory.as_u64() >> 20) * u64::from(percent) / 100;
+            Some(resources(all.cores * percent / 100, mib).to_proto())
+        };
+        let queue = |name: &str, guarantee, cap, used: Resources| v1::Queue {
+            name: name.to_owned(),
+            guarantee,
+            cap,
+            used: Some(used.to_proto()),
+            ..Default::default()
+        };
+        let queues = [
+            queue("default", part(0), part(shares.cap), Resources::default()),
+            queue("other", part(shares.other_guarantee), part(100), self.taken()),
+        ];
+        Share::listed("default", &queues, Resources::default(), free)
+    }
+
+    /// What others hold.
+    pub(crate) fn taken(&self) -> Resources {
+        sum(self.offered()).checked_sub(sum(self.free())).unwrap()
     }
 
     pub(crate) fn resources(&self) -> ResourcesSpec {
@@ -65,6 +104,10 @@ impl Case {
     pub(crate) fn is_even(&self, source: &str) -> bool {
         !matches!(self.spec.sources[source].receivers, Receivers::Count(_))
     }
+}
+
+fn sum(rooms: Vec<Resources>) -> Resources {
+    rooms.into_iter().fold(Resources::default(), Resources::saturating_add)
 }
 
 fn resources(cores: u32, memory: u64) -> Resources {
@@ -108,7 +151,16 @@ prop_compose! {
         executors in (1u32..6, prop_oneof![1 => Just(0u32), 1 => 0u32..4]),
         receivers in (any_receivers(), any_receivers()),
         shards in (1u32..10, 0u32..6),
+        zones in prop_oneof![
+            2 => Just(None),
+            1 => prop::collection::vec(any::<bool>(), 7).prop_map(Some),
+        ],
+        shares in prop::option::of((5u32..=100, 0u32..60)),
     ) -> Case {
+        let mut nodes = nodes;
+        // A loss makes the cluster smaller, and all shares with it: a plan knows them as they are.
+        let shares = shares.filter(|_| num_lost == 0);
+        let shares = shares.map(|(cap, other_guarantee)| Shares { cap, other_guarantee });
         let mut spec = base().clone();
         spec.resources = ResourcesSpec {
             executors: ExecutorCount::range(executors.0, executors.0 + executors.1),
@@ -116,6 +168,15 @@ prop_compose! {
             driver: resources(driver.0, driver.1),
             ..ResourcesSpec::default()
         };
+        if let Some(zones) = zones {
+            let zone = |is_here| Labels::parse(if is_here { "zone=here" } else { "zone=there" });
+            for (node, is_here) in nodes.iter_mut().zip(zones) {
+                node.labels = Some(zone(is_here).unwrap());
+            }
+            let (label, values) = ("zone".to_owned(), vec!["here".to_owned()]);
+            let wanted = [v1::LabelRequirement { label, values }];
+            spec.resources.node_selector = NodeSelector::from_proto(&wanted);
+        }
         let mut counts = BTreeMap::from([("a".to_owned(), shards.0)]);
         for (name, layout) in [("a", receivers.0), ("b", receivers.1)] {
             spec.sources.get_mut(name).unwrap().receivers = layout;
@@ -125,7 +186,7 @@ prop_compose! {
         } else {
             counts.insert("b".to_owned(), shards.1);
         }
-        Case { nodes, num_lost, spec, shards: counts }
+        Case { shares, nodes, num_lost, spec, shards: counts }
     }
 }
 
@@ -144,6 +205,6 @@ prop_compose! {
             driver: resources(driver.0, driver.1 * 64),
             ..ResourcesSpec::default()
         };
-        Case { nodes, num_lost: 0, spec, shards: BTreeMap::new() }
+        Case { shares: None, nodes, num_lost: 0, spec, shards: BTreeMap::new() }
     }
 }

@@ -69,10 +69,10 @@ fn plan_says_yes_exactly_when_the_application_progresses() {
     let holds = |case: Case| {
         let plan = case.plan();
         verdicts.count(plan.verdict);
-        let now = simulation::worst(&case, |node| node.free);
+        let now = simulation::now(&case);
         let verdict = match &now {
             Some(_) => Verdict::Fits,
-            None if simulation::worst(&case, |node| node.offered).is_some() => Verdict::Waits,
+            None if simulation::alone(&case).is_some() => Verdict::Waits,
             None => Verdict::Never,
         };
         equal("verdict", plan.verdict, verdict)?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use millrace_common::application::{Receivers, SourceSpec};
 use millrace_common::budget::PROCESS;
-use millrace_common::id::{ContainerId, NodeId};
+use millrace_common::id::{ContainerId, NodeId, QueueName};
 use millrace_common::plan::Node;
 use millrace_common::position::{HashKeyRange, ShardKey};
 use millrace_common::resources::Resources;
@@ -23,7 +23,7 @@ use millrace_worker::driver::receivers::lineage::{ListedShard, Start};
 use millrace_worker::executor::block_store::Budgets;
 use millrace_worker::executor::block_store::core::{Purpose, Room, StoreCore};
 
-use crate::case::Case;
+use crate::case::{Case, Shares};
 
 /// Rounds after which the scheduler has done what it does.
 const ROUNDS_MAX: usize = 100;
@@ -51,18 +51,26 @@ pub(crate) struct SourceRun {
     pub(crate) most: u64,
 }
 
-/// The run with the fewest executors over every loss of as many nodes as the case says; none when
-/// the application stands still after one of them.
-pub(crate) fn worst(case: &Case, room: impl Fn(&Node) -> Resources) -> Option<Run> {
+/// The run with the fewest executors on the cluster as it is, over every loss of as many nodes as the
+/// case says; none when the application stands still after one of them.
+pub(crate) fn now(case: &Case) -> Option<Run> {
+    worst(case, |node| node.free, case.shares)
+}
+
+/// The same with nobody else on the cluster: what others hold, and how it is shared, may change.
+pub(crate) fn alone(case: &Case) -> Option<Run> {
+    worst(case, |node| node.offered, None)
+}
+
+fn worst(case: &Case, room: impl Fn(&Node) -> Resources, shares: Option<Shares>) -> Option<Run> {
     let number = case.nodes.len();
     let num_lost = case.num_lost.min(number);
     let losses = (0_u32..1 << number).filter(|lost| lost.count_ones() as usize == num_lost);
     let mut worst: Option<Run> = None;
     for lost in losses {
         let nodes = case.nodes.iter().enumerate().filter(|(index, _)| lost & (1 << index) == 0);
-        let rooms =
-            nodes.map(|(_, node)| (NodeId::new(node.name.as_str()), node.offered, room(node)));
-        let run = play(case, Cluster::new(rooms))?;
+        let nodes: Vec<&Node> = nodes.map(|(_, node)| node).collect();
+        let run = play(case, cluster(case, &nodes, &room, shares))?;
         if worst.as_ref().is_none_or(|worst| run.num_executors < worst.num_executors) {
             worst = Some(run);
         }
@@ -70,11 +78,31 @@ pub(crate) fn worst(case: &Case, room: impl Fn(&Node) -> Resources) -> Option<Ru
     worst
 }
 
+fn cluster(
+    case: &Case,
+    nodes: &[&Node],
+    room: impl Fn(&Node) -> Resources,
+    shares: Option<Shares>,
+) -> Cluster {
+    let name = |node: &Node| NodeId::new(node.name.as_str());
+    let mut cluster = Cluster::new(nodes.iter().map(|node| (name(node), node.offered, room(node))));
+    for node in nodes {
+        cluster = cluster.labelled(&name(node), node.labels.clone().unwrap_or_default());
+    }
+    let Some(Shares { cap, other_guarantee }) = shares else { return cluster };
+    let queues = format!(
+        "{{ default = {{ cap = \"{cap}%\" }}, other = {{ guarantee = \"{other_guarantee}%\" }} }}"
+    );
+    let used = BTreeMap::from([(QueueName::new("other"), case.taken())]);
+    cluster.with_queues(&queues, used).unwrap()
+}
+
 fn play(case: &Case, mut cluster: Cluster) -> Option<Run> {
     let resources = &case.spec.resources;
     let count = (resources.executors.min, resources.executors.max);
     let name = case.spec.name.clone();
     let mut step = Step::new(name, resources.driver, resources.executor, count);
+    step.selector = resources.node_selector.clone();
     let mut rounds = 0..ROUNDS_MAX;
     while rounds.next().is_some() && cluster.round(&mut step) > 0 {}
     assert!(!rounds.is_empty(), "the scheduler comes to rest");

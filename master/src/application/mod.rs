@@ -11,6 +11,7 @@ mod history;
 mod moving;
 mod places;
 mod record;
+pub(crate) mod replays;
 mod revisions;
 mod scaling;
 mod session;

@@ -207,7 +207,8 @@ impl Application {
             spec.sources.iter().map(|source| (source.name.clone(), source.start.clone())).collect()
         };
         let before = self.record.application.spec.as_ref().map(starts);
-        let differs = before.is_some_and(|before| before != starts(spec));
+        // A replay that goes on where it was is what was asked for.
+        let differs = spec.replay.is_none() && before.is_some_and(|before| before != starts(spec));
         (self.record.is_head_expected && differs).then(|| {
             format!(
                 "the head of {} holds positions: it goes on from there, and `start` is not used; \

@@ -172,7 +172,9 @@ impl Application {
             return Vec::new();
         }
         let end = match state {
-            ApplicationState::Stopped | ApplicationState::Rejected => state,
+            ApplicationState::Stopped | ApplicationState::Rejected | ApplicationState::Finished => {
+                state
+            }
             _ => ApplicationState::Failed,
         };
         let reason = match (&finished.failure, finished.reason.is_empty()) {

@@ -5,7 +5,7 @@ use millrace_proto::v1::ApplicationState::{self, *};
 /// True for a state that only a new submission leaves.
 #[must_use]
 pub(crate) fn is_terminal(state: ApplicationState) -> bool {
-    matches!(state, Stopped | Failed | Rejected | Killed)
+    matches!(state, Stopped | Failed | Rejected | Killed | Finished)
 }
 
 /// The legal transitions; everything else is a defect.
@@ -15,10 +15,12 @@ pub(crate) fn may_become(from: ApplicationState, to: ApplicationState) -> bool {
         Unspecified => to == Queued,
         // Waits for a place, for the first time or again after its driver failed.
         Queued => matches!(to, Starting | Stopping | Stopped | Failed | Killed),
-        Starting => matches!(to, Running | Queued | Stopping | Stopped | Failed | Rejected),
-        Running => matches!(to, Queued | Stopping | Stopped | Failed | Rejected),
+        Starting => {
+            matches!(to, Running | Queued | Stopping | Stopped | Failed | Rejected | Finished)
+        }
+        Running => matches!(to, Queued | Stopping | Stopped | Failed | Rejected | Finished),
         Stopping => is_terminal(to),
-        Stopped | Failed | Rejected | Killed => to == Queued,
+        Stopped | Failed | Rejected | Killed | Finished => to == Queued,
     }
 }
 

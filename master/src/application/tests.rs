@@ -23,7 +23,7 @@ const TIMING: Timing = Timing {
     attempt_window: Duration::from_secs(600),
 };
 
-const STATES: [ApplicationState; 9] = [
+const STATES: [ApplicationState; 10] = [
     ApplicationState::Unspecified,
     ApplicationState::Queued,
     ApplicationState::Starting,
@@ -33,6 +33,7 @@ const STATES: [ApplicationState; 9] = [
     ApplicationState::Failed,
     ApplicationState::Rejected,
     ApplicationState::Killed,
+    ApplicationState::Finished,
 ];
 
 #[test]

@@ -6,7 +6,7 @@ use millrace_common::id::ApplicationName;
 use millrace_proto::v1;
 
 use super::core::{Core, unknown};
-use crate::application::{Admitted, Application, admission};
+use crate::application::{Admitted, Application, admission, replays};
 use crate::moment::Moment;
 
 impl Core {
@@ -27,7 +27,7 @@ impl Core {
         owner: String,
     ) -> Result<(v1::SubmitApplicationResponse, u64), Error> {
         let (spec, submission) = admission::admit(request, owner, &self.possible_nodes())?;
-        let name = spec.name;
+        let name = spec.name.clone();
         if let Some(application) = self.applications.get(&name)
             && let Some(revision) = application.submitted_before(&submission)?
         {
@@ -37,6 +37,7 @@ impl Core {
             return Ok((response, self.last_ticket));
         }
         self.queues.admit(&spec.queue, &submission.owner)?;
+        replays::check(&spec, request.upgrade, |name| self.applications.get(name))?;
         let warnings = self.take_in(now, &name, submission, request.upgrade)?;
         let ticket = self.save(&name).unwrap_or_default();
         self.step(now);

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Shared, logs, principal, tokens};
 use crate::access::{Deed, Principal};
-use crate::application::{is_terminal, state_name};
+use crate::application::{Application, is_terminal, replays, state_name};
 use crate::control::{Drain, Kill, ListQueues, Scale, Stop, Submit, Undrain, Why, view};
 use crate::store::StoreError;
 
@@ -266,13 +266,17 @@ async fn reset(
         )
     })?;
     let asked = name.clone();
-    let (term, state) = shared
+    let (term, state, is_replay) = shared
         .leader
         .read(move |core| {
             let application = core.applications.get(&asked);
-            (core.identity.term, application.map(|application| application.state()))
+            let is_replay = application.is_some_and(Application::is_replay);
+            (core.identity.term, application.map(Application::state), is_replay)
         })
         .await?;
+    if is_replay {
+        return Err(replays::is_not_reset(&name));
+    }
     if let Some(state) = state.filter(|state| !is_terminal(*state)) {
         return Err(Error::new(
             Code::WrongState,

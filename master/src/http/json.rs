@@ -132,6 +132,17 @@ fn report(report: &v1::DriverReport) -> Value {
         "out_of_range_total": report.out_of_range_total,
         "gaps": report.gaps.iter().map(gap).collect::<Vec<_>>(),
         "scaling": report.scaling.as_ref().map_or(Value::Null, scaling),
+        "replay": report.replay.as_ref().map_or(Value::Null, replay),
+    })
+}
+
+fn replay(replay: &v1::ReplayReport) -> Value {
+    json!({
+        "num_shards": replay.num_shards,
+        "num_shards_done": replay.num_shards_done,
+        "num_records": replay.num_records,
+        "num_rows": replay.num_rows,
+        "num_files": replay.num_files,
     })
 }
 

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use millrace_common::config::Value as _;
 use millrace_common::id::{ApplicationName, NodeId, QueueName};
-use millrace_common::labels::NodeSelector;
+use millrace_common::labels::{Labels, NodeSelector};
 use millrace_common::resources::Resources;
 
 use super::{Claim, Queues, Room, schedule};
@@ -26,6 +27,8 @@ pub struct Step {
     pub num_minimum: u32,
     /// Executors that its driver asks for once it is at work.
     pub num_wanted: u32,
+    /// What the labels of its nodes must be.
+    pub selector: NodeSelector,
     driver_node: Option<NodeId>,
     held: BTreeMap<NodeId, u32>,
 }
@@ -39,8 +42,16 @@ impl Step {
         executor: Resources,
         (num_minimum, num_wanted): (u32, u32),
     ) -> Self {
-        let (driver_node, held) = (None, BTreeMap::new());
-        Self { application, driver, executor, num_minimum, num_wanted, driver_node, held }
+        Self {
+            application,
+            driver,
+            executor,
+            num_minimum,
+            num_wanted,
+            selector: NodeSelector::default(),
+            driver_node: None,
+            held: BTreeMap::new(),
+        }
     }
 
     /// Where its driver is.
@@ -66,7 +77,7 @@ impl Step {
             held: self.held.clone(),
             avoided: BTreeSet::new(),
             queue: QueueName::default(),
-            selector: NodeSelector::default(),
+            selector: self.selector.clone(),
         }
     }
 }
@@ -75,6 +86,8 @@ impl Step {
 #[derive(Clone, Debug)]
 pub struct Cluster {
     rooms: Vec<Room>,
+    queues: Queues,
+    used: BTreeMap<QueueName, Resources>,
 }
 
 impl Cluster {
@@ -85,7 +98,29 @@ impl Cluster {
             let labels = Arc::default();
             Room { node, offered, free, num_drivers: 0, num_executors: 0, labels }
         };
-        Self { rooms: nodes.into_iter().map(room).collect() }
+        let rooms = nodes.into_iter().map(room).collect();
+        Self { rooms, queues: Queues::default(), used: BTreeMap::new() }
+    }
+
+    /// The same with labels on a node.
+    #[must_use]
+    pub fn labelled(mut self, node: &NodeId, labels: Labels) -> Self {
+        if let Some(room) = self.rooms.iter_mut().find(|room| room.node == *node) {
+            room.labels = Arc::new(labels);
+        }
+        self
+    }
+
+    /// The same with queues as the master is configured with, and what each holds on these nodes.
+    ///
+    /// # Errors
+    /// What the configuration's own check says.
+    pub fn with_queues(
+        self,
+        queues: &str,
+        used: BTreeMap<QueueName, Resources>,
+    ) -> Result<Self, String> {
+        Ok(Self { queues: Queues::parse(queues)?, used, ..self })
     }
 
     /// What is free on each node.
@@ -98,9 +133,10 @@ impl Cluster {
     /// # Panics
     /// When the scheduler places more on a node than it has free: that is a defect.
     pub fn round(&mut self, step: &mut Step) -> usize {
-        let plan =
-            schedule(self.rooms.clone(), &[step.claim()], &Queues::default(), BTreeMap::new());
+        let plan = schedule(self.rooms.clone(), &[step.claim()], &self.queues, self.used.clone());
         for placed in &plan.placed {
+            let used = self.used.entry(QueueName::default()).or_default();
+            *used = used.saturating_add(placed.resources);
             let room = self.rooms.iter_mut().find(|room| room.node == placed.node);
             let room = room.expect("the scheduler places on nodes that there are");
             let left = room.free.checked_sub(placed.resources);

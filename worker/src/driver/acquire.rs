@@ -82,7 +82,8 @@ impl Acquisition<'_> {
         &self,
         sources: impl IntoIterator<Item = (&String, millrace_common::application::StartPosition)>,
     ) -> Result<BTreeMap<String, SourceStart>, Error> {
-        sources::first_starts(sources, self.streams, self.kinesis, self.leases).await
+        let range = self.spec.replay.as_ref().map(|replay| replay.range);
+        sources::first_starts(sources, range, self.streams, self.kinesis, self.leases).await
     }
 
     /// k0, with a higher epoch of the master's where the head has this one already.

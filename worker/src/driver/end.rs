@@ -11,6 +11,8 @@ use millrace_proto::v1;
 pub enum End {
     /// As asked.
     Stopped,
+    /// All of the range that was to be read is committed and published; what was read, for people.
+    Finished(String),
     /// At the edge of a batch, for another attempt on another node.
     HandedOver,
     /// The drain took too long: this is the lag.
@@ -24,12 +26,12 @@ pub enum End {
 }
 
 impl End {
-    /// The process's exit code: 0 stopped, 1 failed or rejected, 5 drain deadline,
+    /// The process's exit code: 0 stopped or finished, 1 failed or rejected, 5 drain deadline,
     /// [`HANDED_OVER`] moved, 143 SIGTERM.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Stopped => 0,
+            Self::Stopped | Self::Finished(_) => 0,
             Self::Rejected(_) | Self::Failed(..) => 1,
             Self::DrainDeadline(_) => 5,
             Self::HandedOver => HANDED_OVER,
@@ -43,6 +45,7 @@ impl End {
         use v1::ApplicationState as State;
         let (state, retryable, error) = match self {
             Self::Stopped | Self::HandedOver | Self::Killed => (State::Stopped, false, None),
+            Self::Finished(_) => (State::Finished, false, None),
             Self::DrainDeadline(error) => (State::Stopped, false, Some(error)),
             Self::Rejected(error) => (State::Rejected, false, Some(error)),
             Self::Failed(error, retryable) => (State::Failed, *retryable, Some(error)),
@@ -50,7 +53,10 @@ impl End {
         v1::DriverFinished {
             state: state.into(),
             retryable,
-            reason: error.map_or_else(|| "stopped as asked".to_owned(), ToString::to_string),
+            reason: match self {
+                Self::Finished(what) => what.clone(),
+                _ => error.map_or_else(|| "stopped as asked".to_owned(), ToString::to_string),
+            },
             failure: error.map(Error::to_failure),
             handed_over: matches!(self, Self::HandedOver),
         }
@@ -74,7 +80,11 @@ pub fn is_passing(error: &Error, has_run: bool) -> bool {
 pub fn is_refusal(error: &Error) -> bool {
     matches!(
         error.code(),
-        Code::InvalidValue | Code::SourceChanged | Code::KclLive | Code::KclCheckpoint
+        Code::InvalidValue
+            | Code::SourceChanged
+            | Code::KclLive
+            | Code::KclCheckpoint
+            | Code::ReplayRange
     )
 }
 

@@ -28,6 +28,7 @@ use super::executors::actor::{self as executors, Ended, Executors, Granted};
 use super::executors::core::ExecutorView;
 use super::executors::outbox::Outbox;
 use super::executors::server::Service;
+use super::head::Head;
 use super::receivers::actor::{self as receivers, Leave, Receivers};
 use super::receivers::core::{Core as ReceiversCore, Snapshot};
 use super::report::report;
@@ -153,6 +154,7 @@ impl Driver {
         };
         match &end {
             End::Stopped => tracing::info!("the application stopped"),
+            End::Finished(what) => tracing::info!("the replay is finished: {what}"),
             End::HandedOver => tracing::info!("the next attempt goes on"),
             End::Killed => tracing::warn!("the driver was told to end"),
             End::DrainDeadline(error) | End::Rejected(error) | End::Failed(error, _) => {
@@ -228,10 +230,7 @@ impl Driver {
     ) -> Result<Work, Error> {
         let head = proof.head();
         let epoch = head.epoch;
-        let setups = sources::setups(&self.spec, &checked.streams, &head.starts)?;
-        let now = self.world.clock.monotonic();
-        let positions = sources::positions(head);
-        let core = ReceiversCore::new(setups, &positions, now).after_gaps(head.gaps.clone());
+        let core = self.input(checked, head)?;
         let outbox = Outbox::default();
         let (failure_sender, failures) = mpsc::channel(1);
         let (snapshot, input) = watch::channel(core.snapshot(self.world.clock.monotonic()));
@@ -306,6 +305,15 @@ impl Driver {
             failures,
             committer,
         })
+    }
+
+    /// What is read and how far, as the head has it.
+    fn input(&self, checked: &Checked, head: &Head) -> Result<ReceiversCore, Error> {
+        let setups = sources::setups(&self.spec, &checked.streams, &head.starts)?;
+        let until_ms = self.spec.replay.as_ref().map(|replay| replay.range.to_ms());
+        let now = self.world.clock.monotonic();
+        let core = ReceiversCore::until(until_ms, setups, &sources::positions(head), now);
+        Ok(core.after_gaps(head.gaps.clone()))
     }
 
     fn serve(&mut self, service: Service) {

@@ -125,5 +125,12 @@ pub fn report(
         scaling: Some(scaling),
         troubles: troubles(totals, input, commits_late),
         late_shards: input.late.iter().map(late).collect(),
+        replay: input.range.map(|range| v1::ReplayReport {
+            num_shards: range.num_shards,
+            num_shards_done: range.num_done,
+            num_records: totals.overall.records,
+            num_rows: totals.overall.rows,
+            num_files: totals.overall.files,
+        }),
     }
 }

@@ -67,7 +67,8 @@ impl Present {
                 }
             }
             let (kinesis, leases) = (world.streams.as_ref(), world.leases.as_ref());
-            sources::first_starts(missing, streams, kinesis, leases).await?;
+            let range = next.replay.as_ref().map(|replay| replay.range);
+            sources::first_starts(missing, range, streams, kinesis, leases).await?;
         }
         Ok(())
     }

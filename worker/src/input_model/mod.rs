@@ -47,6 +47,9 @@ struct Config {
     deaths: u8,
     /// Drivers that die.
     restarts: u8,
+    /// The records of a range are those with smaller numbers: here a record's number is also the
+    /// time of its arrival.
+    until: Option<u64>,
     /// How many records a block may hold; any other block holds all there are.
     blocks_of: &'static [usize],
 }
@@ -74,6 +77,11 @@ enum Action {
         executor: usize,
         shard: usize,
         count: usize,
+    },
+    /// A reader at the end of its range says so again.
+    TellAgain {
+        executor: usize,
+        shard: usize,
     },
     Announce(usize),
     /// Says again what was not answered.
@@ -138,6 +146,20 @@ impl Config {
         if scene.can_commit() {
             actions.push(Action::Commit);
         }
+        if actions.is_empty() {
+            // It does so each second: what matters is that it does in the end.
+            actions.extend(self.past_range(scene));
+        }
+    }
+
+    /// Readers at the end of their range that nobody has told to stop.
+    fn past_range(&self, scene: &Scene) -> Option<Action> {
+        let readers = scene.executors.iter().enumerate().flat_map(|(nth, executor)| {
+            let shards = self.shards.iter().enumerate();
+            shards.map(move |(at, shard)| (nth, at, executor.readers.get(&shard.key())))
+        });
+        let mut past = readers.filter(|(.., reader)| reader.is_some_and(|r| r.is_past_range));
+        past.next().map(|(executor, shard, _)| Action::TellAgain { executor, shard })
     }
 
     fn faults(&self, scene: &Scene, actions: &mut Vec<Action>) {
@@ -160,8 +182,14 @@ impl Config {
     }
 
     fn has_all(&self, scene: &Scene) -> bool {
-        let mut records = self.shards.iter().flat_map(|shard| shard.records);
-        records.all(|record| scene.committed.contains(record))
+        let records = self.shards.iter().flat_map(|shard| shard.records);
+        let mut of_range = records.filter(|record| self.is_of_range(**record));
+        of_range.all(|record| scene.committed.contains(record))
+            && (self.until.is_none() || scene.core.is_range_read())
+    }
+
+    fn is_of_range(&self, record: u64) -> bool {
+        self.until.is_none_or(|until| record < until)
     }
 }
 
@@ -183,6 +211,7 @@ impl Model for Config {
         match action {
             Action::List => scene.list(self),
             Action::Read { executor, shard, count } => scene.read(self, executor, shard, count),
+            Action::TellAgain { executor, shard } => scene.tell_again(self, executor, shard),
             Action::Announce(nth) => scene.announce(nth, false),
             Action::Repeat(nth) => scene.announce(nth, true),
             Action::Hear(at) => {
@@ -307,6 +336,16 @@ const SPLIT: &[Shard] = &[
     Shard { id: "b", parents: &["a"], records: &[11], is_listed_at_once: false },
     Shard { id: "c", parents: &["a"], records: &[21], is_listed_at_once: false },
 ];
+const LATE_SPLIT: &[Shard] = &[
+    Shard { id: "a", parents: &[], records: &[1, 2], is_listed_at_once: true },
+    Shard { id: "b", parents: &["a"], records: &[11], is_listed_at_once: true },
+    Shard { id: "c", parents: &["a"], records: &[21], is_listed_at_once: false },
+];
+const LATE_MERGE: &[Shard] = &[
+    Shard { id: "a", parents: &[], records: &[1], is_listed_at_once: true },
+    Shard { id: "b", parents: &[], records: &[4, 11], is_listed_at_once: true },
+    Shard { id: "c", parents: &["a", "b"], records: &[21], is_listed_at_once: false },
+];
 const MERGE: &[Shard] = &[
     Shard { id: "a", parents: &[], records: &[1], is_listed_at_once: true },
     Shard { id: "b", parents: &[], records: &[11], is_listed_at_once: true },
@@ -323,6 +362,7 @@ const SMALL: Config = Config {
     faults: 0,
     deaths: 0,
     restarts: 0,
+    until: None,
     blocks_of: &[1, usize::MAX],
 };
 
@@ -338,6 +378,22 @@ fn children_follow_all_parents_in_a_later_batch() {
     holds("split", Config { shards: SPLIT, ..whole.clone() });
     holds("merge", Config { shards: MERGE, ..whole.clone() });
     holds_at_first("split, the driver dies", Config { shards: SPLIT, restarts: 1, ..whole });
+}
+
+#[test]
+fn a_range_is_read_to_its_end_and_no_further() {
+    let range = |shards, until| Config { shards, until: Some(until), ..SMALL };
+    holds_at_first("a range, a fault", Config { faults: 1, ..range(ONE, 2) });
+    holds_at_first("a range, a death", Config { deaths: 1, ..range(ONE, 2) });
+    let whole = |shards, until| Config {
+        blocks_of: &[usize::MAX],
+        num_executors: 1,
+        restarts: 1,
+        ..range(shards, until)
+    };
+    holds_at_first("a range that ends in a child", whole(SPLIT, 15));
+    holds_at_first("a range that ends in the parent of a split", whole(LATE_SPLIT, 2));
+    holds_at_first("a range that ends in one parent of a merge", whole(LATE_MERGE, 5));
 }
 
 #[test]

@@ -20,11 +20,13 @@ use crate::driver::receivers::core::{Core, Effect, Home, Planned, SourceSetup, S
 use crate::driver::receivers::lineage::{ListedShard, Start as Begin};
 use crate::executor::receiver::assignment::Assignment;
 use crate::executor::receiver::book::{Book, Verdict};
-use crate::executor::receiver::core::Start;
+use crate::executor::receiver::core::{EmptyAnswer, Start};
 
 /// Time stands still: what it does is an action.
 pub(super) const NOW: Duration = Duration::ZERO;
 const SOURCE: &str = "logs";
+/// Server time of the listings: after all arrivals.
+const LISTED_MS: i64 = 1_000;
 
 /// A shard of the stream, closed.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +61,11 @@ fn setup() -> SourceSetup {
     }
 }
 
+fn core(config: &Config, positions: &BTreeMap<ShardKey, Position>) -> Core {
+    let until_ms = config.until.map(|until| i64::try_from(until).unwrap());
+    Core::until(until_ms, vec![setup()], positions, NOW)
+}
+
 fn home() -> Home {
     Home { budget_bytes: 1 << 30, ..Home::default() }
 }
@@ -80,6 +87,8 @@ pub(super) struct Reader {
     /// The last record read; 0 before the first.
     after: u64,
     pub(super) has_ended: bool,
+    /// The next record is behind the range that is asked for.
+    pub(super) is_past_range: bool,
 }
 
 /// What a block holds: `(after, last]` of a shard.
@@ -184,7 +193,8 @@ impl Executor {
         let Some((assignment, reading, start)) = self.book.begin(shard) else { return };
         let (after, has_ended) = begin_of(start);
         let generation = assignment.generation;
-        self.readers.insert(shard.clone(), Reader { reading, generation, after, has_ended });
+        let reader = Reader { reading, generation, after, has_ended, is_past_range: false };
+        self.readers.insert(shard.clone(), reader);
     }
 
     fn drop_blocks<'a>(&mut self, ids: impl IntoIterator<Item = &'a str>) {
@@ -201,6 +211,7 @@ impl Executor {
                 let (after, has_ended) = begin_of(start);
                 if let Some(reader) = self.readers.get_mut(&shard) {
                     (reader.reading, reader.after, reader.has_ended) = (reading, after, has_ended);
+                    reader.is_past_range = false;
                 }
             }
         }
@@ -257,19 +268,35 @@ impl Executor {
         None
     }
 
-    /// Reads on and closes a block of so many records at most; none when there is nothing.
+    /// Reads on and closes a block of so many records at most; at the end of its range it says so.
     pub(super) fn read(
         &mut self,
         shard: &Shard,
         num_records: usize,
+        until: Option<u64>,
         children: Vec<v1::ChildShard>,
-    ) {
+    ) -> Vec<v1::BlockAnnouncement> {
         let key = shard.key();
-        let Some(reader) = self.readers.get_mut(&key) else { return };
+        let Some(reader) = self.readers.get_mut(&key) else { return Vec::new() };
         let after = reader.after;
-        let rest: Vec<u64> = shard.records.iter().copied().filter(|seq| *seq > after).collect();
+        let all = shard.records.iter().copied().filter(|seq| *seq > after);
+        let until_ms = until.unwrap_or(u64::MAX);
+        let rest: Vec<u64> = all.clone().take_while(|seq| *seq < until_ms).collect();
+        let is_cut = all.count() > rest.len();
+        if rest.is_empty() && is_cut {
+            (reader.has_ended, reader.is_past_range) = (true, true);
+            let empty = EmptyAnswer {
+                after_seq: text(after).parse().ok(),
+                server_ms: 0,
+                millis_behind_latest: 1,
+                nothing_before_ms: i64::try_from(until_ms).unwrap(),
+            };
+            let reading = reader.reading;
+            self.book.empty(reading, &key, empty);
+            return self.book.cut(0, NOW);
+        }
         let read = &rest[..num_records.min(rest.len())];
-        let ends = read.len() == rest.len();
+        let ends = read.len() == rest.len() && !is_cut;
         let last = read.last().copied().unwrap_or(after);
         reader.after = last;
         reader.has_ended = ends;
@@ -291,6 +318,7 @@ impl Executor {
         if self.book.closed(reading, &key, block) {
             self.store.insert(id, Content { shard: key, after, last });
         }
+        Vec::new()
     }
 
     /// The blocks in the store, as a registration names them.
@@ -307,7 +335,7 @@ impl Executor {
 impl Scene {
     pub(super) fn new(config: &Config) -> Self {
         let mut scene = Self {
-            core: Core::new(vec![setup()], &BTreeMap::new(), NOW),
+            core: core(config, &BTreeMap::new()),
             executors: Vec::new(),
             news: Vec::new(),
             wants_listing: true,
@@ -368,7 +396,7 @@ impl Scene {
             range: HashKeyRange { starting: 0, ending: 9 },
             open: false,
         });
-        let effects = self.core.listed(SOURCE, listed.collect(), 1, NOW);
+        let effects = self.core.listed(SOURCE, listed.collect(), LISTED_MS, NOW);
         self.perform(effects);
     }
 
@@ -380,7 +408,13 @@ impl Scene {
             parents: parents(config, child),
         });
         let children = children.collect();
-        self.executors[executor].read(&config.shards[shard], count, children);
+        let shard = &config.shards[shard];
+        let told = self.executors[executor].read(shard, count, config.until, children);
+        self.news.extend(told.into_iter().map(|a| News::Announcement(executor, a)));
+    }
+
+    pub(super) fn tell_again(&mut self, config: &Config, executor: usize, shard: usize) {
+        self.read(config, executor, shard, 0);
     }
 
     pub(super) fn announce(&mut self, nth: usize, is_again: bool) {
@@ -525,6 +559,9 @@ impl Scene {
                 }
                 at = content.last;
                 for record in shard.records.iter().filter(|n| content.after < **n && **n <= at) {
+                    if !config.is_of_range(*record) {
+                        self.flaw.get_or_insert(format!("record {record} is behind the range"));
+                    }
                     if !self.committed.insert(*record) {
                         self.flaw.get_or_insert(format!("record {record} twice"));
                     }
@@ -560,7 +597,7 @@ impl Scene {
         self.news.clear();
         self.planned = None;
         self.wants_listing = true;
-        self.core = Core::new(vec![setup()], &self.positions, NOW);
+        self.core = core(config, &self.positions);
         (0..config.num_executors).for_each(|_| self.join());
     }
 }

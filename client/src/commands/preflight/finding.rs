@@ -16,6 +16,8 @@ pub(super) enum Verdict {
     Failed,
     /// It works, and may surprise.
     Warning,
+    /// An action that it works without is denied.
+    Optional,
     /// It could not be tried, because of another finding.
     Untried,
 }
@@ -27,6 +29,7 @@ impl Verdict {
             Self::Missing => "MISSING",
             Self::Failed => "FAILED",
             Self::Warning => "warning",
+            Self::Optional => "optional",
             Self::Untried => "untried",
         }
     }
@@ -98,12 +101,16 @@ pub(super) fn show(findings: &[Finding]) -> String {
         ]
     };
     let mut text = table(&COLUMNS, findings.iter().map(row));
-    let mut statements: Vec<&str> =
-        findings.iter().filter_map(|finding| finding.add.as_deref()).collect();
-    statements.dedup();
-    if !statements.is_empty() {
-        text.push_str("\n\nadd to the policy of these credentials:\n");
-        text.push_str(&statements.join(",\n"));
+    for (title, is_optional) in [
+        ("add to the policy of these credentials:", false),
+        ("the application works without this, and is surer with it:", true),
+    ] {
+        let of = findings.iter().filter(|f| (f.verdict == Verdict::Optional) == is_optional);
+        let mut statements: Vec<&str> = of.filter_map(|finding| finding.add.as_deref()).collect();
+        statements.dedup();
+        if !statements.is_empty() {
+            text.push_str(&format!("\n\n{title}\n{}", statements.join(",\n")));
+        }
     }
     text
 }

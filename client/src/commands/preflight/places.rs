@@ -4,13 +4,15 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ServerSideEncryption;
 use millrace_common::application::S3Location;
+use millrace_common::aws::rights::{self, Role};
 use millrace_common::aws::{Kind, error_code, kind, region_of};
 use uuid::Uuid;
 
-use super::{Trial, Verdict, send};
+use super::{Finding, Trial, Verdict, send};
 
 const PUT: &str = "s3:PutObject";
 const ABORT: &str = "s3:AbortMultipartUpload";
+const PARTS: &str = "s3:ListMultipartUploadParts";
 
 impl Trial<'_> {
     /// Tries an upload below every path of the sink.
@@ -60,6 +62,21 @@ impl Trial<'_> {
         region
     }
 
+    /// Tries to list the parts of an upload: an application need not, and is surer if it may.
+    async fn parts(&mut self, s3: &Client, subject: &str, (bucket, key, id): (&str, &str, &str)) {
+        let list = || s3.list_parts().bucket(bucket).key(key).upload_id(id).send();
+        let Err(error) = send(list).await else { return };
+        if kind(&error) != Kind::Forbidden {
+            return;
+        }
+        let right = rights::of(Role::Optional).find(|right| right.action == PARTS);
+        let why = right.map_or("", |right| right.why);
+        let detail = format!("denied; the application works without it, and with it can {why}");
+        let mut finding = Finding::new(subject, PARTS, Verdict::Optional, detail);
+        finding.add = right.map(|right| rights::statement_for(right, &self.arns).to_string());
+        self.findings.push(finding);
+    }
+
     /// Creates an upload and aborts it; where the bucket encrypts by a key of its own, a part shows
     /// the rights on the key.
     async fn upload(&mut self, s3: &Client, place: &S3Location) {
@@ -81,6 +98,7 @@ impl Trial<'_> {
                 self.judge::<(), _>(&format!("key of {subject}"), PUT, Err(error));
             }
         }
+        self.parts(s3, &subject, (bucket, key, &id)).await;
         let abort = || s3.abort_multipart_upload().bucket(bucket).key(key).upload_id(&id).send();
         match send(abort).await {
             Ok(_) => {}

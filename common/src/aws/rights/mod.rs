@@ -25,6 +25,7 @@ pub fn needed(service: &str, action: &str, message: &str) -> Vec<String> {
         ("s3", "HeadObject") => "GetObject",
         ("s3", "HeadBucket" | "ListObjectsV2") => "ListBucket",
         ("s3", "ListMultipartUploads") => "ListBucketMultipartUploads",
+        ("s3", "ListParts") => "ListMultipartUploadParts",
         (_, action) => action,
     };
     vec![format!("{service}:{action}")]
@@ -78,6 +79,7 @@ mod tests {
         for call in ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"] {
             assert_eq!(needed("s3", call, "Access Denied"), ["s3:PutObject"]);
         }
+        assert_eq!(needed("s3", "ListParts", "Access Denied"), ["s3:ListMultipartUploadParts"]);
         assert_eq!(needed("kinesis", "GetRecords", "no"), ["kinesis:GetRecords"]);
         let next = on_s3("UploadPart", "results/word-count/", "Access Denied");
         let statement = r#"{"Action":["s3:PutObject"],"Effect":"Allow","Resource":"arn:aws:s3:::results/word-count/*"}"#;

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use super::arns::Arns;
 use super::table::{On, Right, Role, of};
 
-/// The policy document of `role` for an application.
+/// The policy document of these roles together, for an application.
 #[must_use]
-pub fn document(role: Role, arns: &Arns<'_>) -> Value {
+pub fn document(roles: &[Role], arns: &Arns<'_>) -> Value {
     let mut statements: Vec<(On, Vec<&str>)> = Vec::new();
-    for right in of(role) {
+    for right in roles.iter().flat_map(|role| of(*role)) {
         match statements.iter_mut().find(|(on, _)| *on == right.on) {
             Some((_, actions)) => actions.push(right.action),
             None => statements.push((right.on, vec![right.action])),
@@ -79,7 +79,7 @@ dead_letter_path = "s3://dead/"
         let spec = parse_toml("app.toml", FILE, &[]).unwrap();
         let arns =
             Arns { spec: &spec, account: "123456789012", region: "eu-west-1", table: "millrace" };
-        document(role, &arns)
+        document(&[role], &arns)
     }
 
     #[test]
@@ -114,12 +114,23 @@ dead_letter_path = "s3://dead/"
         let spec = parse_toml("app.toml", &text, &[]).unwrap();
         let arns =
             Arns { spec: &spec, account: "123456789012", region: "eu-west-1", table: "millrace" };
-        let policy = document(Role::Application, &arns);
+        let policy = document(&[Role::Application], &arns);
         let statements = policy["Statement"].as_array().unwrap();
         let leases = statements.iter().find(|statement| statement["Sid"] == "ReadLeases").unwrap();
         assert_eq!(leases["Action"], json!(["dynamodb:Scan"]));
         let table = "arn:aws:dynamodb:eu-west-1:123456789012:table/lines-kcl";
         assert_eq!(leases["Resource"], json!([table]));
+    }
+
+    #[test]
+    fn what_is_optional_joins_the_statement_of_its_resource() {
+        let spec = parse_toml("app.toml", FILE, &[]).unwrap();
+        let arns =
+            Arns { spec: &spec, account: "123456789012", region: "eu-west-1", table: "millrace" };
+        let policy = document(&[Role::Application, Role::Optional], &arns);
+        let results = policy["Statement"].as_array().unwrap().last().unwrap();
+        let actions = json!(["s3:PutObject", "s3:GetObject", "s3:ListMultipartUploadParts"]);
+        assert_eq!(results["Action"], actions);
     }
 
     #[test]

@@ -5,6 +5,9 @@
 pub enum Role {
     /// The driver and the executors of one application, who inherit the credentials of their node.
     Application,
+    /// The same, with what it works without: where S3 does not say clearly what it holds, these rights
+    /// let a driver look, instead of stopping over what may not be lost.
+    Optional,
     /// The master of a cluster.
     Master,
     /// A person who looks after an application from the command line, beside what it needs itself.
@@ -48,7 +51,7 @@ const fn right(role: Role, action: &'static str, on: On, why: &'static str) -> R
 /// All rights.
 pub const RIGHTS: &[Right] = {
     use On::{Buckets, Head, LeaseTables, Results, Streams, Table};
-    use Role::{Application, Master, Operator};
+    use Role::{Application, Master, Operator, Optional};
     &[
         right(
             Application,
@@ -70,6 +73,13 @@ pub const RIGHTS: &[Right] = {
             "s3:PutObject",
             Results,
             "begin, fill and complete the uploads of results",
+        ),
+        right(Optional, "s3:GetObject", Results, "tell a file that is there from one that is lost"),
+        right(
+            Optional,
+            "s3:ListMultipartUploadParts",
+            Results,
+            "tell a part that came twice from one that is lost",
         ),
         right(Master, "dynamodb:GetItem", Table, "read who leads, and the wishes in a head"),
         right(Master, "dynamodb:PutItem", Table, "keep applications and nodes"),

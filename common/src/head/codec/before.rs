@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
+use super::totals::{self, PackedTotals};
 use super::{CodecError, PackedStream, damaged, pack_positions, unpack_positions};
 use crate::head::Before;
 use crate::head::state::Positions;
@@ -21,6 +22,8 @@ pub(super) struct PackedBefore {
     made: Vec<PackedStream>,
     #[prost(string, optional, tag = "3")]
     state_ptr: Option<String>,
+    #[prost(message, optional, tag = "4")]
+    totals: Option<PackedTotals>,
 }
 
 pub(super) fn pack(before: &Before, after: &Positions) -> PackedBefore {
@@ -34,6 +37,7 @@ pub(super) fn pack(before: &Before, after: &Positions) -> PackedBefore {
         moved: pack_positions(&moved.collect()),
         made: pack_positions(&made.collect()),
         state_ptr: before.state_ptr.clone(),
+        totals: totals::pack(before.totals),
     }
 }
 
@@ -53,7 +57,8 @@ pub(super) fn unpack(packed: PackedBefore, after: &Positions) -> Result<Before, 
             return Err(damaged("a shard was both moved and made"));
         }
     }
-    Ok(Before { positions, state_ptr: packed.state_ptr })
+    let totals = totals::unpack(packed.totals);
+    Ok(Before { positions, state_ptr: packed.state_ptr, totals })
 }
 
 /// The position with its sequence number replaced by what it differs in from the one after; doing

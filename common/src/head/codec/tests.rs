@@ -69,13 +69,15 @@ fn body() -> impl Strategy<Value = Body> {
     let positions = btree_map(shard_key(), position(), 0..40);
     let gap = (1u64.., ".{0,60}").prop_map(|(count, last)| Gaps { count, last });
     let gaps = btree_map(shard_key(), gap, 0..3);
-    (positions, pending, option::of(".{0,20}"), option::of(before), gaps).prop_map(
-        |(positions, pending, state_ptr, before, gaps)| {
+    let totals =
+        any::<(u64, u64, u64)>().prop_map(|(records, rows, files)| Totals { records, rows, files });
+    (positions, pending, option::of(".{0,20}"), option::of(before), gaps, totals).prop_map(
+        |(positions, pending, state_ptr, before, gaps, totals)| {
             let before = before.map(|(mut moved, state_ptr, old)| {
                 moved.extend(positions.keys().cloned().zip(old));
-                Before { positions: moved, state_ptr }
+                Before { positions: moved, state_ptr, totals }
             });
-            Body { positions, pending, before, gaps, state_ptr }
+            Body { positions, pending, before, gaps, totals, state_ptr }
         },
     )
 }
@@ -230,6 +232,7 @@ fn busy_head(shards: u64, files: u64) -> HeadItem {
                 (key, position)
             })
             .collect(),
+        totals: Totals { records: 9_000_000_000, rows: 8_000_000_000, files: 70_000 },
         pending: (0..files)
             .zip(upload_ids)
             .map(|(task, upload_id)| PendingUpload {
@@ -260,7 +263,7 @@ fn busy_head(shards: u64, files: u64) -> HeadItem {
         let sequence_number = Some(SequenceNumber::from_bytes(bytes));
         (shard.clone(), Some(Position { sequence_number, ..Position::default() }))
     });
-    body.before = Some(Before { positions: before.collect(), state_ptr: None });
+    body.before = Some(Before { positions: before.collect(), ..Before::default() });
     let start = SourceStart {
         stream_arn: "arn:aws:kinesis:eu-central-1:123456789012:stream/app-logs".into(),
         stream_created_ms: 1_767_225_600_123,

@@ -35,7 +35,8 @@ impl Facts<'_> {
 
     fn state(&self) -> v1::FactLink {
         let state = self.application.state();
-        let is_well = matches!(state, State::Running | State::Stopping | State::Stopped);
+        let is_well =
+            matches!(state, State::Running | State::Stopping | State::Stopped | State::Finished);
         let says = format!(
             "{} since {}, submitted {}",
             state_name(state),

@@ -76,7 +76,7 @@ pub(crate) fn why(facts: &Facts<'_>) -> v1::WhyApplicationResponse {
     use v1::Standing;
 
     let (standing, mut causes) = match facts.application.state() {
-        State::Stopped | State::Killed => (Standing::Ended, Vec::new()),
+        State::Stopped | State::Killed | State::Finished => (Standing::Ended, Vec::new()),
         State::Failed | State::Rejected => (Standing::Failed, vec![facts.end()]),
         State::Queued | State::Starting | State::Unspecified => {
             (Standing::Waiting, facts.waiting())
@@ -268,7 +268,9 @@ impl<'a> Facts<'a> {
             let what = format!("{}, longer than the interval", pace.describe(self.interval_ms()));
             return Some(cause(kind, &what, self.mend_pace(pace.took_ms, pace.is_sink())));
         }
-        if report.millis_behind_latest < self.late_from_ms() {
+        // A replay reads what is long past: that is no lag.
+        let is_replay = self.spec().is_some_and(|spec| spec.replay.is_some());
+        if is_replay || report.millis_behind_latest < self.late_from_ms() {
             return None;
         }
         if let Some(hot) = hot(report) {

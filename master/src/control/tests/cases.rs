@@ -424,3 +424,53 @@ fn a_start_position_that_the_head_overrules_is_named() {
     assert!(response.warnings[0].contains("millrace reset a"), "{:?}", response.warnings);
     assert_eq!(response.attempt, 2);
 }
+
+fn replay(of: &str, path: &str) -> v1::ApplicationSpec {
+    let mut replay = spec(&format!("{of}-replay"), 1, 1);
+    replay.replay = Some(v1::ReplaySpec { of: of.to_owned(), from_ms: 1, to_ms: 2 });
+    let start = v1::start_position::At::TimestampMs(1);
+    replay.sources[0].start = Some(v1::StartPosition { at: Some(start) });
+    replay.sink.as_mut().unwrap().path = path.to_owned();
+    replay
+}
+
+#[test]
+fn a_replay_does_not_write_where_its_application_does() {
+    let mut world = seed();
+    world.submit(&spec("a", 1, 1)).unwrap();
+    for path in ["s3://bucket/out/", "s3://bucket/out/again/", "s3://bucket/"] {
+        let error = world.submit(&replay("a", path)).unwrap_err();
+        assert_eq!(error.code(), Code::ReplayPath, "{path}");
+    }
+    world.submit(&replay("a", "s3://bucket/again/")).unwrap();
+}
+
+#[test]
+fn a_replay_and_an_application_never_share_a_head() {
+    let mut world = seed();
+    world.submit(&spec("b", 1, 1)).unwrap();
+    world.kill("b").unwrap();
+    let mut taken = replay("a", "s3://bucket/again/");
+    taken.name = "b".to_owned();
+    assert_eq!(world.submit(&taken).unwrap_err().code(), Code::WrongState);
+    world.submit(&replay("a", "s3://bucket/again/")).unwrap();
+    world.kill("a-replay").unwrap();
+    assert_eq!(world.submit(&spec("a-replay", 1, 1)).unwrap_err().code(), Code::WrongState);
+    let mut longer = replay("a", "s3://bucket/again/");
+    longer.replay.as_mut().unwrap().to_ms = 3;
+    assert_eq!(world.submit(&longer).unwrap_err().code(), Code::WrongState);
+    world.submit(&replay("a", "s3://bucket/again/")).unwrap();
+}
+
+#[test]
+fn a_replay_that_is_finished_is_over() {
+    let mut world = seed();
+    world.submit(&replay("a", "s3://bucket/again/")).unwrap();
+    let session = world.driver_works("a-replay");
+    world.driver_says(session, finished(ApplicationState::Finished, false));
+    world.exit("a-replay-a1-driver", 0);
+    assert_eq!(world.state("a-replay"), ApplicationState::Finished);
+    assert_eq!(world.reason("a-replay"), "said so");
+    world.pass(Duration::from_secs(600));
+    assert_eq!(world.state("a-replay"), ApplicationState::Finished, "nobody starts it again");
+}

@@ -115,7 +115,9 @@ impl Batches {
     pub fn new(setup: Setup, proof: Published) -> Self {
         let core = Core::new(setup.interval, proof.next_batch(), setup.clock.monotonic())
             .knowing(setup.known_failures);
-        let totals = Totals::since(proof.head().batch);
+        let head = proof.head();
+        let totals = Totals { overall: head.totals, ..Totals::since(head.batch) };
+        setup.totals.send_replace(totals.clone());
         Self {
             core,
             setup,
@@ -349,6 +351,7 @@ impl Batches {
 
     fn on_committed(&mut self, committed: Committed, ctx: &mut Context<Self>) {
         let batch = committed.batch();
+        self.totals.overall = committed.totals();
         self.committed = Some(committed);
         let told = self.setup.receivers.send(BatchCommitted(batch));
         ctx.spawn(told.into_actor(self).map(|_, _, _| ()));

@@ -27,7 +27,7 @@ pub enum Event {
     Prepared {
         /// None when there was nothing new.
         blocks: Option<usize>,
-        /// True when everything that the drain asks for is planned.
+        /// True when everything that the drain asks for, or all of the range that is read, is planned.
         drained: bool,
     },
     /// Every block of the batch is held; the run is begun on these executors.
@@ -131,7 +131,7 @@ enum Wish {
     GoOn,
     Stop,
     Drain,
-    /// Drained: the batch in the making is the last.
+    /// Drained, or at the end of the range: the batch in the making is the last.
     Last,
     DrainDeadline,
 }
@@ -337,7 +337,7 @@ impl Core {
         if self.phase != Phase::Preparing {
             return None;
         }
-        if drained && self.wish == Wish::Drain {
+        if drained && matches!(self.wish, Wish::GoOn | Wish::Drain) {
             self.wish = Wish::Last;
         }
         let known = self.known_failures.filter(|known| known.batch == self.batch);

@@ -434,3 +434,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_end_of_a_range_is_the_end_without_anybody_asking() {
+    let mut core = core();
+    on(&mut core, Event::Tick, 10);
+    let last = Event::Prepared { blocks: Some(2), drained: true };
+    assert_eq!(on(&mut core, last, 10), [Effect::Gather(1)]);
+    on(&mut core, Event::Gathered(executors()), 10);
+    assert_eq!(on(&mut core, Event::RunSucceeded, 11), [Effect::Commit]);
+    assert_eq!(on(&mut core, Event::Tick, 20), [], "nothing follows");
+    assert_eq!(on(&mut core, Event::Committed, 21), [Effect::Publish]);
+    let end = [Effect::Notify, Effect::End(Ended::Drained)];
+    assert_eq!(on(&mut core, Event::Published, 22), end);
+}

@@ -13,7 +13,7 @@ use millrace_proto::v1;
 use millrace_sql::plan::upload::{Upload, UploadPart};
 
 use crate::driver::commit::{BatchCommit, RecordCounts};
-use crate::driver::head::{PendingPart, PendingUpload};
+use crate::driver::head::{self, PendingPart, PendingUpload};
 use crate::driver::ledger::Advance;
 use crate::driver::receivers::core::{Planned, PlannedBlock};
 use crate::driver::runner::{BatchOutput, RunError};
@@ -55,6 +55,8 @@ pub struct Totals {
     pub bad_by_shard: BTreeMap<(String, String), u64>,
     /// KPL user records outside their shard's range, dropped or not.
     pub out_of_range_records: u64,
+    /// What the head says of all batches, earlier attempts' included.
+    pub overall: head::Totals,
     /// True while a batch is cut and its outcome is open.
     pub in_flight: bool,
     /// The executors of the run that is on its way.

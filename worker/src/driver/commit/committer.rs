@@ -23,7 +23,8 @@ use super::steps::{self, Edge, Step};
 use super::uploads::UploadStore;
 use crate::driver::head::{
     self, AcquireWrite, Before, Body, ChunkName, CommitWrite, Head, HeadItem, HeadStore,
-    PublishedMark, RepairRequest, Sizes, SourceStart, StoreFailure, StoredBody, WriteFailure,
+    PublishedMark, RepairRequest, Sizes, SourceStart, StoreFailure, StoredBody, Totals,
+    WriteFailure,
 };
 
 /// Performs k0, k1, k5 and k6 for one driver.
@@ -216,6 +217,7 @@ impl Committer {
             (Repair::Rewind, Some(before)) => {
                 next.positions = before.restored_from(&head.positions);
                 next.state_ptr = before.state_ptr.clone();
+                next.totals = before.totals;
             }
             (Repair::Refused(why), _) => {
                 return Err(errors::not_repaired(application, head.batch, why).into());
@@ -248,6 +250,7 @@ impl Committer {
         let mut head = self.next_head(&published.head);
         head.positions.clear();
         head.gaps.clear();
+        head.totals = Totals::default();
         head.state_ptr = None;
         head.starts = starts;
         head.reset = None;
@@ -336,8 +339,10 @@ impl Committer {
         head.before = (!batch.uploads.is_empty()).then(|| {
             let (before, after) = (&published.head.positions, &head.positions);
             let state_ptr = published.head.state_ptr.clone();
-            Before::of(before, after, &batch.dropped_sources, state_ptr)
+            let totals = published.head.totals;
+            Before::of(before, after, &batch.dropped_sources, state_ptr, totals)
         });
+        head.totals = head.totals.and(batch.records.read, &batch.uploads);
         head.pending = batch.uploads;
         head.state_ptr = batch.state_ptr;
         head.spec_hash = batch.spec_hash;

@@ -4,7 +4,7 @@
 //! Never does: copy itself, or come to be outside this module's parent.
 
 use crate::driver::head::{
-    ChunkName, Head, PendingUpload, Positions, PublishedMark, ResetRequest, SourceStart,
+    ChunkName, Head, PendingUpload, Positions, PublishedMark, ResetRequest, SourceStart, Totals,
 };
 
 /// k0 is done: the head is this driver's. What the last batch left may be incomplete.
@@ -92,6 +92,12 @@ impl Committed {
     #[must_use]
     pub fn batch(&self) -> u64 {
         self.head.batch
+    }
+
+    /// What all batches up to it amount to.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.head.totals
     }
 
     /// Where the next batch will start: its tasks may run while this one is published.

@@ -11,8 +11,8 @@ mod store;
 pub use millrace_common::head::{
     Before, Body, CHUNK_BYTES, ChunkName, CodecError, Gaps, HEAD_VERSION, Head, HeadItem,
     PendingPart, PendingUpload, Positions, RepairChoice, RepairRequest, ResetRequest, Sizes,
-    SourceStart, StartFrom, StoredBody, TooLarge, decode_body, encode_body, encode_starts, hash_of,
-    unpack, unreadable,
+    SourceStart, StartFrom, StoredBody, TooLarge, Totals, decode_body, encode_body, encode_starts,
+    hash_of, unpack, unreadable,
 };
 
 pub use self::dynamodb::DynamoHeadStore;

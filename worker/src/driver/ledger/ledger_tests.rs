@@ -125,6 +125,7 @@ fn emptiness_is_known_only_at_the_position() {
         after: number(after),
         server_ms,
         millis_behind_latest: 0,
+        nothing_before_ms: 0,
     };
     assert!(ledger.empty_read(&executor(1), &shard(), read(0, 1_000_000), NOW));
     assert_eq!(ledger.planned_position(&shard()).unwrap().empty_until_ms, 940_000);
@@ -145,8 +146,13 @@ fn silence_and_renewal_are_noticed() {
     let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
     let silent = ledger.silent(second * 30, second * 30);
     assert_eq!(silent, [(shard(), executor(1))]);
-    let read =
-        EmptyRead { generation: 1, after: None, server_ms: 1_000_000, millis_behind_latest: 0 };
+    let read = EmptyRead {
+        generation: 1,
+        after: None,
+        server_ms: 1_000_000,
+        millis_behind_latest: 0,
+        nothing_before_ms: 0,
+    };
     ledger.empty_read(&executor(1), &shard(), read, second * 29);
     assert_eq!(ledger.silent(second * 30, second * 30), []);
     assert!(!ledger.renewal_is_due(second * 29, hour));
@@ -177,6 +183,7 @@ fn a_position_with_a_record_is_renewed_by_the_age_of_the_record() {
         after: number(5),
         server_ms,
         millis_behind_latest: 0,
+        nothing_before_ms: 0,
     };
     ledger.empty_read(&executor(1), &shard(), read_at(1_100_000), NOW);
     assert!(!ledger.renewal_is_due(NOW, hour));

@@ -7,7 +7,9 @@
 //! records, or write the head.
 
 mod block;
+mod gaps;
 mod holders;
+mod range;
 mod track;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +55,9 @@ pub struct EmptyRead {
     pub server_ms: i64,
     /// As Kinesis says.
     pub millis_behind_latest: i64,
+    /// Set at the end of the range that is read: records are behind `after`, and the first of them
+    /// arrived at this time or later, Unix milliseconds. 0 anywhere else.
+    pub nothing_before_ms: i64,
 }
 
 /// What one batch covers of one shard: `(from, to]`.
@@ -83,6 +88,8 @@ pub struct Lost {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     tracks: BTreeMap<ShardKey, Track>,
+    /// Where the range that is read ends, by arrival, Unix milliseconds; none: nowhere.
+    until_ms: Option<i64>,
     /// Blocks of batches that are planned and not released, by batch.
     planned: BTreeMap<u64, Vec<Held>>,
     /// Batches whose commit was applied: their blocks need not be read again.
@@ -94,7 +101,8 @@ pub struct Ledger {
 impl Ledger {
     /// Begins a shard at the position of the head.
     pub fn open(&mut self, shard: ShardKey, position: Position, now: Duration) {
-        self.tracks.entry(shard).or_insert_with(|| Track::new(position, now));
+        let until_ms = self.until_ms.unwrap_or(i64::MAX);
+        self.tracks.entry(shard).or_insert_with(|| Track::new(position, until_ms, now));
     }
 
     /// True when the shard is kept here.
@@ -431,39 +439,11 @@ impl Ledger {
         self.tracks.get(shard).is_some_and(|track| track.ended)
     }
 
-    /// What follows the tail is lost, and the policy is `continue`: the next reader goes on with
-    /// the oldest record there is behind it.
-    pub fn skip_gap(&mut self, shard: &ShardKey, now: Duration) {
-        if let Some(track) = self.tracks.get_mut(shard) {
-            track.skip_gap(now);
-        }
-    }
-
-    /// True when the loss of what follows the tail is known.
-    #[must_use]
-    pub fn skips_gap(&self, shard: &ShardKey) -> bool {
-        self.tracks.get(shard).is_some_and(Track::skips_gap)
-    }
-
-    /// True when records behind the planned position are lost, and no commit has passed them over
-    /// yet.
-    #[must_use]
-    pub fn has_gap_ahead(&self, shard: &ShardKey) -> bool {
-        self.tracks.get(shard).is_some_and(Track::has_gap_ahead)
-    }
-
     /// How long a reader on this executor must leave Kinesis alone, because another one may have
     /// called it for the shard until now.
     #[must_use]
     pub fn rest(&self, shard: &ShardKey, reader: &ContainerId, now: Duration) -> Duration {
         self.tracks.get(shard).map_or(Duration::ZERO, |track| track.rest(reader, now))
-    }
-
-    /// Marks a shard as ended without having read its end, by the policy `continue`.
-    pub fn end_with_gap(&mut self, shard: &ShardKey, now: Duration) {
-        if let Some(track) = self.tracks.get_mut(shard) {
-            track.end_with_gap(now);
-        }
     }
 
     /// Lets go of shards that left the head.

@@ -55,6 +55,10 @@ pub(super) struct Track {
     gap_empty_ms: i64,
     /// The shard held nothing past the first as of the second, server time less the margin.
     empty: Option<(Option<SequenceNumber>, i64)>,
+    /// Where the range that is read ends, by arrival; `i64::MAX` without a range.
+    until_ms: i64,
+    /// The tail behind which everything arrived when the range had ended.
+    range_end: Option<Option<SequenceNumber>>,
     /// Everything that arrived up to then (server time) is accepted.
     read_until_ms: i64,
     /// When the last accepted record arrived; 0 when there is none in this attempt.
@@ -66,7 +70,7 @@ pub(super) struct Track {
 }
 
 impl Track {
-    pub(super) fn new(position: Position, now: Duration) -> Self {
+    pub(super) fn new(position: Position, until_ms: i64, now: Duration) -> Self {
         let empty = (position.empty_until_ms > 0)
             .then_some((position.sequence_number, position.empty_until_ms));
         Self {
@@ -83,6 +87,9 @@ impl Track {
             left: None,
             gap_after: None,
             gap_empty_ms: 0,
+            until_ms,
+            // So a head says that the range of a shard is dealt with, see `Self::empty_at`.
+            range_end: (position.empty_until_ms >= until_ms).then_some(position.sequence_number),
             empty,
             read_until_ms: 0,
             arrived_ms: 0,
@@ -203,7 +210,11 @@ impl Track {
             return false;
         }
         self.heard_at = now;
-        if read.millis_behind_latest == 0 && read.server_ms > 0 {
+        if read.nothing_before_ms > 0 {
+            if read.nothing_before_ms >= self.until_ms {
+                self.range_end = Some(self.tail);
+            }
+        } else if read.millis_behind_latest == 0 && read.server_ms > 0 {
             self.empty = Some((self.tail, read.server_ms - EMPTY_MARGIN_MS));
             self.read_until_ms = self.read_until_ms.max(read.server_ms);
         }
@@ -251,11 +262,38 @@ impl Track {
         self.ended || self.read_until_ms > since_ms
     }
 
-    /// Until when the shard is known to hold nothing past this record; 0 when not known.
+    /// True when all of the range that is read is accepted.
+    pub(super) fn is_range_read(&self) -> bool {
+        self.ended || self.range_end == Some(self.tail)
+    }
+
+    /// True when the head says so.
+    pub(super) fn is_range_committed(&self) -> bool {
+        self.committed.ended || self.committed.empty_until_ms >= self.until_ms
+    }
+
+    /// The shard is open and was empty up to the end of the range: no more of the range comes.
+    pub(super) fn end_range_if_empty(&mut self) -> bool {
+        let was_empty = |(at, empty_ms): (_, i64)| at == self.tail && empty_ms >= self.until_ms;
+        let ends = !self.is_range_read() && self.empty.is_some_and(was_empty);
+        if ends {
+            self.range_end = Some(self.tail);
+        }
+        ends
+    }
+
+    /// Until when the shard is known to hold nothing past this record; 0 when not known. It reaches
+    /// to the end of the range that is read only when that is known to be dealt with: an empty shard
+    /// may have ended, and have children with records of the range.
     fn empty_at(&self, number: Option<SequenceNumber>) -> i64 {
-        match self.empty {
+        let known = match self.empty {
             Some((at, until_ms)) if at == number => until_ms,
             _ => 0,
+        };
+        if self.range_end == Some(number) {
+            known.max(self.until_ms)
+        } else {
+            known.min(self.until_ms - 1)
         }
     }
 }

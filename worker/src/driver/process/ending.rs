@@ -14,6 +14,7 @@ use crate::driver::batch::core::Ended as EndedHow;
 use crate::driver::commit::{CommitError, Committer, Published};
 use crate::driver::end::{End, is_passing};
 use crate::driver::executors::actor::Retired;
+use crate::driver::head::Totals;
 use crate::driver::receivers::discovery::Filter;
 
 impl Driver {
@@ -40,6 +41,7 @@ impl Driver {
                 self.leave_clean(&work.committer, proof.map(|proof| *proof)).await;
                 match how {
                     EndedHow::Stopped if self.wish == Wish::Move => return End::HandedOver,
+                    EndedHow::Drained if self.spec.replay.is_some() => return self.finished(work),
                     EndedHow::Stopped | EndedHow::Drained => return End::Stopped,
                     EndedHow::DrainDeadline => {}
                 }
@@ -54,6 +56,16 @@ impl Driver {
                 ))
             }
         }
+    }
+
+    /// All of a replay's range is read and published.
+    fn finished(&self, work: &Work) -> End {
+        let Totals { records, rows, files } = work.totals.borrow().overall;
+        let range = self.spec.replay.as_ref().map(|replay| replay.range.to_string());
+        End::Finished(format!(
+            "read {records} records {}, wrote {rows} rows in {files} files",
+            range.unwrap_or_default()
+        ))
     }
 
     /// Leaves a head with nothing pending, so that no later start has to ask S3 about it.

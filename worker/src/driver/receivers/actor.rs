@@ -146,7 +146,9 @@ impl Receivers {
             planned = Some(plan);
             self.perform(effects, ctx);
         }
-        let drained = drained_since_ms.is_some_and(|since| self.setup.core.is_read_past(since));
+        let core = &self.setup.core;
+        let drained =
+            core.is_range_read() || drained_since_ms.is_some_and(|since| core.is_read_past(since));
         if reply.send(Prepared { planned, drained }).is_err() {
             tracing::debug!("nobody waits for the batch any more");
         }
@@ -327,7 +329,8 @@ pub struct Prepare {
 pub struct Prepared {
     /// The batch; none when there is nothing new.
     pub planned: Option<Planned>,
-    /// True when everything that arrived before the drain was asked for is planned.
+    /// True when everything that arrived before the drain was asked for, or all of the range that
+    /// is read, is planned.
     pub drained: bool,
 }
 

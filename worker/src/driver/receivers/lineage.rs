@@ -190,6 +190,18 @@ impl Lineage {
         })
     }
 
+    /// The shards that may be read and whose ends are not planned, listed or not.
+    pub fn reading(&self) -> impl Iterator<Item = &str> {
+        let reading = self.shards.iter().filter(|(_, shard)| shard.stage == Stage::Reading);
+        reading.map(|(id, _)| id.as_str())
+    }
+
+    /// True when a shard is known that took over from this one, which takes no more records then.
+    #[must_use]
+    pub fn has_child(&self, shard_id: &str) -> bool {
+        self.shards.values().any(|shard| shard.parents.iter().any(|parent| parent == shard_id))
+    }
+
     /// Where the first read of this shard begins, when it has no position.
     #[must_use]
     pub fn origin(&self, shard_id: &str) -> Origin {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use millrace_common::application::replay::Range;
 use millrace_common::application::{
     ApplicationSpec, DataLossPolicy, Receivers, SourceSpec, StartPosition,
 };
@@ -18,12 +19,15 @@ use crate::driver::receivers::core::{SourceSetup, Stream};
 use crate::driver::receivers::discovery::{Description, Filter, Streams};
 use crate::driver::receivers::lineage::Start;
 
-/// Asks Kinesis where the named sources begin, if they begin now.
+/// Asks Kinesis where the named sources begin, if they begin now. A replay must find its `range` held
+/// by each of them.
 ///
 /// # Errors
-/// When a start lies in the future or before the oldest record; else what Kinesis says.
+/// [`Code::ReplayRange`]; when a start lies in the future or before the oldest record; else what
+/// Kinesis says.
 pub async fn first_starts(
     sources: impl IntoIterator<Item = (&String, StartPosition)>,
+    range: Option<Range>,
     streams: &BTreeMap<String, Description>,
     kinesis: &dyn Streams,
     leases: &dyn LeaseTables,
@@ -33,8 +37,8 @@ pub async fn first_starts(
         let description = streams
             .get(name)
             .ok_or_else(|| Error::internal(format!("source {name} was not checked")))?;
-        starts
-            .insert(name.clone(), first_start(name, position, description, kinesis, leases).await?);
+        let start = first_start(name, position, range, description, kinesis, leases).await?;
+        starts.insert(name.clone(), start);
     }
     Ok(starts)
 }
@@ -42,6 +46,7 @@ pub async fn first_starts(
 async fn first_start(
     name: &str,
     position: StartPosition,
+    range: Option<Range>,
     description: &Description,
     kinesis: &dyn Streams,
     leases: &dyn LeaseTables,
@@ -55,7 +60,13 @@ async fn first_start(
             StartFrom::Latest { open_shards: open.map(|shard| shard.shard_id).collect() }
         }
         StartPosition::Timestamp(at_ms) => {
-            check_timestamp(name, at_ms, all.server_ms, description)?;
+            match range {
+                None => check_timestamp(name, at_ms, all.server_ms, description)?,
+                Some(range) => {
+                    let (retention, created_ms) = (description.retention, stream.created_ms);
+                    range.check_held(&stream.name, retention, created_ms, all.server_ms)?;
+                }
+            }
             let open_shards = if at_ms <= stream.created_ms {
                 // Everything there is began later.
                 let roots = all.shards.iter().filter(|shard| {

@@ -186,6 +186,7 @@ impl Life {
                     after_seq: text(reading.at),
                     server_ms: now_ms(),
                     millis_behind_latest: 0,
+                    nothing_before_ms: 0,
                 });
                 continue;
             }

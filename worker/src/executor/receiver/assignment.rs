@@ -33,6 +33,8 @@ pub struct Assignment {
     pub rest: Duration,
     /// Readers that share what the shard gives; at least one.
     pub num_readers: u32,
+    /// Where the range that is asked for ends, Unix time in milliseconds; none: nowhere.
+    pub until_ms: Option<i64>,
 }
 
 impl Assignment {
@@ -51,6 +53,7 @@ impl Assignment {
             gap_after: message.skips_gap.then(|| start.tail()),
             rest: Duration::from_millis(message.rest_ms),
             num_readers: message.num_readers.max(1),
+            until_ms: (message.until_ms > 0).then_some(message.until_ms),
             range: range_of(&message.starting_hash_key, &message.ending_hash_key)?,
             keyed: message.keyed,
             retention_ms: i64::try_from(message.retention_ms).unwrap_or(i64::MAX),

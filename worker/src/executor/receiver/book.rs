@@ -173,6 +173,7 @@ impl Book {
             after_seq: sequence_number_text(empty.after_seq),
             server_ms: empty.server_ms,
             millis_behind_latest: empty.millis_behind_latest,
+            nothing_before_ms: empty.nothing_before_ms,
         });
     }
 

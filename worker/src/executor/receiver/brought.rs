@@ -40,6 +40,9 @@ pub struct EmptyAnswer {
     pub server_ms: i64,
     /// 0 when nothing was behind it.
     pub millis_behind_latest: i64,
+    /// At the end of the range that is asked for: records are behind it, and the first of them
+    /// arrived at this time or later. 0 anywhere else.
+    pub nothing_before_ms: i64,
 }
 
 /// The end of a shard.

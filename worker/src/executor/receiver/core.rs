@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use millrace_common::application::replay::Range;
 use millrace_common::position::{Position, SequenceNumber};
 use millrace_common::retry::Backoff;
 
@@ -21,6 +22,8 @@ const FIRST_LIMIT: u32 = 1_000;
 /// How long an iterator at the tail may give answers without records before the shard is read from
 /// its oldest record on: Kinesis has been seen to do so for ever where the tail is trimmed.
 const TAIL_PATIENCE: Duration = Duration::from_secs(60);
+/// How often the end of a range is said until the driver acts on it.
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Empty answers at the tip after which the shard counts as idle.
 const IDLE_AFTER: u32 = 10;
 
@@ -127,6 +130,8 @@ pub struct ShardCore {
     horizon: Horizon,
     /// The tail behind which a loss is known, and passed over.
     gap_after: Option<Option<SequenceNumber>>,
+    /// What arrived at this time or later is not asked for.
+    until_ms: i64,
     phase: Phase,
     limits: Limits,
     /// Share of the byte limit that other consumers leave to us, lowered by throttles.
@@ -157,6 +162,7 @@ impl ShardCore {
             tail,
             horizon: Horizon::new(empty_until_ms, retention_ms),
             gap_after: None,
+            until_ms: i64::MAX,
             phase: if ended { Phase::Ended } else { Phase::NeedsIterator(Check::Tail) },
             limits,
             share: 1.0,
@@ -172,6 +178,13 @@ impl ShardCore {
     #[must_use]
     pub fn passing_over(mut self, gap_after: Option<Option<SequenceNumber>>) -> Self {
         self.gap_after = gap_after;
+        self
+    }
+
+    /// Reads only up to the first record that arrived at this Unix time in milliseconds or later.
+    #[must_use]
+    pub fn until(mut self, until_ms: Option<i64>) -> Self {
+        self.until_ms = until_ms.unwrap_or(i64::MAX);
         self
     }
 
@@ -322,6 +335,12 @@ impl ShardCore {
         if seen_tail && run.is_empty() {
             self.horizon.tail_stood_alone(server_ms, millis_behind_latest);
         }
+        let mut run = run;
+        let of_range = Range::len_before(self.until_ms, run.iter().map(|r| r.arrival_ms));
+        if of_range < run.len() {
+            run.truncate(of_range);
+            return self.end_of_range(now, run, server_ms, millis_behind_latest);
+        }
         let run = self.take(run);
         let end = next_iterator.is_none().then_some(End { after_seq: self.tail, children });
         self.phase = match next_iterator {
@@ -391,6 +410,7 @@ impl ShardCore {
             after_seq: self.tail,
             server_ms,
             millis_behind_latest,
+            nothing_before_ms: 0,
         });
         Brought { empty, ..Brought::default() }
     }
@@ -400,7 +420,30 @@ impl ShardCore {
         if millis_behind_latest == 0 {
             self.horizon.was_empty(server_ms);
         }
-        Some(EmptyAnswer { after_seq: self.tail, server_ms, millis_behind_latest })
+        let after_seq = self.tail;
+        Some(EmptyAnswer { after_seq, server_ms, millis_behind_latest, nothing_before_ms: 0 })
+    }
+
+    /// The answer reaches behind the range that is asked for: hands on what is of it, and says so
+    /// until somebody ends the reading.
+    fn end_of_range(
+        &mut self,
+        now: Duration,
+        records: Vec<Record>,
+        server_ms: Option<i64>,
+        millis_behind_latest: i64,
+    ) -> Brought {
+        let run = self.take(records);
+        self.start_over();
+        self.not_before = self.not_before.max(now + SAY_AGAIN_AFTER);
+        let empty = EmptyAnswer {
+            after_seq: self.tail,
+            server_ms: server_ms.unwrap_or_default(),
+            millis_behind_latest,
+            nothing_before_ms: self.until_ms,
+        };
+        let millis_behind_latest = Some(millis_behind_latest);
+        Brought { run, empty: Some(empty), millis_behind_latest, ..Brought::default() }
     }
 
     /// True when an answer without records says that the tail will not come from its iterator: all

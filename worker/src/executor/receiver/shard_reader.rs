@@ -108,7 +108,8 @@ impl ShardReader {
         };
         let limits = shared.limits.shared_by(assignment.num_readers);
         let core = ShardCore::new(start, assignment.retention_ms, limits)
-            .passing_over(assignment.gap_after);
+            .passing_over(assignment.gap_after)
+            .until(assignment.until_ms);
         Self {
             pace: shared.paces.share(&assignment.shard_ref, assignment.num_readers),
             book,
@@ -245,8 +246,10 @@ impl ShardReader {
     }
 
     fn core_from(&self, start: Start) -> ShardCore {
-        ShardCore::new(start, self.assignment.retention_ms, self.shared.limits)
+        let limits = self.shared.limits.shared_by(self.assignment.num_readers);
+        ShardCore::new(start, self.assignment.retention_ms, limits)
             .passing_over(self.assignment.gap_after)
+            .until(self.assignment.until_ms)
     }
 
     fn restart(&mut self, reading: u64, start: Start) {
@@ -273,6 +276,9 @@ impl ShardReader {
         self.settle();
         if let Some(end) = end {
             self.close(Some(end));
+        } else if empty.is_some_and(|empty| empty.nothing_before_ms > 0) {
+            // The end of the range: nothing comes into this block any more.
+            self.close_open_block();
         } else if self.open_since.is_some_and(|at| self.begun.elapsed() - at >= BLOCK_OPEN_MAX) {
             self.close(None);
         }

@@ -48,11 +48,16 @@ impl Core {
                 }
             }
         }
+        let mut range_ends = false;
         for read in announcement.empty_reads {
-            if let Err(error) = self.take_empty_read(from, &read, now) {
-                tracing::error!(executor = %from, %error, "an empty read was not understood");
+            match self.take_empty_read(from, &read, now) {
+                Ok(ends) => range_ends |= ends,
+                Err(error) => {
+                    tracing::error!(executor = %from, %error, "an empty read was not understood");
+                }
             }
         }
+        range_ends |= self.end_empty_ranges();
         for lag in announcement.lags {
             if let Ok(shard) = ShardKey::from_proto(lag.shard)
                 && self.ledger.contains(&shard)
@@ -77,6 +82,8 @@ impl Core {
         effects.extend(self.copy(from, accepted));
         if ended {
             effects.extend(self.stale_listings());
+        }
+        if ended || range_ends {
             effects.extend(self.place(now));
         }
         effects
@@ -130,12 +137,14 @@ impl Core {
         }
     }
 
+    /// Takes in an answer without records; true when it says that the shard's part of a range is
+    /// read.
     fn take_empty_read(
         &mut self,
         from: &ContainerId,
         read: &v1::EmptyRead,
         now: Duration,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let shard = ShardKey::from_proto(read.shard.clone())?;
         let useful = self.ledger.empty_read(
             from,
@@ -145,6 +154,7 @@ impl Core {
                 after: optional_sequence_number(&read.after_seq)?,
                 server_ms: read.server_ms,
                 millis_behind_latest: read.millis_behind_latest,
+                nothing_before_ms: read.nothing_before_ms,
             },
             now,
         );
@@ -152,9 +162,14 @@ impl Core {
             self.avoid.remove(&shard);
             self.troubles.remove(&shard);
             self.missing.remove(&shard);
+        }
+        let ends_range = useful && read.nothing_before_ms > 0;
+        if ends_range {
+            self.lags.remove(&shard);
+        } else if useful {
             self.lags.insert(shard, read.millis_behind_latest);
         }
-        Ok(())
+        Ok(ends_range)
     }
 
     /// A shard can not be read as assigned.

@@ -72,9 +72,11 @@ impl Core {
         let mut losses = entry.lineage.list(shards);
         losses.extend(self.judge_missing(source, now));
         losses.dedup();
+        losses.retain(|loss| !self.is_read_all_the_same(source, loss));
         for loss in losses {
             effects.push(self.lose_shard(source, &loss, now));
         }
+        self.end_empty_ranges();
         effects.extend(self.place(now));
         effects
     }

@@ -12,6 +12,7 @@ mod leave;
 mod listing;
 mod place;
 mod plan;
+mod range;
 mod reread;
 mod snapshot;
 
@@ -33,6 +34,7 @@ use crate::driver::ledger::Ledger;
 use gaps::Counted;
 use listing::Missing;
 pub use plan::{Planned, PlannedBlock};
+pub use range::RangeView;
 use reread::Reread;
 pub use snapshot::{GapView, LateView, ReceiverView, Snapshot};
 
@@ -142,6 +144,8 @@ struct Cut {
 #[derive(Clone, Debug)]
 pub struct Core {
     sources: BTreeMap<String, Source>,
+    /// Where the range that is read ends, by arrival, Unix milliseconds; none: nowhere.
+    until_ms: Option<i64>,
     ledger: Ledger,
     executors: BTreeMap<ContainerId, Executor>,
     /// Executors that are to be given up in order.
@@ -178,7 +182,18 @@ impl Core {
         positions: &BTreeMap<ShardKey, Position>,
         now: Duration,
     ) -> Self {
-        let mut ledger = Ledger::default();
+        Self::until(None, sources, positions, now)
+    }
+
+    /// The same, of an application that reads what arrived before `until_ms`, Unix milliseconds.
+    #[must_use]
+    pub fn until(
+        until_ms: Option<i64>,
+        sources: Vec<SourceSetup>,
+        positions: &BTreeMap<ShardKey, Position>,
+        now: Duration,
+    ) -> Self {
+        let mut ledger = Ledger::until(until_ms);
         for (shard, position) in positions {
             ledger.open(shard.clone(), *position, now);
         }
@@ -191,6 +206,7 @@ impl Core {
         };
         Self {
             sources: sources.into_iter().map(source).collect(),
+            until_ms,
             ledger,
             executors: BTreeMap::new(),
             leaving: BTreeSet::new(),
@@ -389,6 +405,10 @@ impl Core {
     /// shard that may still be found, is accepted.
     #[must_use]
     pub fn is_read_past(&self, since_ms: i64) -> bool {
+        if self.until_ms.is_some() {
+            // A range ends where it ends, whoever wants it drained.
+            return self.is_range_read();
+        }
         self.sources.iter().all(|(name, source)| {
             let stream = &source.setup.stream;
             let mut unended = source.lineage.unended().map(|id| stream.shard(name, id));

@@ -82,6 +82,7 @@ impl Core {
             let shards = source.lineage.readable().map(|(id, _)| stream.shard(name, id));
             let demands: Vec<Demand> = shards
                 .filter(|shard| !self.ledger.is_ended(shard))
+                .filter(|shard| self.until_ms.is_none() || !self.ledger.is_range_read(shard))
                 .map(|shard| Demand {
                     bytes_per_second: self.rates.bytes_per_second(&shard, now),
                     avoid: self.avoid.get(&shard).cloned(),
@@ -135,13 +136,16 @@ impl Core {
             skips_gap: self.ledger.skips_gap(shard),
             rest_ms: millis(rest),
             num_readers: self.num_readers(&source.setup.stream.arn),
+            until_ms: self.until_ms.unwrap_or_default(),
         })
     }
 
-    /// How many sources read a stream.
+    /// How many sources read a stream. A replay leaves the part of one more to the application that
+    /// goes on meanwhile.
     fn num_readers(&self, arn: &str) -> u32 {
         let same = self.sources.values().filter(|source| source.setup.stream.arn == arn);
-        u32::try_from(same.count()).unwrap_or(u32::MAX)
+        let num = same.count() + usize::from(self.until_ms.is_some());
+        u32::try_from(num).unwrap_or(u32::MAX)
     }
 }
 

@@ -50,10 +50,13 @@ pub struct PlannedBlock {
 }
 
 impl Core {
-    /// True when a batch is worth its commit: new blocks, or an idle position that grew old.
+    /// True when a batch is worth its commit: new blocks, an idle position that grew old, or the end
+    /// of the range that is read.
     #[must_use]
     pub fn has_news(&self, now: Duration) -> bool {
-        self.ledger.has_pending() || self.ledger.renewal_is_due(now, RENEWAL_INTERVAL)
+        self.ledger.has_pending()
+            || self.ledger.renewal_is_due(now, RENEWAL_INTERVAL)
+            || self.has_range_to_commit()
     }
 
     /// Makes everything accepted into batch `batch`. Children of the shards that it ends become

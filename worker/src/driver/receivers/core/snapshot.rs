@@ -9,7 +9,7 @@ use millrace_common::id::{ContainerId, ReceiverId};
 use millrace_common::position::{HashKeyRange, ShardKey};
 use millrace_proto::v1;
 
-use super::Core;
+use super::{Core, RangeView};
 
 /// A receiver and its shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +87,8 @@ pub struct Snapshot {
     pub leaving: BTreeSet<ContainerId>,
     /// Those of them that no shard and no block needs any more.
     pub vacated: BTreeSet<ContainerId>,
+    /// How much of the range that is read is done; none without a range.
+    pub range: Option<RangeView>,
 }
 
 impl Core {
@@ -138,6 +140,7 @@ impl Core {
             under_pressure: self.is_under_pressure() || self.is_leaving_held_up(),
             leaving: self.leaving.clone(),
             vacated: self.vacated(),
+            range: self.range_view(),
         }
     }
 

@@ -8,6 +8,8 @@ use crate::driver::receivers::lineage::ListedShard;
 
 #[path = "listing_tests.rs"]
 mod listing;
+#[path = "range_tests.rs"]
+mod range;
 
 const NOW: Duration = Duration::ZERO;
 const MIB: u64 = 1 << 20;
@@ -407,6 +409,7 @@ fn data_loss_stops_the_application_or_is_skipped_by_policy() {
         after_seq: "9".into(),
         server_ms: 1_000_000,
         millis_behind_latest: 0,
+        ..Default::default()
     };
     let read = v1::BlockAnnouncement { empty_reads: vec![empty], ..Default::default() };
     core.announced(&e(1), read, NOW);

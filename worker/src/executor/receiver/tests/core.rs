@@ -28,11 +28,14 @@ fn after_empty_until(value: u64, empty_until_ms: i64) -> Start {
 #[derive(Debug, Default)]
 struct Seen {
     records: Vec<u64>,
+    numbers: Vec<u64>,
     /// The tail as the runs chain.
     tail: Option<SequenceNumber>,
     end: Option<End>,
     lost: Option<Lost>,
     empty_at_tip: bool,
+    /// The reading says that it came to the end of its range.
+    is_past_range: bool,
     num_throttles: u32,
 }
 
@@ -43,12 +46,14 @@ impl Seen {
             prop_assert!(!run.records.is_empty());
             for record in run.records {
                 self.records.push((record.arrival_ms - ARRIVED_MS) as u64);
+                self.numbers.push(record.sequence_number.to_string().parse().unwrap());
                 self.tail = Some(record.sequence_number);
             }
         }
         if let Some(empty) = brought.empty {
             prop_assert_eq!(empty.after_seq, self.tail);
-            self.empty_at_tip |= empty.millis_behind_latest == 0;
+            self.is_past_range |= empty.nothing_before_ms > 0;
+            self.empty_at_tip |= empty.millis_behind_latest == 0 && empty.nothing_before_ms == 0;
         }
         self.end = self.end.take().or(brought.end);
         self.lost = self.lost.or(brought.lost);
@@ -66,37 +71,49 @@ fn read_all(
     let mut moods = moods.into_iter();
     let mut now = Duration::ZERO;
     for _ in 0..10_000 {
-        match core.step(now) {
-            Step::WaitUntil(time) => {
-                prop_assert!(time > now, "a wait that does not wait");
-                now = time;
+        if step(shard, core, &mut moods, &mut now, &mut seen)? == Step::Rest || seen.empty_at_tip {
+            return Ok(seen);
+        }
+    }
+    Err(TestCaseError::fail("the reading does not come to an end"))
+}
+
+/// Does what the core asks for next.
+fn step(
+    shard: &FakeShard,
+    core: &mut ShardCore,
+    moods: &mut impl Iterator<Item = Mood>,
+    now: &mut Duration,
+    seen: &mut Seen,
+) -> Result<Step, TestCaseError> {
+    let step = core.step(*now);
+    match step.clone() {
+        Step::WaitUntil(time) => {
+            prop_assert!(time > *now, "a wait that does not wait");
+            *now = time;
+        }
+        Step::Rest => {}
+        Step::Iterator(at) => {
+            let mood = moods.next().unwrap_or(Mood::Truth);
+            match mood.make_iterator(shard, at) {
+                Ok(iterator) => core.iterator(*now, iterator),
+                Err(kind) => core.failed(*now, kind, 0.5),
             }
-            Step::Rest => return Ok(seen),
-            Step::Iterator(at) => {
-                let mood = moods.next().unwrap_or(Mood::Truth);
-                match mood.make_iterator(shard, at) {
-                    Ok(iterator) => core.iterator(now, iterator),
-                    Err(kind) => core.failed(now, kind, 0.5),
-                }
-            }
-            Step::Records { iterator, limit } => {
-                // A shard answers five times a second.
-                now += Duration::from_millis(200);
-                let mood = moods.next().unwrap_or(Mood::Truth);
-                match mood.read(shard, &iterator, limit) {
-                    Ok(answer) => seen.add(core.answer(now, answer))?,
-                    Err(kind) => {
-                        seen.num_throttles += u32::from(kind == FailureKind::Throttled);
-                        core.failed(now, kind, 0.5);
-                    }
-                }
-                if seen.empty_at_tip {
-                    return Ok(seen);
+        }
+        Step::Records { iterator, limit } => {
+            // A shard answers five times a second.
+            *now += Duration::from_millis(200);
+            let mood = moods.next().unwrap_or(Mood::Truth);
+            match mood.read(shard, &iterator, limit) {
+                Ok(answer) => seen.add(core.answer(*now, answer))?,
+                Err(kind) => {
+                    seen.num_throttles += u32::from(kind == FailureKind::Throttled);
+                    core.failed(*now, kind, 0.5);
                 }
             }
         }
     }
-    Err(TestCaseError::fail("the reading does not come to an end"))
+    Ok(step)
 }
 
 fn read(shard: &FakeShard, start: Start) -> Seen {
@@ -138,6 +155,59 @@ proptest! {
         prop_assert_eq!(seen.records, expected);
         prop_assert_eq!(seen.end.is_some(), is_closed);
         prop_assert_eq!(core.tail(), seen.tail);
+    }
+
+    #[test]
+    fn a_range_is_a_run_of_records_and_its_end_is_told(
+        arrivals in prop::collection::vec(0i64..60, 0..40),
+        from_ms in 0i64..60,
+        length in 1i64..40,
+        resumes in 0usize..40,
+        is_closed: bool,
+        moods in prop::collection::vec(Mood::any(), 0..120),
+    ) {
+        // Arrivals need not rise with the numbers.
+        let mut shard = FakeShard::of(1..=arrivals.len() as u64);
+        for (record, arrival) in shard.records.iter_mut().zip(&arrivals) {
+            record.arrival_ms = ARRIVED_MS + arrival;
+        }
+        shard.children = is_closed.then(Vec::new);
+        let first = arrivals.iter().position(|ms| *ms >= from_ms).unwrap_or(arrivals.len());
+        let rest = arrivals[first..].iter();
+        let len = rest.take_while(|ms| **ms < from_ms + length).count();
+        let expected: Vec<u64> = (first..first + len).map(|index| index as u64 + 1).collect();
+        // From the range's begin, or after one of its records.
+        let done = resumes.min(len);
+        let start = match done {
+            0 => Start::Timestamp(ARRIVED_MS + from_ms),
+            _ => after((first + done) as u64),
+        };
+        // What an answer doubles from before a time, no number tells from what is of it.
+        let is_told = |mood: &Mood| done > 0 || *mood != Mood::Double;
+        let moods = moods.into_iter().filter(is_told);
+        let until = Some(ARRIVED_MS + from_ms + length);
+        let mut core = ShardCore::new(start, RETENTION_MS, Limits::KINESIS).until(until);
+        let mut seen = Seen { tail: core.tail(), ..Seen::default() };
+        let mut now = Duration::ZERO;
+        let mut moods = moods;
+        while !(seen.is_past_range || seen.empty_at_tip || seen.end.is_some()) {
+            prop_assert!(now < Duration::from_secs(3_600), "the reading comes to no end");
+            step(&shard, &mut core, &mut moods, &mut now, &mut seen)?;
+            prop_assert_eq!(seen.lost, None);
+        }
+        let read: Vec<u64> = seen.numbers.clone();
+        prop_assert_eq!(&read, &expected[done..]);
+        let has_later = first + len < arrivals.len();
+        prop_assert_eq!(seen.is_past_range, has_later, "exactly where a later record follows");
+        prop_assert_eq!(seen.end.is_some(), is_closed && !has_later);
+        if has_later {
+            // It is said again, for nobody may have heard it, and nothing is read twice.
+            seen.is_past_range = false;
+            while !seen.is_past_range {
+                step(&shard, &mut core, &mut std::iter::empty(), &mut now, &mut seen)?;
+            }
+            prop_assert_eq!(seen.numbers.len(), read.len());
+        }
     }
 
     #[test]

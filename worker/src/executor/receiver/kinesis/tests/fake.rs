@@ -63,7 +63,8 @@ impl FakeShard {
                 self.records.partition_point(|record| record.sequence_number < number)
             }
             IteratorAt::Timestamp(ms) => {
-                self.records.partition_point(|record| record.arrival_ms < ms)
+                let first = self.records.iter().position(|record| record.arrival_ms >= ms);
+                first.unwrap_or(self.records.len())
             }
         };
         let is_trimmed = matches!(at, IteratorAt::Record(_)) && index < self.num_trimmed;
