@@ -254,12 +254,20 @@ impl Census {
             if !self.queues.contains_key(name) {
                 self.found(format!("{name} is listed, and nobody submitted it"));
             }
-            self.attempts_grow(name, seen);
+            let last = seen.attempts.last().copied().unwrap_or_default();
+            // What is granted is shown at once, and started once it is written down: a master that
+            // dies before has begun nothing.
+            let prefix = format!("{name}-a{}-", last.0);
+            let of_last = look.containers.range(prefix.clone()..);
+            let mut of_last = of_last.take_while(|(id, _)| id.starts_with(&prefix));
+            let was_started = of_last.any(|(_, held)| held.started_ms > 0);
+            self.attempts_grow(name, seen, was_started);
         }
     }
 
-    /// Numbers and epochs of attempts only grow, and only the last one may be open.
-    fn attempts_grow(&mut self, name: &str, seen: &Seen) {
+    /// Numbers and epochs of attempts only grow, and only the last one may be open. One of which
+    /// something was started is never taken back.
+    fn attempts_grow(&mut self, name: &str, seen: &Seen, was_started: bool) {
         let pairs = seen.attempts.iter().zip(seen.attempts.iter().skip(1));
         for (one, next) in pairs {
             if next.0 <= one.0 || next.1 <= one.1 {
@@ -277,7 +285,7 @@ impl Census {
                 "{name}: attempt {number} of epoch {epoch} is the last one, after {last_number} of \
                  {last_epoch}"
             ));
-        } else {
+        } else if was_started {
             *known = (number, epoch);
         }
     }

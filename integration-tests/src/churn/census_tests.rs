@@ -160,12 +160,19 @@ fn attempts_and_epochs_only_grow() {
     let with = |attempts: &[(u32, u64, bool)]| {
         let mut look = look(0, &[]);
         look.applications.insert("x".to_owned(), seen(S::Running, attempts));
+        let (number, ..) = attempts[attempts.len() - 1];
+        let driver = Held { started_ms: 1, ..held("node-1", 1) };
+        look.containers.insert(format!("x-a{number}-driver"), driver);
         look
     };
     let mut fine = census();
     assert_eq!(judged(&mut fine, &with(&[(1, 1, true), (2, 5, false)])), "");
     assert_eq!(judged(&mut fine, &with(&[(2, 5, true), (3, 6, false)])), "");
     assert_eq!(fine.figures().num_attempts, 3);
+    let mut unwritten = with(&[(3, 6, true), (4, 7, false)]);
+    unwritten.containers.clear();
+    assert_eq!(judged(&mut fine, &unwritten), "");
+    assert_eq!(judged(&mut fine, &with(&[(3, 6, false)])), "", "nothing of it was started");
     let fallen = judged(&mut fine, &with(&[(3, 5, false)]));
     assert!(fallen.contains("attempt 3 of epoch 5 is the last one"), "{fallen}");
     let twice = judged(&mut census(), &with(&[(1, 1, false), (2, 2, false)]));

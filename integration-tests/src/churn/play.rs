@@ -270,6 +270,8 @@ impl<'a> Player<'a> {
             v1::StopApplicationRequest { name: name.to_owned(), drain: is_drained, deadline_ms: 0 };
         match insist(async || self.cluster.client().stop_application(request.clone()).await).await {
             Ok(_) => self.wish(role, Wish::Ending),
+            // The answer was lost with the lead of its master, and the order was not.
+            Err(status) if has_ended(&status) => self.wish(role, Wish::Ending),
             Err(status) => self.board.found(format!("stop {name}: {status}")),
         }
         Ok(name.to_owned())
@@ -291,6 +293,7 @@ impl<'a> Player<'a> {
             Ok(_) => {}
             // It may have ended a moment before.
             Err(status) if was_ending => return Err(format!("kill {name}: {status}")),
+            Err(status) if has_ended(&status) => self.wish(role, Wish::Ending),
             Err(status) => self.board.found(format!("kill {name}: {status}")),
         }
         Ok(name.to_owned())
@@ -377,6 +380,11 @@ impl<'a> Player<'a> {
         processes::kill_by_id(*pid);
         Ok(id.clone())
     }
+}
+
+/// True when an order to end comes too late. What goes with it shows: nobody else ends anything.
+pub(super) fn has_ended(status: &tonic::Status) -> bool {
+    status.code() == tonic::Code::FailedPrecondition
 }
 
 /// The name of a node by its index.

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::cast::{BUCKET, Cast, NUM_SHARDS, Role, Size};
 use super::census::Figures;
-use super::play::{History, Player, node_name};
+use super::play::{History, Player, has_ended, node_name};
 use super::traces;
 use super::watch::{Observer, SharedBoard, insist, is_at_work};
 use super::wishes::Wish;
@@ -309,6 +309,7 @@ async fn drain_all(cluster: &Cluster, board: &SharedBoard) -> Vec<String> {
             v1::StopApplicationRequest { name: name.clone(), drain: true, deadline_ms: 0 };
         match insist(async || cluster.client().stop_application(request.clone()).await).await {
             Ok(_) => board.lock().wishes.set(name, Wish::Ending),
+            Err(status) if has_ended(&status) => board.lock().wishes.set(name, Wish::Ending),
             Err(status) => board.found(format!("drain {name}: {status}")),
         }
     }

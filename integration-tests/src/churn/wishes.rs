@@ -44,8 +44,9 @@ impl Wish {
             Self::Submitting => is_live || is_wanted_end(state),
             Self::Run => is_live,
             Self::Asking => is_live || state == S::Stopping || is_wanted_end(state),
-            Self::Ending => state == S::Stopping || is_wanted_end(state),
-            Self::Ended => is_wanted_end(state),
+            // An end is shown before it is written down: a master that dies in between begins
+            // it again.
+            Self::Ending | Self::Ended => state == S::Stopping || is_wanted_end(state),
         }
     }
 }
