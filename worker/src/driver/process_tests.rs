@@ -448,6 +448,9 @@ fn a_next_driver_goes_on_where_the_last_one_committed() {
         // The master grants the same epoch again: the driver asks for a higher one.
         let driver = start(&fake, 1).await;
         assert_eq!(fake.head().unwrap().epoch, 2);
+        // No executor is there that could make another.
+        let names_it = || driver.master.report().is_some_and(|report| report.batch == batch);
+        eventually("its report names the last batch", names_it).await;
         let _e1 = driver.executor(&fake, "app-a1-e1").await;
         eventually("the next batch", || fake.visible().len() == 20).await;
         assert!(fake.head().unwrap().batch > batch);
