@@ -180,7 +180,7 @@ mod tests {
         drop(first.stdin.take());
         first.wait().unwrap();
         let left = traces.processes_left("http://nowhere");
-        assert!(left.len() == 1 && left[0].contains("process group: sleep 600"), "{left:?}");
+        assert!(left.len() == 1 && left[0].contains("process group: "), "{left:?}");
         others().into_iter().for_each(|one| processes::kill_by_id(one.pid));
         assert!(blocking(PATIENCE, || traces.processes_left("http://nowhere").is_empty()));
     }
