@@ -9,13 +9,16 @@ use regex::Regex;
 pub(crate) const DIRECTORY: &str = "/home/you/demo";
 
 /// Pattern and what stands for it, in order.
-const RULES: [(&str, &str); 13] = [
+const RULES: [(&str, &str); 15] = [
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
     (r"127\.0\.0\.1:\d+", "ADDRESS"),
     (r"\bpid \d+", "pid PID"),
     // The run in the name of an object.
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "RUN"),
     (r"\btoken [0-9a-f]{12}\b", "token ID"),
+    (r"\breplay-[0-9a-f]{8}\b", "replay-ID"),
+    // Rows and files are as many as batches were cut.
+    (r"\bwrote \d+ rows in \d+ files\b", "wrote ROWS in FILES"),
     // Durations that were measured have a blank before the unit; those of settings have none.
     (r"\b\d+(\.\d+)? (ms|s)\b", "DURATION"),
     (r"\bmemory at most \d+ MiB of", "memory at most MEMORY of"),
