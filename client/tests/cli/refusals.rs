@@ -276,8 +276,9 @@ async fn completions_know_every_command() {
 async fn every_example_has_a_plan() {
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
     let mut seen = 0;
-    for entry in std::fs::read_dir(examples).unwrap() {
-        let file = entry.unwrap().path().join("app.toml");
+    let files = std::fs::read_dir(examples).unwrap().map(|e| e.unwrap().path().join("app.toml"));
+    // That of Python is a program.
+    for file in files.filter(|file| !file.parent().is_some_and(|of| of.ends_with("python"))) {
         let said = millrace(&["explain".as_ref(), file.as_os_str()]).await;
         assert!(said.done().contains("BlockScanExec"), "{}: {said:?}", file.display());
         seen += 1;
