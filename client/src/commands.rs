@@ -30,10 +30,10 @@ mod uploads;
 mod wait;
 mod why;
 
-use millrace_client::Client;
 use millrace_common::aws::{AwsSettings, Clients};
 
-use crate::arguments::{Arguments, Command, Global, Node};
+use self::wait::master;
+use crate::arguments::{Arguments, Command, Node};
 use crate::ended::Outcome;
 use crate::output::Output;
 
@@ -72,11 +72,6 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
         Command::Cat(command) => objects::cat(output, &command.path).await,
         Command::Completion { shell } => completion::run(output, shell),
     }
-}
-
-/// The master that the command line or the environment names.
-async fn master(global: &Global) -> Outcome<Client> {
-    Ok(Client::connect(&global.master, global.token()?).await?)
 }
 
 /// AWS as the environment has it.

@@ -1,6 +1,6 @@
 //! Logs through the master's port: a line that a container on any node writes is seen within two
-//! seconds, can be searched, is there after the application and after a restart of the master; and
-//! a log takes no more of its node's disk than it may.
+//! seconds, can be searched, is there after the application and after a restart of the master; who
+//! follows gets each line once, whatever becomes of the master meanwhile; and a log takes no more of its node's disk than it may.
 
 #![allow(clippy::unwrap_used, reason = "what a test sets up must hold, in helpers as in tests")]
 
@@ -24,6 +24,8 @@ const SEEN_WITHIN: Duration = Duration::from_secs(2);
 const TRIES: usize = 5;
 /// Times so far apart, in milliseconds, may be told in either order.
 const SAME_TIME_MS: i64 = 100;
+/// Lines that each container writes at a time.
+const COUNTED: usize = 40;
 const LOG_MAX: u64 = 256 << 10;
 /// What the file system may need beside, and what is written between two looks.
 const ALLOWANCE: u64 = 64 << 10;
@@ -112,6 +114,7 @@ async fn logs_of_every_node_are_read_through_the_master() {
     }
     println!("a line of each container was shown after {best:?}");
     assert!(best < SEEN_WITHIN, "{best:?}");
+    goes_on_under_another_master(&mut cluster, &follower, &writers).await;
     drop(follower);
 
     is_searched(&cluster, &writers).await;
@@ -127,6 +130,59 @@ async fn logs_of_every_node_are_read_through_the_master() {
     // That of the first has made place for newer lines.
     let kept: BTreeSet<&str> = writers[1..].iter().map(|writer| writer.id.as_str()).collect();
     assert_eq!(found, kept, "the lines outlive application and master");
+}
+
+/// The master is killed, and ended in order, while everybody writes.
+async fn goes_on_under_another_master(
+    cluster: &mut Cluster,
+    follower: &Process,
+    writers: &[Writer],
+) {
+    let mut number = 0;
+    let mut write = || {
+        for _ in 0..COUNTED {
+            for writer in writers {
+                writer.write(&format!("count {number:04} of {}\n", writer.id));
+            }
+            number += 1;
+        }
+        number
+    };
+    write();
+    cluster.master.kill();
+    write();
+    cluster.restart_master().await;
+    let written = write();
+    each_line_is_shown_once(follower, writers, written).await;
+    let ended = cluster.master.terminate(PATIENCE).await;
+    assert!(ended.success(), "{ended}");
+    write();
+    cluster.restart_master().await;
+    let written = write();
+    each_line_is_shown_once(follower, writers, written).await;
+    assert!(follower.log().contains("waiting for it, 60 s at most"), "{}", follower.log());
+    cluster.wait_for_nodes(2).await;
+}
+
+async fn each_line_is_shown_once(follower: &Process, writers: &[Writer], written: usize) {
+    let shown = |log: &str, writer: &Writer| -> Vec<usize> {
+        let (begin, end) = (format!(" {} | count ", writer.id), format!(" of {}", writer.id));
+        let numbers = log
+            .lines()
+            .filter_map(|line| line.split_once(&begin)?.1.strip_suffix(&end)?.parse().ok());
+        numbers.collect()
+    };
+    within(PATIENCE, "the last line of each container is shown", async || {
+        let log = follower.log();
+        let late = writers.iter().find(|writer| !shown(&log, writer).contains(&(written - 1)));
+        late.map_or(Ok(()), |late| Err(format!("that of {} is not, of {written}", late.id)))
+    })
+    .await;
+    let log = follower.log();
+    for writer in writers {
+        let numbers = shown(&log, writer);
+        assert!(numbers.iter().copied().eq(0..written), "{}: {numbers:?}\n{log}", writer.id);
+    }
 }
 
 async fn is_searched(cluster: &Cluster, writers: &[Writer]) {

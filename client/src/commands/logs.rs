@@ -2,13 +2,21 @@
 //!
 //! Promises: the lines of each container come whole and in their order, and those of several
 //! containers by their time, as far as they were read; each says its time, its level and, with more
-//! than one container, whose it is.
+//! than one container, whose it is. With `--follow` it goes on when another master takes the lead or
+//! the one there is restarts: no line is lost by that, and none comes twice.
 
-use futures::StreamExt;
+mod places;
+
+use std::pin::pin;
+
+use futures::{Stream, StreamExt};
+use millrace_common::error::Error;
 use millrace_proto::v1;
 use serde_json::json;
 
+use self::places::Places;
 use super::master;
+use super::wait::{Away, POLL};
 use crate::arguments::{Global, Logs};
 use crate::ended::Outcome;
 use crate::output::Output;
@@ -22,21 +30,57 @@ pub(super) async fn run(global: &Global, output: &Output, command: &Logs) -> Out
         follow: command.follow,
         since_ms: command.since.unwrap_or(0),
         grep: command.grep.clone().unwrap_or_default(),
+        places: Vec::new(),
         stream: v1::LogStream::Unspecified.into(),
     };
-    let is_named = command.container.is_none();
-    let mut messages = std::pin::pin!(client.logs(request).await?);
-    while let Some(message) = messages.next().await {
-        let message = message?;
-        for line in &message.lines {
-            if output.json() {
-                output.json_line(&for_programs(&message, line))?;
-            } else {
-                output.text(&for_people(&message, line, is_named))?;
+    let mut shown = Shown { is_named: command.container.is_none(), places: Places::default() };
+    if !command.follow {
+        return Ok(shown.all_of(output, client.logs(request).await?).await??);
+    }
+    let mut away = Away::default();
+    loop {
+        let opened = client.logs(shown.places.behind(&request)).await;
+        if let Some(messages) = away.notice(opened, output)? {
+            match shown.all_of(output, messages).await? {
+                Ok(()) => return Ok(()),
+                Err(error) => drop(away.notice::<()>(Err(error), output)?),
             }
         }
+        tokio::time::sleep(POLL).await;
     }
-    Ok(())
+}
+
+/// What was shown so far.
+struct Shown {
+    /// Lines say whose they are.
+    is_named: bool,
+    places: Places,
+}
+
+impl Shown {
+    /// Shows lines as they come; the error is that of the stream.
+    async fn all_of(
+        &mut self,
+        output: &Output,
+        messages: impl Stream<Item = Result<v1::LogLines, Error>>,
+    ) -> Outcome<Result<(), Error>> {
+        let mut messages = pin!(messages);
+        while let Some(message) = messages.next().await {
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => return Ok(Err(error)),
+            };
+            for line in &message.lines {
+                if output.json() {
+                    output.json_line(&for_programs(&message, line))?;
+                } else {
+                    output.text(&for_people(&message, line, self.is_named))?;
+                }
+                self.places.note(&message, line);
+            }
+        }
+        Ok(Ok(()))
+    }
 }
 
 fn level(line: &v1::LogLine) -> Option<&'static str> {

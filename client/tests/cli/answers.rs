@@ -239,6 +239,7 @@ impl ClientService for Fake {
                 level: v1::LogLevel::Info.into(),
                 text: text.into(),
                 message_at: 0,
+                next_offset: 4,
             };
             let message = v1::LogLines {
                 container_id: "wc-a1-driver".to_owned(),
@@ -317,6 +318,28 @@ fn failed(code: &str) -> v1::Application {
         }),
         ..application(S::Failed)
     }
+}
+
+#[tokio::test]
+async fn a_master_that_is_restarted_is_waited_for() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let listen = address.clone();
+    let server = tokio::spawn(async move {
+        // The one that is there takes a connection and ends; another begins in its place.
+        drop(listener.accept().await.unwrap());
+        drop(listener);
+        let (incoming, _) = rpc::bind(&listen).await.unwrap();
+        let fake = Fake { application: application(S::Running), ..Fake::default() };
+        let service = ClientServiceServer::new(fake);
+        rpc::server().add_service(service).serve_with_incoming(incoming).await.unwrap();
+    });
+    let said = millrace(&["status", "wc", "--master", &address]).await;
+    assert!(said.done().contains("running"), "{said:?}");
+    let talk: Vec<_> = said.err.lines().collect();
+    assert!(talk[0].contains(&address) && talk[0].contains("waiting for it"), "{said:?}");
+    assert_eq!(talk[1..], ["the master is back"], "{said:?}");
+    server.abort();
 }
 
 #[tokio::test]

@@ -161,20 +161,23 @@ fn container(core: &Core, entry: &ContainerEntry) -> v1::Container {
 }
 
 /// The containers whose logs are asked for, one or all of the application in their order of start;
-/// and whether no others will come.
+/// and whether no others will come: while nodes are waited for, theirs will.
 ///
 /// # Errors
-/// When the application or the container is not known.
+/// When the application or the container is not known. One that is followed may be of a node that is
+/// waited for.
 pub(crate) fn containers_to_read(
     core: &Core,
     application: &str,
     container_id: &str,
+    is_followed: bool,
 ) -> Result<(Vec<v1::Container>, bool), Error> {
     use millrace_common::error::Code;
 
     if container_id.is_empty() {
         let name: ApplicationName = application.parse()?;
-        let is_over = !core.applications.get(&name).ok_or_else(|| unknown(&name))?.is_live();
+        let is_live = core.applications.get(&name).ok_or_else(|| unknown(&name))?.is_live();
+        let is_over = !is_live && !core.is_adopting;
         let mut found = containers(core, application);
         found.sort_by_key(|container| {
             container.status.as_ref().map_or(0, |status| status.started_ms)
@@ -185,15 +188,16 @@ pub(crate) fn containers_to_read(
         .cluster
         .containers
         .get(&ContainerId::new(container_id))
-        .filter(|entry| application.is_empty() || entry.status.application == application)
-        .ok_or_else(|| {
-            Error::new(
-                Code::UnknownContainer,
-                format!("application {application} has no container {container_id}"),
-                format!("see `millrace status {application}` for its containers"),
-            )
-        })?;
-    Ok((vec![container(core, entry)], true))
+        .filter(|entry| application.is_empty() || entry.status.application == application);
+    match entry {
+        Some(entry) => Ok((vec![container(core, entry)], true)),
+        None if is_followed && core.is_adopting => Ok((Vec::new(), false)),
+        None => Err(Error::new(
+            Code::UnknownContainer,
+            format!("application {application} has no container {container_id}"),
+            format!("see `millrace status {application}` for its containers"),
+        )),
+    }
 }
 
 /// Why an application waits, is late or has ended.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use millrace_common::error::{Code, Error};
-use millrace_proto::v1::{LogChunk, LogLevel, LogLine, LogStream, ReadLogsRequest};
+use millrace_proto::v1::{LogChunk, LogLevel, LogLine, LogPlace, LogStream, ReadLogsRequest};
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::line::{Stamp, stamp};
@@ -87,6 +87,12 @@ impl Track {
         }
     }
 
+    /// A log that was read up to there before.
+    pub(super) fn at(place: &LogPlace) -> Self {
+        let before = Stamp { time_ms: place.time_ms, level: place.level(), message_at: 0 };
+        Self { offset: place.next_offset, before, ..Self::new(place.time_ms) }
+    }
+
     /// Where the next piece begins, when one is wanted now.
     pub(super) fn wanted(&self) -> Option<u64> {
         (self.lines.is_empty() && !self.is_over && !self.is_dry).then_some(self.offset)
@@ -117,6 +123,7 @@ impl Track {
                 filter,
             );
         }
+        let begins = chunk.offset.saturating_sub(self.partial.len() as u64);
         self.offset = chunk.next_offset;
         self.is_over |= chunk.at_end;
         self.is_unreadable = false;
@@ -126,7 +133,7 @@ impl Track {
             let end = whole.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
             self.partial = whole.split_off(end);
         }
-        self.split(&whole, filter);
+        self.split(begins, &whole, filter);
     }
 
     /// It can not be read now; `is_final`: nor later.
@@ -142,17 +149,20 @@ impl Track {
     /// The last line has no end, and none is waited for.
     pub(super) fn flush(&mut self, filter: &Filter) {
         let rest = std::mem::take(&mut self.partial);
-        self.split(&rest, filter);
+        self.split(self.offset.saturating_sub(rest.len() as u64), &rest, filter);
     }
 
-    fn split(&mut self, whole: &[u8], filter: &Filter) {
+    /// Takes lines; `begins`: where in the log the first one does.
+    fn split(&mut self, begins: u64, whole: &[u8], filter: &Filter) {
+        let mut next_offset = begins;
         for text in whole.split_inclusive(|byte| *byte == b'\n') {
+            next_offset += text.len() as u64;
             let text = text.strip_suffix(b"\n").unwrap_or(text);
-            self.add(text, filter);
+            self.add(text, next_offset, filter);
         }
     }
 
-    fn add(&mut self, text: &[u8], filter: &Filter) {
+    fn add(&mut self, text: &[u8], next_offset: u64, filter: &Filter) {
         let found = stamp(text);
         if let Some(found) = found {
             self.before = found;
@@ -162,6 +172,7 @@ impl Track {
             level: self.before.level.into(),
             text: text.to_vec(),
             message_at: found.map_or(0, |found| u32::try_from(found.message_at).unwrap_or(0)),
+            next_offset,
         };
         if filter.wants(&line) {
             self.lines.push_back(line);
@@ -175,6 +186,7 @@ impl Track {
             level: LogLevel::Warn.into(),
             text: text.into_bytes(),
             message_at: 0,
+            next_offset: 0,
         };
         if filter.pattern.is_none() {
             self.lines.push_back(line);
@@ -222,6 +234,8 @@ pub(super) fn key(container_id: &str, stream: LogStream) -> Key {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn chunk(offset: u64, data: &str, at_end: bool) -> LogChunk {
@@ -350,5 +364,42 @@ mod tests {
         let mut tracks = one(track);
         assert_eq!(texts(&ready(&mut tracks)), ["millrace: gone"]);
         assert!(tracks.values().all(Track::is_over));
+    }
+
+    /// Reads a log of `data` from `track` on, in pieces of these sizes, over and over; gives the lines.
+    fn read_on(mut track: Track, data: &str, sizes: &[usize], filter: &Filter) -> Vec<LogLine> {
+        let mut sizes = sizes.iter().cycle();
+        let mut lines = Vec::new();
+        while !track.is_over() {
+            let offset = usize::try_from(track.offset).unwrap();
+            let end = data.len().min(offset + sizes.next().unwrap());
+            track.take(chunk(offset as u64, &data[offset..end], end == data.len()), filter);
+            track.look_again();
+            lines.extend(track.lines.drain(..));
+        }
+        lines
+    }
+
+    proptest! {
+        #[test]
+        fn who_comes_back_gets_each_line_once(
+            lines in prop::collection::vec("(1970-01-01T00:00:0[0-9]Z (INFO|WARN) )?[ab]{0,3}", 0..20),
+            is_whole: bool,
+            grep in prop::sample::select(vec!["", "a", "^$"]),
+            since_ms in 0..9_000_i64,
+            sizes in prop::collection::vec(1..40_usize, 1..5),
+            shown in 0..20_usize,
+        ) {
+            let data = lines.join("\n") + if is_whole { "\n" } else { "" };
+            let filter = filter(since_ms, grep);
+            let all = read_on(Track::new(7), &data, &sizes, &filter);
+            let shown = &all[..shown.min(all.len())];
+            let resumed = shown.last().map_or_else(|| Track::new(7), |last| {
+                let LogLine { next_offset, time_ms, level, .. } = *last;
+                Track::at(&LogPlace { next_offset, time_ms, level, ..Default::default() })
+            });
+            let rest = read_on(resumed, &data, &sizes, &filter);
+            prop_assert_eq!([shown, &rest].concat(), all);
+        }
     }
 }

@@ -2,7 +2,8 @@
 //! the nodes opened, so that only the master's port has to be reachable.
 //!
 //! Promises: a line that is written while somebody follows is passed on within 2 s, whatever other
-//! nodes do. Never does: keep a log; a node does, as long as it keeps the container's files.
+//! nodes do; who comes back with the places up to which it has read gets each line behind them, and
+//! none before. A follower is told of an end only when nothing more will come. Never does: keep a log; a node does, as long as it keeps the container's files.
 
 mod line;
 mod merge;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use millrace_common::error::Error;
+use millrace_common::error::{Code, Error};
 use millrace_proto::v1::{self, LogStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -48,14 +49,16 @@ type Outgoing = mpsc::Sender<Result<v1::LogLines, Status>>;
 /// Begins to read; fails at once when application or container are not known, or the pattern is none.
 pub(super) async fn open(
     shared: &Shared,
-    request: v1::ReadLogsRequest,
+    mut request: v1::ReadLogsRequest,
 ) -> Result<ReceiverStream<Result<v1::LogLines, Status>>, Error> {
     let filter = Filter::new(&request)?;
     find(shared, &request).await?;
     let (outgoing, stream) = mpsc::channel(PIECES_IN_FLIGHT);
-    let mut reader =
-        Reader { shared: shared.clone(), request, filter, tracks: BTreeMap::new(), outgoing };
-    shared.tasks.clone().spawn(async move {
+    let places = std::mem::take(&mut request.places).into_iter();
+    let places = places.map(|place| (merge::key(&place.container_id, place.stream()), place));
+    let (shared, tracks) = (shared.clone(), BTreeMap::new());
+    let mut reader = Reader { shared, request, filter, tracks, places: places.collect(), outgoing };
+    reader.shared.tasks.clone().spawn(async move {
         let gone = reader.outgoing.clone();
         tokio::select! {
             outcome = reader.run() => if let Err(error) = outcome
@@ -75,7 +78,10 @@ async fn find(
     request: &v1::ReadLogsRequest,
 ) -> Result<(Vec<v1::Container>, bool), Error> {
     let (application, container) = (request.application.clone(), request.container_id.clone());
-    shared.leader.read(move |core| view::containers_to_read(core, &application, &container)).await?
+    let is_followed = request.follow;
+    let find =
+        move |core: &_| view::containers_to_read(core, &application, &container, is_followed);
+    shared.leader.read(find).await?
 }
 
 /// Somebody who reads.
@@ -84,6 +90,8 @@ struct Reader {
     request: v1::ReadLogsRequest,
     filter: Filter,
     tracks: BTreeMap<Key, Track>,
+    /// Where to go on.
+    places: BTreeMap<Key, v1::LogPlace>,
     outgoing: Outgoing,
 }
 
@@ -100,8 +108,12 @@ impl Reader {
             for (id, container) in &containers {
                 let started_ms = container.status.as_ref().map_or(0, |status| status.started_ms);
                 for &stream in streams(&self.request) {
-                    let track = self.tracks.entry(merge::key(id, stream));
-                    track.or_insert_with(|| Track::new(started_ms)).look_again();
+                    let key = merge::key(id, stream);
+                    let places = &self.places;
+                    let track = self.tracks.entry(key).or_insert_with_key(|key| {
+                        places.get(key).map_or_else(|| Track::new(started_ms), Track::at)
+                    });
+                    track.look_again();
                 }
             }
             // One that is listed no more has nothing more to say.
@@ -160,6 +172,10 @@ impl Reader {
         let Some(track) = self.tracks.get_mut(key) else { return Ok(()) };
         match answer {
             Ok(chunk) => track.take(chunk, &self.filter),
+            // Another master knows more.
+            Err(error) if matches!(error.code(), Code::NotLeader | Code::MasterUnreachable) => {
+                return Err(error);
+            }
             Err(error) if !self.request.container_id.is_empty() && !self.request.follow => {
                 return Err(error);
             }
