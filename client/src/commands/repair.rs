@@ -155,14 +155,17 @@ fn choose(name: &str, command: &Repair, batch: u64, files: &[FileView]) -> Resul
         return Err(Error::new(
             Code::WrongState,
             format!("uploads of batch {batch} of {name} are still there: they are not lost"),
-            format!("submit {name} again: its driver completes them first"),
+            format!(
+                "wait for its driver, which completes them first (`millrace why {name}`), or submit \
+                 {name} again if it does not run"
+            ),
         ));
     }
     if visible == files.len() {
         return Err(Error::new(
             Code::WrongState,
             format!("every file of batch {batch} of {name} is visible: nothing is lost"),
-            format!("submit {name} again"),
+            format!("nothing, or submit {name} again if it does not run"),
         ));
     }
     match (command.give_up, command.duplicate) {

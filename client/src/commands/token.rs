@@ -91,6 +91,15 @@ fn init(output: &Output, directory: &Path, keep: bool) -> Outcome {
 }
 
 async fn create(global: &Global, output: &Output, command: &TokenCreate) -> Outcome {
+    if let Some(path) = command.out.as_ref().filter(|path| path.exists()) {
+        // A token that is written over stays valid, and nobody has it.
+        return Err(Error::new(
+            Code::NotConfirmed,
+            format!("{} is there already, and may hold a token", path.display()),
+            "name another file with --out, or remove it (`millrace token revoke ID` ends a token)",
+        )
+        .into());
+    }
     let client = master(global).await?;
     let role = command.role.to_proto();
     let answer = client.create_token(&command.name, role, command.expires).await?;

@@ -279,7 +279,7 @@ impl Round<'_> {
     fn explain_never(&self, claim: &Claim, driver: Resources) -> Option<Wait> {
         let (needs, whole) = (needs(claim, driver), claim.whole(driver));
         if self.rooms.is_empty() {
-            let reason = format!("{needs}; no node has registered");
+            let reason = format!("{needs}; no node has registered, or all are drained or lost");
             return Some(Wait::new(CauseKind::NoNodes, reason));
         }
         let offered: Vec<&Room> = claim.need().rooms(&self.rooms).collect();

@@ -55,7 +55,10 @@ impl Facts<'_> {
             return format!("see what {first} waits for: `millrace why {first}`");
         }
         match wait.lack {
-            Kind::NoNodes => format!("start a worker: {worker}`"),
+            Kind::NoNodes => format!(
+                "see `millrace nodes`; end the drain of one: `millrace node undrain NODE`, or start a \
+                 worker: {worker}`"
+            ),
             Kind::Labels => format!(
                 "start a worker that has it: {worker}{}`, or change `node_selector` and {}",
                 self.labels(),
