@@ -80,6 +80,15 @@ async fn live(client: &Client, spec: &ApplicationSpec) -> Outcome<(Vec<Node>, Op
     let own = own.values().copied().fold(Resources::default(), sum);
     let free = nodes.iter().map(|node| node.free).fold(Resources::default(), sum);
     let queues = client.queues().await?;
+    if !queues.iter().any(|queue| queue.name == spec.queue.as_str()) {
+        let names: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
+        return Err(Error::new(
+            Code::UnknownQueue,
+            format!("this cluster has no queue {}", spec.queue),
+            format!("set `queue` to one of {}, or leave it out", names.join(", ")),
+        )
+        .into());
+    }
     let share = Share::listed(spec.queue.as_str(), &queues, own, free);
     Ok((nodes, share))
 }
@@ -205,9 +214,17 @@ fn end(plan: &Plan, source: &FileAndSettings) -> String {
     let name = &plan.name;
     match plan.verdict {
         Verdict::Fits => {
-            let executors = plan.sums.executors;
-            let plural = if executors == 1 { "" } else { "s" };
-            format!("fits: {name} starts with a driver and {executors} executor{plural}")
+            let (first, in_all) = (plan.sums.executors_min, plan.sums.executors);
+            let plural = if first == 1 { "" } else { "s" };
+            let more = if in_all > first {
+                format!("; there is room for {in_all}")
+            } else {
+                String::new()
+            };
+            format!("fits: {name} starts with a driver and {first} executor{plural}{more}")
+        }
+        Verdict::Waits if plan.mends.is_empty() => {
+            format!("waits: submit takes {name} and queues it: {}", plan.why().unwrap_or_default())
         }
         Verdict::Waits => format!(
             "waits: submit takes {name} and queues it: {}\nit starts at once with any of\n{}",
