@@ -66,7 +66,10 @@ async fn greedy_applications_do_not_stop_their_neighbour() {
     let file = File::every_record();
     let mut load = Load::start(&cluster.aws.endpoint, file.stream, "results", "every-record/");
     let watcher = Watcher::start(&Subject::of(&cluster, &file));
-    cluster.submit(&file).await;
+    // The least driver that a plan takes has to live as long as all this takes.
+    let path = cluster.write("every-record.toml", &file.toml());
+    let least = format!("resources.driver.memory={}", millrace_common::budget::PROCESS);
+    let _ = cluster.millrace(&["submit", &path, "--set", &least]).await.success();
     cluster.wait_for_state(file.name, ApplicationState::Running).await;
     cluster.wait_for_report(file.name, "has both", |report| report.executors.len() == 2).await;
     let neighbour = live(&cluster, file.name).await;

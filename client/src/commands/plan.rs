@@ -241,7 +241,7 @@ fn commands(plan: &Plan, source: &FileAndSettings) -> String {
         if mend.settings.is_empty() {
             return format!("  {}", mend.change);
         }
-        let settings = source.settings.iter().chain(&mend.settings);
+        let settings = mend.settings_after(&source.settings).into_iter();
         let settings: Vec<String> =
             settings.map(|setting| format!(" --set {}", quoted(setting))).collect();
         let params = source.params.iter().map(|param| format!(" --param {}", quoted(param)));

@@ -100,20 +100,36 @@ pub(super) fn mends(
         fewer_cores(shape, &trial),
         less_memory(spec, shape, &trial),
         smaller_driver(shape, &trial),
-        more_nodes(shape, nodes, &trial),
+        more_nodes(question, shape, nodes, &trial),
     ]
     .into_iter()
     .flatten()
     .collect();
     mends.sort_by_key(|mend| mend.size);
     for mend in &mut mends {
-        mend.settings.extend(needed.iter().cloned());
-        mend.settings.dedup();
+        // What a change sets itself was tried with what is needed.
+        let keys: Vec<String> = mend.settings.iter().map(|setting| key(setting).into()).collect();
+        let is_open = |setting: &&String| !keys.iter().any(|set| set == key(setting));
+        mend.settings.extend(needed.iter().filter(is_open).cloned());
     }
     mends
 }
 
+/// What is set by `KEY=VALUE`.
+fn key(setting: &str) -> &str {
+    setting.split_once('=').map_or(setting, |(key, _)| key)
+}
+
 impl Mend {
+    /// The settings with which the change is asked for by somebody who gave `given` already: of those,
+    /// what the change sets itself is left out.
+    #[must_use]
+    pub fn settings_after<'a>(&'a self, given: &'a [String]) -> Vec<&'a str> {
+        let is_set = |setting: &str| self.settings.iter().any(|own| key(own) == key(setting));
+        let kept = given.iter().filter(|setting| !is_set(setting));
+        kept.chain(&self.settings).map(String::as_str).collect()
+    }
+
     fn none() -> Self {
         Self {
             change: String::new(),
@@ -223,13 +239,25 @@ fn smaller_driver(shape: Shape, trial: &Trial<'_>) -> Option<Mend> {
     Some(Mend { change, settings, size, ..Mend::none() })
 }
 
-fn more_nodes(shape: Shape, nodes: &Nodes, trial: &Trial<'_>) -> Option<Mend> {
+fn more_nodes(
+    question: Question<'_>,
+    shape: Shape,
+    nodes: &Nodes,
+    trial: &Trial<'_>,
+) -> Option<Mend> {
     let largest = nodes.offered.iter().copied().max_by_key(|node| (node.cores, node.memory));
     let larger =
         |a: Resources, b: Resources| Resources::new(a.cores.max(b.cores), a.memory.max(b.memory));
     let node = larger(larger(largest.unwrap_or_default(), shape.executor), shape.driver);
+    // A size in words is what somebody starts a worker with: not a byte less than what was tried.
+    let steps = node.memory.as_u64().div_ceil(STEP.as_u64());
+    let node = Resources::new(node.cores, ByteSize::bytes(steps.saturating_mul(STEP.as_u64())));
     let count = smallest(NODES_MAX, |count| trial.fits_with(shape, node, count))?;
-    let change = format!("add {} of {}", counted(count, "node"), words(node));
+    let selector = &question.spec.resources.node_selector;
+    let labels =
+        if selector.is_empty() { String::new() } else { format!(" with the labels {selector}") };
+    let cores = counted(u64::from(node.cores), "core");
+    let change = format!("add {} of {cores}, {}{labels}", counted(count, "node"), node.memory);
     let now = nodes.offered.len().max(1) as u64;
     Some(Mend { change, num_nodes: count, node, size: count * 1_000 / now, ..Mend::none() })
 }

@@ -90,6 +90,21 @@ pub(super) fn sum(nodes: &[Resources]) -> Resources {
     nodes.iter().copied().fold(Resources::default(), Resources::saturating_add)
 }
 
+/// All nodes together once any `num_lost` are gone: of cores and of memory what is left at least.
+pub(super) fn sum_after_loss(nodes: &[Resources], num_lost: usize) -> Resources {
+    let num_left = nodes.len().saturating_sub(num_lost);
+    let mut cores: Vec<u32> = nodes.iter().map(|node| node.cores).collect();
+    let mut memory: Vec<u64> = nodes.iter().map(|node| node.memory.as_u64()).collect();
+    cores.sort_unstable();
+    memory.sort_unstable();
+    Resources::new(
+        cores.into_iter().take(num_left).fold(0, u32::saturating_add),
+        crate::resources::ByteSize::bytes(
+            memory.into_iter().take(num_left).fold(0, u64::saturating_add),
+        ),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -15,15 +15,17 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
-    /// As `4 nodes offer`.
-    fn nodes(self) -> String {
-        let verb = match (self.is_now, self.rooms.len()) {
+    /// As `4 nodes offer`, or `3 of 4 nodes offer` after a loss.
+    fn nodes(self, num_lost: usize) -> String {
+        let left = self.rooms.len().saturating_sub(num_lost);
+        let verb = match (self.is_now, left) {
             (false, 1) => "offers",
             (false, _) => "offer",
             (true, 1) => "has free",
             (true, _) => "have free",
         };
-        format!("{} {verb}", counted(self.rooms.len() as u64, "node"))
+        let all = counted(self.rooms.len() as u64, "node");
+        if num_lost == 0 { format!("{all} {verb}") } else { format!("{left} of {all} {verb}") }
     }
 
     fn status(self) -> Status {
@@ -82,7 +84,7 @@ fn driver(question: Question<'_>, shape: Shape, sides: [Side<'_>; 2]) -> Line {
         return line(Status::Ok);
     };
     let why = match places(side) {
-        0 => too_large(side, "the driver", shape.driver),
+        0 => too_large(question, side, "the driver", shape.driver),
         number => format!(
             "the driver fits on {} and {} may be lost",
             counted(number as u64, "node"),
@@ -93,11 +95,16 @@ fn driver(question: Question<'_>, shape: Shape, sides: [Side<'_>; 2]) -> Line {
 }
 
 /// Why a container fits on none of the nodes.
-fn too_large(side: Side<'_>, what: &str, cost: Resources) -> String {
+fn too_large(question: Question<'_>, side: Side<'_>, what: &str, cost: Resources) -> String {
+    let selector = &question.spec.resources.node_selector;
     let cores = side.rooms.iter().map(|room| room.cores).max();
     let memory = side.rooms.iter().map(|room| room.memory).max();
     let (Some(cores), Some(memory)) = (cores, memory) else {
-        return format!("{what} needs a node, and there is none that it may be placed on");
+        let labels = match selector.is_empty() {
+            true => String::new(),
+            false => format!(" (with the labels {selector})"),
+        };
+        return format!("{what} needs a node, and there is none that it may be placed on{labels}");
     };
     let most = if side.is_now { "has free" } else { "offers" };
     if cost.cores > cores {
@@ -128,7 +135,7 @@ fn executors(question: Question<'_>, shape: Shape, sides: [Side<'_>; 2]) -> Line
         return line(Status::Ok);
     };
     let side = sides[index];
-    line(side.status()).because(short(shape, side, fit[index], question.num_lost))
+    line(side.status()).because(short(question, shape, side, fit[index]))
 }
 
 /// How many executors fit on the empty cluster and now, beside the driver where it has a place.
@@ -147,19 +154,20 @@ fn fitting(question: Question<'_>, shape: Shape, sides: [Side<'_>; 2]) -> ([u64;
 }
 
 /// What is short when fewer executors fit than have to.
-fn short(shape: Shape, side: Side<'_>, fit: u64, num_lost: usize) -> String {
+fn short(question: Question<'_>, shape: Shape, side: Side<'_>, fit: u64) -> String {
     let minimum = u64::from(shape.min);
     if !side.rooms.iter().any(|room| room.fits(shape.executor)) {
-        return too_large(side, "an executor", shape.executor);
+        return too_large(question, side, "an executor", shape.executor);
     }
     let missing = minimum - fit;
     let verb = if missing == 1 { "is" } else { "are" };
     let end = format!(
         "{}{fit} fit beside the driver and {missing} of {minimum} {verb} missing",
-        after_loss(num_lost)
+        after_loss(question.num_lost)
     );
-    let (need, have) = (places::total(shape, minimum), places::sum(side.rooms));
-    let nodes = side.nodes();
+    let need = places::total(shape, minimum);
+    let have = places::sum_after_loss(side.rooms, question.num_lost);
+    let nodes = side.nodes(question.num_lost);
     let executors = counted(minimum, "executor");
     if need.cores > have.cores {
         let (each, driver) = (shape.executor.cores, shape.driver.cores);

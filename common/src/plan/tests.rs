@@ -168,6 +168,8 @@ fn lost_nodes_are_the_worst_ones() {
     let plan = case.plan();
     assert_eq!(plan.verdict, Verdict::Never);
     assert!(line(&plan, "executors").has.contains("with any 1 node lost 15 fit"), "{plan:#?}");
+    let why = plan.why().unwrap();
+    assert!(why.contains("need 33 cores and 4 of 5 nodes offer 32: with any 1 node"), "{why}");
     case.nodes.push(Node::empty("more", Resources::new(8, ByteSize::mib(32 << 10))));
     assert_eq!(case.plan().verdict, Verdict::Fits);
     case.num_lost = 6;
@@ -187,6 +189,13 @@ fn nodes_that_it_may_not_use_do_not_count() {
     let plan = case.plan();
     assert_eq!((plan.verdict, plan.sums.num_nodes), (Verdict::Never, 4));
     assert!(line(&plan, "cluster").has.contains("1 node it may not use"), "{plan:#?}");
+    let change = "add 1 node of 8 cores, 32GiB with the labels zone=a";
+    assert!(plan.mends.iter().any(|mend| mend.change == change), "{plan:#?}");
+    case.nodes.drain(..4);
+    let why = case.plan().why().unwrap();
+    let part = "the driver needs a node, and there is none that it may be placed on (with the labels \
+                zone=a)";
+    assert!(why.contains(part), "{why}");
 }
 
 #[test]
@@ -242,6 +251,34 @@ fn unknown_shards_are_said_to_be_unknown() {
     assert_eq!(plan.sums.shards_per_executor, None);
     for what in ["receivers of logs", "batch buffer", "reads of app-logs"] {
         assert_eq!(line(&plan, what).status, Status::Unknown, "{what}");
+    }
+}
+
+#[test]
+fn a_node_to_add_is_said_with_all_that_it_needs() {
+    // 16.3GB, as a machine tells it: rounded down it would not hold what was tried.
+    let offered = Resources::new(8, ByteSize::bytes(16_315_789_312));
+    let mut case = Case::new("1x8:16GiB", &["resources.executors=5"]);
+    case.nodes = vec![Node::empty("odd", offered)];
+    let plan = case.plan();
+    let mend = plan.mends.iter().find(|mend| mend.num_nodes > 0).unwrap();
+    assert_eq!(mend.change, "add 1 node of 8 cores, 15584MiB");
+    assert!(mend.node.fits(offered), "{mend:?}");
+}
+
+#[test]
+fn a_key_is_set_once() {
+    let given = ["env.A=b".to_owned(), "resources.executors=40".to_owned()];
+    let settings = ["resources.executors=40", "resources.driver.memory=64MiB"];
+    let plan = Case::new("4x8:32GiB", &settings).plan();
+    assert!(!plan.mends.is_empty());
+    for mend in &plan.mends {
+        let told = mend.settings_after(&given);
+        let mut keys: Vec<&str> =
+            told.iter().filter_map(|it| Some(it.split_once('=')?.0)).collect();
+        assert_eq!(keys[0], "env.A");
+        keys.sort_unstable();
+        assert!(keys.windows(2).all(|two| two[0] != two[1]), "{told:?}");
     }
 }
 

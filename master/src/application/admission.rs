@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use millrace_common::application::{ApplicationSpec, spec_hash};
 use millrace_common::error::{Code, Error};
 use millrace_common::plan::{self, Node, Question};
+use millrace_common::resources::Resources;
 use millrace_proto::v1;
 use prost::Message as _;
 
 use super::revisions::Admitted;
+use crate::scheduler::{Queues, times};
 
 /// Bytes of a request id: a UUID has 36.
 const REQUEST_ID_MAX: usize = 128;
@@ -59,6 +61,32 @@ pub(crate) fn admit(
     }
     let admitted = Admitted { spec: message, hash: spec_hash(&spec), request_id, owner };
     Ok((spec, admitted))
+}
+
+/// Whether the queue could ever hold what is asked for, on these nodes. What is not running yet waits
+/// for other settings or more nodes; what runs is not stopped for that.
+///
+/// # Errors
+/// [`Code::DoesNotFit`] with the rule that stands against it.
+pub(crate) fn within_queue(
+    spec: &ApplicationSpec,
+    queues: &Queues,
+    nodes: &[Node],
+) -> Result<(), Error> {
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    let total = nodes.iter().map(|node| node.offered);
+    let total = total.fold(Resources::default(), Resources::saturating_add);
+    let (name, resources) = (&spec.name, &spec.resources);
+    let min = resources.executors.min;
+    let cost = times(resources.executor, min).saturating_add(resources.driver);
+    let Some(why) = queues.never_allows(&spec.queue, cost, total) else { return Ok(()) };
+    Err(Error::new(
+        Code::DoesNotFit,
+        format!("{name} needs {cost} for its driver and {min} of its executors now, and {why}"),
+        format!("ask for less, name another queue, or raise the cap of queue {}", spec.queue),
+    ))
 }
 
 fn specification(

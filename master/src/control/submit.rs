@@ -26,7 +26,8 @@ impl Core {
         request: &v1::SubmitApplicationRequest,
         owner: String,
     ) -> Result<(v1::SubmitApplicationResponse, u64), Error> {
-        let (spec, submission) = admission::admit(request, owner, &self.possible_nodes())?;
+        let nodes = self.possible_nodes();
+        let (spec, submission) = admission::admit(request, owner, &nodes)?;
         let name = spec.name.clone();
         if let Some(application) = self.applications.get(&name)
             && let Some(revision) = application.submitted_before(&submission)?
@@ -37,6 +38,9 @@ impl Core {
             return Ok((response, self.last_ticket));
         }
         self.queues.admit(&spec.queue, &submission.owner)?;
+        if request.upgrade {
+            admission::within_queue(&spec, &self.queues, &nodes)?;
+        }
         replays::check(&spec, request.upgrade, |name| self.applications.get(name))?;
         let warnings = self.take_in(now, &name, submission, request.upgrade)?;
         let ticket = self.save(&name).unwrap_or_default();

@@ -14,6 +14,7 @@ pub(crate) use self::core::{Claim, Placed, Wait, schedule};
 pub(crate) use self::drain::{DriverPlace, ExecutorPlace, Step, Tenant, drain};
 pub(crate) use self::placement::Room;
 pub use self::queue::Queues;
+pub(crate) use self::queue::times;
 
 #[cfg(test)]
 mod drain_tests;

@@ -127,6 +127,17 @@ impl Queues {
         ))
     }
 
+    /// What stands against so much in this queue when it and all others hold nothing of `total`, with
+    /// its numbers; none when nothing does.
+    pub(crate) fn never_allows(
+        &self,
+        name: &QueueName,
+        cost: Resources,
+        total: Resources,
+    ) -> Option<String> {
+        Ledger { queues: self, total, free: total, used: BTreeMap::new() }.explain(name, cost)
+    }
+
     fn names(&self) -> String {
         self.0.keys().map(QueueName::as_str).collect::<Vec<_>>().join(", ")
     }
@@ -261,8 +272,13 @@ impl<'a> Ledger<'a> {
         let cap = rule.cap.of(self.total);
         // Of a queue that may hold everything it is the room that is lacking.
         if cap != self.total && !self.below_cap(queue).fits(cost) {
+            let holds = if used == Resources::default() {
+                String::new()
+            } else {
+                format!(", and holds {used}")
+            };
             return Some(format!(
-                "queue {queue} may hold {} of the cluster ({cap}), and holds {used}",
+                "queue {queue} may hold {} of the cluster ({cap}){holds}",
                 rule.cap,
             ));
         }
@@ -301,7 +317,7 @@ pub(super) fn saturating_sub(from: Resources, part: Resources) -> Resources {
 }
 
 /// So many of this cost.
-pub(super) fn times(cost: Resources, count: u32) -> Resources {
+pub(crate) fn times(cost: Resources, count: u32) -> Resources {
     Resources::new(
         cost.cores.saturating_mul(count),
         ByteSize::bytes(cost.memory.as_u64().saturating_mul(u64::from(count))),

@@ -67,7 +67,7 @@ impl Cluster {
         for claim in &self.claims {
             let num = claim.held.values().sum::<u32>() + u32::from(claim.driver.is_none());
             let of_queue = used.entry(claim.queue.clone()).or_default();
-            *of_queue = of_queue.saturating_add(queue::times(Self::cost(), num));
+            *of_queue = of_queue.saturating_add(times(Self::cost(), num));
         }
         used
     }
@@ -124,7 +124,7 @@ impl Cluster {
                 claim.num_wanted = 0;
                 for (at, num) in std::mem::take(&mut claim.held) {
                     let room = self.rooms.get_mut(&at).unwrap();
-                    room.free = room.free.saturating_add(queue::times(Self::cost(), num));
+                    room.free = room.free.saturating_add(times(Self::cost(), num));
                     room.num_executors -= num;
                 }
             }

@@ -258,7 +258,7 @@ impl Process {
                     return self.child.wait().await;
                 }
                 _ = looks.tick() => {
-                    let resident = memory::resident_of_group(self.pid)?;
+                    let resident = memory::held_by_group(self.pid)?;
                     if let Some(why) = self.allowance.look(resident) {
                         return self.end_for(Limit::Memory, why, excess).await;
                     }

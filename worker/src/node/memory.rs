@@ -1,8 +1,10 @@
-//! The memory of a container: what all processes of its group hold resident, and what it may hold.
+//! The memory of a container: what all processes of its group hold, and what it may hold.
 //!
 //! Promises: a container that holds more than it was granted is ended within two looks, and its exit
 //! says what it held and what it was allowed. Owned by the container's process.
-//! Never does: judge by what is mapped; only what is resident takes memory from others.
+//! Never does: judge by what is mapped, nor by pages of files: the program itself is mapped by every
+//! container of the node and is in memory once, and the kernel drops such pages when it needs room.
+//! Only what is resident and has no other place takes memory from others.
 
 use std::fs;
 use std::io;
@@ -17,11 +19,12 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Under which an end for memory is told.
 const CODE: &str = Code::ContainerMemory.as_str();
 
-/// Bytes that the processes of a group hold resident, shared pages counted for each.
+/// Bytes that the processes of a group hold resident and that no file backs; memory that processes
+/// share counts for each.
 ///
 /// # Errors
 /// When the process table can not be read.
-pub(super) fn resident_of_group(group: u32) -> io::Result<u64> {
+pub(super) fn held_by_group(group: u32) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir("/proc")? {
         let directory = entry?.path();
@@ -30,7 +33,7 @@ pub(super) fn resident_of_group(group: u32) -> io::Result<u64> {
         if group_of(&stat) == Some(group)
             && let Ok(status) = fs::read_to_string(directory.join("status"))
         {
-            bytes += resident_in(&status).unwrap_or(0);
+            bytes += held_in(&status).unwrap_or(0);
         }
     }
     Ok(bytes)
@@ -43,11 +46,18 @@ fn group_of(stat: &str) -> Option<u32> {
     fields.split_ascii_whitespace().nth(2)?.parse().ok()
 }
 
-/// Resident bytes in `/proc/PID/status`; none for a process without memory, as a zombie.
-fn resident_in(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
+/// Bytes in `/proc/PID/status` that are resident and not of a file; all that is resident where the
+/// kernel does not tell them apart (Linux before 4.5). None for a process without memory, as a zombie.
+fn held_in(status: &str) -> Option<u64> {
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib << 10)
+    };
+    match (bytes("RssAnon"), bytes("RssShmem")) {
+        (Some(anonymous), Some(shared)) => Some(anonymous + shared),
+        _ => bytes("VmRSS"),
+    }
 }
 
 /// Holds what a container has against what it may have.
@@ -97,6 +107,15 @@ mod tests {
     }
 
     #[test]
+    fn pages_of_files_are_nobodys() {
+        let status = "Name:\tx\nVmRSS:\t  118000 kB\nRssAnon:\t   13000 kB\nRssFile:\t  104000 \
+                      kB\nRssShmem:\t    1000 kB\nThreads:\t9\n";
+        assert_eq!(held_in(status), Some(14_000 << 10));
+        assert_eq!(held_in("VmRSS:\t  118000 kB\n"), Some(118_000 << 10), "an old kernel");
+        assert_eq!(held_in("Name:\tx\nState:\tZ (zombie)\n"), None);
+    }
+
+    #[test]
     fn more_than_allowed_ends_it_and_says_both_numbers() {
         let mut allowance = Allowance::new(ByteSize::mib(768));
         assert_eq!(allowance.look(768 << 20), None);
@@ -113,7 +132,9 @@ mod tests {
     fn this_process_holds_memory() {
         let own = fs::read_to_string("/proc/self/stat").unwrap();
         let group = group_of(&own).unwrap();
-        assert!(resident_of_group(group).unwrap() > 1 << 20);
-        assert_eq!(resident_of_group(u32::MAX).unwrap(), 0);
+        let block = vec![1_u8; 8 << 20];
+        let held = held_by_group(group).unwrap();
+        assert!(held >= block.len() as u64, "{held} with {} bytes of ones", block.len());
+        assert_eq!(held_by_group(u32::MAX).unwrap(), 0);
     }
 }

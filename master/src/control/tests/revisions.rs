@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use millrace_common::config::Value as _;
 use millrace_common::error::Code;
 use millrace_proto::v1::{self, ApplicationState, RevisionState, driver_command, driver_message};
 use proptest::prelude::*;
 
 use super::world::{World, request, spec};
 use crate::control::SessionId;
+use crate::scheduler::Queues;
 
 fn world() -> World {
     let mut world = World::new();
@@ -279,6 +281,35 @@ fn an_application_that_ends_takes_what_was_to_follow_with_it() {
     // Nothing runs: an upgrade is an ordinary submission.
     assert_eq!(world.ask(&upgrade(&changed("SELECT 4 FROM logs"))).unwrap().revision, 3);
     assert_eq!(world.shown("a").revision, 3);
+}
+
+#[test]
+fn what_runs_is_not_stopped_for_what_its_queue_can_never_hold() {
+    let mut world = world();
+    let queues = "{ small = { cap = \"10%\" }, kept = { guarantee = \"90%\" } }";
+    world.core.queues = Queues::parse(queues).unwrap();
+    let mut first = spec("a", 1, 1);
+    first.queue = "kept".to_owned();
+    world.submit(&first).unwrap();
+    world.driver_works("a");
+    let to = |queue: &str, executors| {
+        upgrade(&v1::ApplicationSpec { queue: queue.to_owned(), ..spec("a", executors, 1) })
+    };
+    for (queue, why) in [
+        ("small", "queue small may hold 10% of the cluster (2 cores, "),
+        ("default", "queue kept is guaranteed 90% (21 cores, "),
+    ] {
+        let error = world.ask(&to(queue, 3)).unwrap_err();
+        assert_eq!(error.code(), Code::DoesNotFit, "{error}");
+        assert!(error.message().contains(why), "{error}");
+    }
+    assert_eq!(states(&world), [RevisionState::Active], "{:?}", world.shown("a"));
+    assert_eq!(world.ask(&to("small", 1)).unwrap().revision, 2, "a driver and one executor fit");
+    // What does not run may wait for another cap.
+    let mut waits = spec("b", 3, 1);
+    waits.queue = "small".to_owned();
+    world.submit(&waits).unwrap();
+    assert!(world.reason("b").contains("queue small may hold 10%"), "{}", world.reason("b"));
 }
 
 #[test]
