@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
@@ -24,6 +25,10 @@ use crate::error;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Lines within [`WINDOW`]: enough to see who it is, too few to fill a disk.
 const LINES_MAX: u32 = 20;
+
+/// How long a connection may take to greet: whoever opens one and says nothing holds a place in the
+/// table of open files.
+const GREETING_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Who is at the other end of a connection; nobody in a simulation.
 #[derive(Clone, Copy, Debug)]
@@ -85,12 +90,15 @@ pub(super) struct Greeted<T> {
     io: T,
     peer: Peer,
     greeting: Option<Greeting>,
+    /// Ends with the greeting.
+    deadline: Option<Pin<Box<Sleep>>>,
     lines: Lines,
 }
 
 impl<T> Greeted<T> {
     pub(super) fn new(io: T, peer: Peer, speaks: Speaks, lines: Lines) -> Self {
-        Self { io, peer, greeting: Some(Greeting::new(speaks)), lines }
+        let deadline = Some(Box::pin(sleep(GREETING_DEADLINE)));
+        Self { io, peer, greeting: Some(Greeting::new(speaks)), deadline, lines }
     }
 
     fn hear(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -99,6 +107,7 @@ impl<T> Greeted<T> {
             Verdict::Open => Ok(()),
             Verdict::Known => {
                 self.greeting = None;
+                self.deadline = None;
                 Ok(())
             }
             Verdict::Stranger(why) => {
@@ -124,7 +133,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Greeted<T> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buffer) else {
+            let Some(deadline) = &mut this.deadline else { return Poll::Pending };
+            ready!(deadline.as_mut().poll(cx));
+            tracing::debug!(peer = %this.peer, "a connection is closed: it did not greet");
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        };
+        read?;
         Poll::Ready(this.hear(&buffer.filled()[before..]))
     }
 }
@@ -247,6 +262,31 @@ mod tests {
         assert_eq!(allowance.take(at(9)), None);
         assert_eq!(allowance.take(at(11)), Some(81));
         assert_eq!(allowance.take(at(11)), Some(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_does_not_greet_is_closed() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let greeted = |io| Greeted::new(io, Peer(None), Speaks::Grpc, Lines::new());
+        let started = tokio::time::Instant::now();
+        for said in [&b""[..], &PREFACE[..5], PREFACE] {
+            let (mut near, far) = duplex(1_024);
+            near.write_all(said).await.unwrap();
+            let mut all = Vec::new();
+            let error = greeted(far).read_to_end(&mut all).await.unwrap_err();
+            assert_eq!((error.kind(), all.len()), (io::ErrorKind::TimedOut, said.len()));
+        }
+        assert!(started.elapsed() >= 3 * GREETING_DEADLINE);
+        // Who has greeted may be silent for as long as the protocol allows.
+        let (mut near, far) = duplex(1_024);
+        near.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
+        let (mut far, mut buffer) = (greeted(far), [0; 64]);
+        let length = far.read(&mut buffer).await.unwrap();
+        assert_eq!(length, PREFACE.len() + SETTINGS.len());
+        let silent = tokio::time::timeout(10 * GREETING_DEADLINE, far.read(&mut buffer)).await;
+        assert!(silent.is_err(), "{silent:?}");
     }
 
     #[test]
