@@ -166,6 +166,7 @@ async fn a_bad_record_stops_an_application_that_does_not_say_otherwise_and_is_na
     let stream = truth::records(&cluster.aws.endpoint, "lines").await;
     let bad = stream.iter().find(|(_, data)| *data == "not JSON");
     let ((shard, number), _) = bad.expect("it is in the stream");
+    assert_eq!(failure.code, "MR5002", "{failure:?}");
     assert!(failure.message.contains(shard.as_str()), "{shard}: {failure:?}");
     assert!(failure.message.contains(number.as_str()), "{number}: {failure:?}");
     assert!(failure.next_move.contains("on_bad_record"), "{failure:?}");

@@ -395,10 +395,12 @@ impl Driver {
             }
             Command::Ended(ended) => work.executors.send(Ended(ended)).await,
             Command::Stop(stop) if stop.drain => {
+                let began = self.world.clock.monotonic();
                 let since_ms = self.asked_at().await;
+                let asking = self.world.clock.monotonic().saturating_sub(began);
                 tracing::info!(since_ms, deadline_ms = stop.deadline_ms, "asked to drain");
-                let deadline =
-                    (stop.deadline_ms > 0).then(|| Duration::from_millis(stop.deadline_ms));
+                let deadline = (stop.deadline_ms > 0)
+                    .then(|| Duration::from_millis(stop.deadline_ms).saturating_sub(asking));
                 work.batches.send(Drain { since_ms, deadline }).await
             }
             Command::Stop(_) => {

@@ -12,7 +12,7 @@ use millrace_common::error::Code;
 use super::*;
 use crate::driver::runner::RunError;
 use crate::driver::testing::{
-    Fake, FakeExecutor, FakeMaster, TurnedClock, eventually, query_error,
+    Fake, FakeExecutor, FakeMaster, TurnedClock, bad_record, eventually, query_error, slow_down,
 };
 
 const FILE: &str = r#"
@@ -434,6 +434,61 @@ fn a_drain_that_takes_too_long_says_so() {
 }
 
 #[test]
+fn a_drain_ends_at_its_deadline_while_s3_takes_no_parts() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.fail_next_runs(vec![slow_down(); 1_000]);
+        fake.put("a", 0..5);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("a run fails", || fake.num_runs() > 0).await;
+        driver.master.stop(true, 300).await;
+        let asked = std::time::Instant::now();
+        let end = driver.end.await.unwrap();
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+        assert_eq!(end.exit_code(), 5, "{end:?}");
+        let failure = driver.master.finished().unwrap().failure.unwrap();
+        assert_eq!(failure.code, "MR4010");
+        assert!(failure.message.contains("MR3009") && failure.message.contains("SlowDown"));
+        assert_eq!((fake.visible(), fake.head().unwrap().batch), (Vec::<u64>::new(), 0));
+        // The next start reads it again.
+        fake.fail_next_runs(Vec::new());
+        let driver = start(&fake, 2).await;
+        let _e1 = driver.executor(&fake, "app-a2-e1").await;
+        eventually("the batch", || fake.visible().len() == 5).await;
+        driver.stop().await;
+    });
+}
+
+#[test]
+fn a_drain_ends_at_its_deadline_while_s3_completes_nothing() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.refuse_completes(true);
+        fake.put("a", 0..5);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        eventually("the batch is committed", || fake.head().unwrap().batch == 1).await;
+        driver.master.stop(true, 300).await;
+        let asked = std::time::Instant::now();
+        let end = driver.end.await.unwrap();
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+        assert_eq!(end.exit_code(), 5, "{end:?}");
+        let failure = driver.master.finished().unwrap().failure.unwrap();
+        assert_eq!(failure.code, "MR4010");
+        assert!(failure.message.contains("at its next start"), "{failure:?}");
+        assert!(failure.message.contains("MR3009"), "{failure:?}");
+        assert_eq!(fake.visible(), Vec::<u64>::new());
+        // The next start completes it before it reads.
+        fake.refuse_completes(false);
+        let driver = start(&fake, 2).await;
+        assert_eq!(fake.visible(), (0..5).collect::<Vec<_>>());
+        driver.stop().await;
+        assert_eq!(fake.visible(), (0..5).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn a_next_driver_goes_on_where_the_last_one_committed() {
     in_system(async {
         let fake = Fake::with_shards(&["a"]);
@@ -489,8 +544,24 @@ fn a_query_that_fails_three_times_stops_the_application_and_once_does_not() {
         let End::Failed(error, false) = end else { panic!("{end:?}") };
         assert_eq!(error.code(), Code::BatchFailed);
         assert!(error.message().contains("logs/a from 5 to 7"), "{error}");
-        assert!(error.message().contains("record 3 of logs/a"), "{error}");
         assert_eq!(fake.visible(), (0..5).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_record_that_does_not_fit_is_named_under_a_code_of_its_own() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        fake.fail_next_runs(vec![bad_record(); 3]);
+        fake.put("a", 0..5);
+        let driver = start(&fake, 1).await;
+        let _e1 = driver.executor(&fake, "app-a1-e1").await;
+        let end = driver.end.await.unwrap();
+        let End::Failed(error, false) = end else { panic!("{end:?}") };
+        assert_eq!(error.code(), Code::BadRecord);
+        assert!(error.message().contains("record 3 of logs/a"), "{error}");
+        assert!(error.next_move().contains("on_bad_record"), "{error:?}");
+        assert_eq!(fake.visible(), Vec::<u64>::new());
     });
 }
 
@@ -521,13 +592,7 @@ fn what_is_before_a_block_that_fails_is_written_and_the_block_is_named() {
 fn an_s3_that_fails_for_a_while_delays_and_loses_nothing() {
     in_system(async {
         let fake = Fake::with_shards(&["a"]);
-        let slow = RunError::Sink {
-            retryable: true,
-            code: "SlowDown".into(),
-            detail: "503".into(),
-            next_move: String::new(),
-        };
-        fake.fail_next_runs(vec![slow; 5]);
+        fake.fail_next_runs(vec![slow_down(); 5]);
         fake.put("a", 0..5);
         let driver = start(&fake, 1).await;
         let _e1 = driver.executor(&fake, "app-a1-e1").await;

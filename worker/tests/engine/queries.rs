@@ -156,7 +156,7 @@ async fn bad_records_follow_the_policy() {
     let fail = source("logs", &columns, BadRecordPolicy::Fail);
     let runner = DistributedRunner::prepare(options(vec![fail], sql)).await.unwrap();
     let error = cluster.run(&runner).await.unwrap_err();
-    let RunError::Query { place: Some(place), .. } = error else { panic!("{error:?}") };
+    let RunError::BadRecord { place, .. } = error else { panic!("{error:?}") };
     assert_eq!((&*place.source, &*place.shard), ("logs", "shardId-000000000000"));
     assert!(["4", "7"].contains(&place.sequence_number.as_str()), "{place:?}");
 

@@ -104,6 +104,8 @@ pub struct Batches {
     publishing: Option<PublishedBatch>,
     marking: Marking,
     run_cancel: CancellationToken,
+    /// Ends a commit or a publication that is not waited for any more.
+    steps_cancel: CancellationToken,
     drained_since_ms: Option<i64>,
     /// Why the input can not go on.
     input_failure: Option<Error>,
@@ -118,6 +120,7 @@ impl Batches {
         let head = proof.head();
         let totals = Totals { overall: head.totals, ..Totals::since(head.batch) };
         setup.totals.send_replace(totals.clone());
+        let steps_cancel = setup.cancel.child_token();
         Self {
             core,
             setup,
@@ -128,6 +131,7 @@ impl Batches {
             publishing: None,
             marking: Marking::default(),
             run_cancel: CancellationToken::new(),
+            steps_cancel,
             drained_since_ms: None,
             input_failure: None,
         }
@@ -153,6 +157,7 @@ impl Batches {
             Effect::CancelRun => self.run_cancel.cancel(),
             Effect::Commit => self.commit(ctx),
             Effect::Publish => self.publish(ctx),
+            Effect::Abandon => self.steps_cancel.cancel(),
             Effect::Notify => self.notify(ctx),
             Effect::Fail => {
                 let of_batch = || self.making.as_ref().map(|m| m.failed(&self.setup.application));
@@ -332,7 +337,7 @@ impl Batches {
         };
         let now = self.setup.clock.monotonic();
         let commit: BatchCommit = making.commit(&self.setup.spec_hash, now);
-        let (committer, cancel) = (self.setup.committer.clone(), self.setup.cancel.clone());
+        let (committer, cancel) = (self.setup.committer.clone(), self.steps_cancel.clone());
         let committing = tokio::spawn(async move {
             steps::reached(Step::K4, Edge::Before).await;
             steps::reached(Step::K4, Edge::After).await;
@@ -370,7 +375,7 @@ impl Batches {
             self.end(Outcome::Failed(Error::internal("a batch was to be published twice")));
             return;
         };
-        let (committer, cancel) = (self.setup.committer.clone(), self.setup.cancel.clone());
+        let (committer, cancel) = (self.setup.committer.clone(), self.steps_cancel.clone());
         let publishing = tokio::spawn(async move {
             let published = committer.publish(committed, &cancel).await;
             steps::reached(Step::K8, Edge::Before).await;
@@ -416,6 +421,9 @@ impl Batches {
         }
         if self.setup.input.borrow().under_pressure {
             self.event(Event::Pressure, ctx);
+        }
+        if self.setup.committer.status().is_waiting() {
+            self.event(Event::CommitWaits, ctx);
         }
         self.mark_when_quiet(now, ctx);
     }

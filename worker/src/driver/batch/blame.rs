@@ -18,9 +18,10 @@ pub fn blame(error: &RunError) -> Blame {
         | RunError::BlockLost { .. }
         | RunError::Disk { .. }
         | RunError::Sink { retryable: true, .. } => Blame::Surroundings,
-        RunError::Query { .. } | RunError::Incomplete { .. } | RunError::Deadline { .. } => {
-            Blame::Batch
-        }
+        RunError::BadRecord { .. }
+        | RunError::Query { .. }
+        | RunError::Incomplete { .. }
+        | RunError::Deadline { .. } => Blame::Batch,
         // Fewer records have fewer partitions.
         RunError::Sink { code, .. } if code == "too-many-partitions" => Blame::Batch,
         RunError::Sink { .. } | RunError::Plan { .. } => Blame::Application,
@@ -42,6 +43,7 @@ pub fn suspect(error: &RunError) -> Option<Suspicion> {
         }),
         // Its node says so itself.
         RunError::Disk { .. }
+        | RunError::BadRecord { .. }
         | RunError::Query { .. }
         | RunError::Sink { .. }
         | RunError::Incomplete { .. }
@@ -61,7 +63,7 @@ mod tests {
     fn only_what_points_at_an_executor_is_laid_on_it() {
         let text = || "e1: a failure of executor e1".to_owned();
         let not_its_fault = [
-            RunError::Query { place: None, detail: text() },
+            RunError::Query { detail: text() },
             RunError::Sink {
                 retryable: true,
                 code: "timeout".into(),

@@ -4,6 +4,8 @@
 //! before is published; after a stop nothing new is begun. Owned by the batch actor.
 //! Never does: run, commit, or read a clock.
 
+mod events;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -11,102 +13,12 @@ use millrace_common::id::ContainerId;
 use millrace_common::retry::Backoff;
 use millrace_proto::v1;
 
+pub use self::events::{Blame, Effect, Ended, Event};
+
 /// Failures of one batch that its own data may be to blame for, until it is divided: each half is a
 /// batch of its own, and the part that fails is divided again, down to one block. When that has
 /// failed as often by itself, the application stops.
 pub const FAILURES_MAX: u32 = 3;
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Time has passed.
-    Tick,
-    /// Half of an executor's budget is used.
-    Pressure,
-    /// The receivers were cut: is there a batch, does it hold blocks, and is the drain reached?
-    Prepared {
-        /// None when there was nothing new.
-        blocks: Option<usize>,
-        /// True when everything that the drain asks for, or all of the range that is read, is planned.
-        drained: bool,
-    },
-    /// Every block of the batch is held; the run is begun on these executors.
-    Gathered(BTreeSet<ContainerId>),
-    /// The run has a result.
-    RunSucceeded,
-    /// The run has none.
-    RunFailed(Blame),
-    /// The executors of the batch could not be had: ask for its blocks again.
-    RunImpossible,
-    /// An executor is gone.
-    ExecutorLost(ContainerId),
-    /// The batch was divided and its first part is now the batch; false when it can not be.
-    Divided(bool),
-    /// k5 was applied.
-    Committed,
-    /// k5 was not tried: the run is too old.
-    RunTooOld,
-    /// k6 has ended.
-    Published,
-    /// Finish the batch that was begun and end.
-    Stop,
-    /// Read everything that had arrived when this was asked, and end.
-    Drain,
-    /// The drain took too long: end at the edge of a batch.
-    DrainDeadline,
-    /// The end was asked for long ago: a batch that nobody computes is given up. It is not
-    /// committed, so the next start makes it again.
-    PatienceOver,
-    /// The input can not go on: publish what is committed and fail.
-    InputFailed,
-}
-
-/// Whose fault a failed run is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Blame {
-    /// Nobody's: we cancelled it.
-    Cancelled,
-    /// An executor, the network, S3: run again for ever.
-    Surroundings,
-    /// The query on this data, or the engine: after some times the batch is divided.
-    Batch,
-    /// The sink or the plan, whatever the data: after some times it is hopeless.
-    Application,
-}
-
-/// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Cut all receivers and plan the batch with this number.
-    Prepare(u64),
-    /// Wait until every block of the batch is held, then report them.
-    Gather(u64),
-    /// Divide the batch with this number, and report whether that was possible.
-    Divide(u64),
-    /// End the run.
-    CancelRun,
-    /// k5.
-    Commit,
-    /// k6.
-    Publish,
-    /// k7.
-    Notify,
-    /// The application can not go on, and everything committed is published.
-    Fail,
-    /// Nothing is left to do.
-    End(Ended),
-}
-
-/// How the life of batches ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// As asked, at the edge of a batch.
-    Stopped,
-    /// Everything asked for was read.
-    Drained,
-    /// The drain's deadline passed first.
-    DrainDeadline,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
@@ -154,6 +66,8 @@ pub struct Core {
     input_failed: bool,
     /// What was asked for has taken too long: a run that fails from now on is the last.
     patience_over: bool,
+    /// The deadline of a drain has passed.
+    deadline_over: bool,
     /// The last batch that is a part of a divided one; 0 when none is.
     last_part: u64,
     /// What the attempts before this one met.
@@ -177,6 +91,7 @@ impl Core {
             num_runs: 0,
             input_failed: false,
             patience_over: false,
+            deadline_over: false,
             last_part: 0,
             known_failures: None,
         }
@@ -277,23 +192,35 @@ impl Core {
                 self.next_cut = now;
             }
             Event::Drain => {}
-            Event::DrainDeadline if self.wish == Wish::Drain => self.wish = Wish::DrainDeadline,
-            Event::DrainDeadline => {}
+            Event::DrainDeadline => {
+                self.deadline_over = true;
+                if self.wish == Wish::Drain {
+                    self.wish = Wish::DrainDeadline;
+                }
+            }
+            Event::CommitWaits if self.is_late() => effects.extend(self.abandon()),
+            Event::CommitWaits => {}
             Event::PatienceOver => {
-                self.patience_over |= matches!(self.wish, Wish::Stop | Wish::DrainDeadline);
+                self.patience_over |= self.wish == Wish::Stop || self.is_late();
+                if self.is_late() {
+                    effects.extend(self.abandon());
+                }
             }
             Event::InputFailed => effects.extend(self.input_failed()),
         }
-        if self.patience_over && matches!(self.phase, Phase::Gathering | Phase::Resting(_)) {
-            self.phase = Phase::Idle;
-        }
+        effects.extend(self.give_up());
         effects.extend(self.end_if_done());
         effects
     }
 
     fn may_begin(&self) -> bool {
         matches!(self.wish, Wish::GoOn | Wish::Drain)
-            || (self.wish == Wish::Last && self.has_parts())
+            || (self.wish == Wish::Last && self.has_parts() && !self.deadline_over)
+    }
+
+    /// True past the deadline of a drain.
+    fn is_late(&self) -> bool {
+        self.deadline_over && matches!(self.wish, Wish::Last | Wish::DrainDeadline)
     }
 
     /// True when the next batch is the rest of one that was divided.
@@ -447,6 +374,51 @@ impl Core {
         effects
     }
 
+    /// Gives up the batch in the making when its time is over: it is not committed. Past the deadline
+    /// of a drain a batch that has failed before is not tried again.
+    fn give_up(&mut self) -> Option<Effect> {
+        let is_late = self.is_late();
+        let has_failed = self.own_failures + self.other_failures > 0;
+        let may_wait = !(self.patience_over || is_late && has_failed);
+        let is_running = matches!(self.phase, Phase::Running(_));
+        if may_wait || !(is_running && is_late || self.waits_for_a_run()) {
+            return None;
+        }
+        self.give_up_making();
+        is_running.then_some(Effect::CancelRun)
+    }
+
+    fn waits_for_a_run(&self) -> bool {
+        matches!(self.phase, Phase::Gathering | Phase::Resting(_))
+    }
+
+    fn give_up_making(&mut self) {
+        self.phase = Phase::Idle;
+        if self.is_late() {
+            self.wish = Wish::DrainDeadline;
+        }
+    }
+
+    /// Waits no longer for a commit or a publication. Whether the commit was applied is not known
+    /// then: the next start finds out.
+    fn abandon(&mut self) -> Vec<Effect> {
+        if self.phase != Phase::Committing && !self.publishing {
+            return Vec::new();
+        }
+        self.publishing = false;
+        let mut effects = vec![Effect::Abandon];
+        if matches!(self.phase, Phase::Running(_)) {
+            effects.push(Effect::CancelRun);
+        }
+        if self.input_failed {
+            self.phase = Phase::Failed;
+        }
+        if !matches!(self.phase, Phase::Failed | Phase::Over) {
+            self.give_up_making();
+        }
+        effects
+    }
+
     /// Nothing new is begun; a commit that is on its way is waited for.
     fn input_failed(&mut self) -> Option<Effect> {
         self.input_failed = true;
@@ -473,6 +445,7 @@ impl Core {
         }
         let ended = match self.wish {
             Wish::GoOn | Wish::Drain => return None,
+            Wish::Last if self.has_parts() && self.deadline_over => Ended::DrainDeadline,
             Wish::Last if self.has_parts() => return None,
             Wish::Stop => Ended::Stopped,
             Wish::Last => Ended::Drained,

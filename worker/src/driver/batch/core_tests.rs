@@ -214,7 +214,7 @@ fn isolate(blocks: usize, poison: usize, is_draining: bool) -> (Vec<usize>, Vec<
                     Event::Committed
                 }
                 Effect::Publish => Event::Published,
-                Effect::Notify | Effect::CancelRun => continue,
+                Effect::Notify | Effect::CancelRun | Effect::Abandon => continue,
                 Effect::Fail => return (committed, planned[&batch].clone(), runs),
                 Effect::End(_) => return (committed, Vec::new(), runs),
             };
@@ -299,6 +299,82 @@ fn a_drain_without_anything_to_read_ends_at_once_and_its_deadline_at_the_edge() 
     assert_eq!(end, [Effect::Notify, Effect::End(Ended::DrainDeadline)]);
 }
 
+/// Draining, with the last batch cut and its run begun.
+fn draining(drained: bool) -> Core {
+    let mut core = core();
+    on(&mut core, Event::Drain, 1);
+    on(&mut core, Event::Tick, 1);
+    on(&mut core, Event::Prepared { blocks: Some(1), drained }, 1);
+    on(&mut core, Event::Gathered(executors()), 1);
+    core
+}
+
+#[test]
+fn a_deadline_ends_a_drain_whose_batch_can_not_be_written() {
+    let end = Effect::End(Ended::DrainDeadline);
+    for drained in [false, true] {
+        // The run before it failed: the one that is on its way is given up with the deadline.
+        let mut core = draining(drained);
+        on(&mut core, Event::RunFailed(Blame::Surroundings), 2);
+        assert_eq!(on(&mut core, Event::Tick, 60), [Effect::Gather(1)]);
+        on(&mut core, Event::Gathered(executors()), 60);
+        assert_eq!(on(&mut core, Event::DrainDeadline, 61), [Effect::CancelRun, end]);
+        assert_eq!(on(&mut core, Event::RunFailed(Blame::Cancelled), 61), []);
+
+        // It fails only now, or nobody computes it.
+        let mut core = draining(drained);
+        assert_eq!(on(&mut core, Event::DrainDeadline, 2), []);
+        assert_eq!(on(&mut core, Event::RunFailed(Blame::Surroundings), 3), [end]);
+
+        // It hangs: the patience is the last word.
+        let mut core = draining(drained);
+        assert_eq!(on(&mut core, Event::DrainDeadline, 2), []);
+        assert_eq!(on(&mut core, Event::PatienceOver, 32), [Effect::CancelRun, end]);
+    }
+}
+
+#[test]
+fn a_deadline_ends_a_drain_that_can_not_commit_or_publish() {
+    let end = Effect::End(Ended::DrainDeadline);
+    for drained in [false, true] {
+        for is_committed in [false, true] {
+            for stuck in [Event::CommitWaits, Event::PatienceOver] {
+                let mut core = draining(drained);
+                assert_eq!(on(&mut core, Event::RunSucceeded, 2), [Effect::Commit]);
+                if is_committed {
+                    assert_eq!(on(&mut core, Event::Committed, 2), [Effect::Publish]);
+                }
+                assert_eq!(on(&mut core, Event::CommitWaits, 3), [], "before the deadline");
+                assert_eq!(on(&mut core, Event::DrainDeadline, 4), [], "it may be about to end");
+                assert_eq!(on(&mut core, stuck.clone(), 5), [Effect::Abandon, end]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_drain_that_ends_just_behind_its_deadline_has_drained() {
+    let mut core = draining(true);
+    assert_eq!(on(&mut core, Event::DrainDeadline, 2), []);
+    on(&mut core, Event::RunSucceeded, 2);
+    on(&mut core, Event::Committed, 2);
+    let end = on(&mut core, Event::Published, 3);
+    assert_eq!(end, [Effect::Notify, Effect::End(Ended::Drained)]);
+}
+
+#[test]
+fn a_stop_waits_for_what_is_committed_however_long_it_takes() {
+    let mut core = draining(false);
+    on(&mut core, Event::Stop, 2);
+    on(&mut core, Event::RunSucceeded, 2);
+    on(&mut core, Event::Committed, 2);
+    on(&mut core, Event::DrainDeadline, 3);
+    assert_eq!(on(&mut core, Event::CommitWaits, 4), []);
+    assert_eq!(on(&mut core, Event::PatienceOver, 60), []);
+    let end = on(&mut core, Event::Published, 90);
+    assert_eq!(end, [Effect::Notify, Effect::End(Ended::Stopped)]);
+}
+
 #[test]
 fn a_run_that_is_too_old_is_run_again() {
     let mut core = core();
@@ -375,6 +451,7 @@ fn events() -> impl Strategy<Value = Event> {
         1 => Just(Event::Stop),
         1 => Just(Event::Drain),
         1 => Just(Event::DrainDeadline),
+        1 => Just(Event::CommitWaits),
         1 => Just(Event::PatienceOver),
         1 => Just(Event::InputFailed),
     ]
@@ -416,6 +493,10 @@ proptest! {
                         committing = true;
                     }
                     Effect::Publish => prop_assert!(publishing),
+                    Effect::Abandon => {
+                        prop_assert!(committing || publishing);
+                        (committing, publishing) = (false, false);
+                    }
                     Effect::Prepare(batch) | Effect::Gather(batch) | Effect::Divide(batch) => {
                         prop_assert_eq!(batch, next);
                         prop_assert!(!committing);

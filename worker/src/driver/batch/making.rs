@@ -258,11 +258,12 @@ impl Making {
         let code = match &self.last_error {
             Some(RunError::Deadline { .. }) => Code::BatchDeadline,
             Some(RunError::Sink { code, .. }) => refused_by_s3(code),
+            Some(RunError::BadRecord { .. }) => Code::BadRecord,
             _ => Code::BatchFailed,
         };
         let detail = self.last_error.as_ref().map(ToString::to_string).unwrap_or_default();
         let place = match &self.last_error {
-            Some(RunError::Query { place: Some(place), .. }) => {
+            Some(RunError::BadRecord { place, .. }) => {
                 format!(", at record {} of {}/{}", place.sequence_number, place.source, place.shard)
             }
             _ => String::new(),
@@ -270,7 +271,10 @@ impl Making {
         let next_move = match &self.last_error {
             Some(RunError::Sink { next_move, .. }) if !next_move.is_empty() => next_move,
             Some(RunError::Sink { .. }) => "see to the bucket",
-            _ => "correct the query (or set on_bad_record)",
+            Some(RunError::BadRecord { .. }) => {
+                "set on_bad_record to dead_letter or skip, or widen the schema"
+            }
+            _ => "correct the query",
         };
         // What S3 refuses, it refuses whatever the records are.
         let records = match &self.last_error {

@@ -91,6 +91,12 @@ impl CommitStatus {
         self.inner.degraded.subscribe()
     }
 
+    /// True while a commit or a publication waits for DynamoDB or S3.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.inner.degraded.borrow().is_some()
+    }
+
     pub(super) fn add(&self, count: Count) {
         self.inner.counts[count as usize].fetch_add(1, Ordering::Relaxed);
     }
@@ -139,10 +145,12 @@ mod tests {
         status.waits("b", &error);
         let shows = || shown.borrow().as_ref().map(|f| format!("{} {}", f.code, f.message));
         assert_eq!(shows().as_deref(), Some("MR3005 a: no"));
+        assert!(status.is_waiting());
         status.goes_on("a");
         assert_eq!(shows().as_deref(), Some("MR3005 b: no"));
         status.goes_on("b");
         assert_eq!(shows(), None);
+        assert!(!status.is_waiting());
     }
 
     #[test]

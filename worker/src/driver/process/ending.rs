@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use millrace_common::error::Code;
 use millrace_common::error::Error;
+use millrace_common::id::ApplicationName;
+use millrace_proto::v1;
 
 use super::{Driver, Wish, Work};
 use crate::driver::batch::actor::Outcome;
@@ -38,24 +40,30 @@ impl Driver {
             Outcome::Failed(error) => End::Failed(error, false),
             Outcome::Commit(error) => self.commit_ended(error),
             Outcome::Ended(how, proof) => {
-                self.leave_clean(&work.committer, proof.map(|proof| *proof)).await;
+                let proof = proof.map(|proof| *proof);
+                let is_published = proof.is_some();
+                self.leave_clean(&work.committer, proof).await;
                 match how {
                     EndedHow::Stopped if self.wish == Wish::Move => return End::HandedOver,
                     EndedHow::Drained if self.spec.replay.is_some() => return self.finished(work),
                     EndedHow::Stopped | EndedHow::Drained => return End::Stopped,
                     EndedHow::DrainDeadline => {}
                 }
-                let lag_ms = work.input.borrow().millis_behind_latest.unwrap_or(-1);
-                End::DrainDeadline(Error::new(
-                    Code::DrainDeadline,
-                    format!(
-                        "the drain of {} did not end by its deadline; it is {lag_ms} ms behind",
-                        self.spec.name
-                    ),
-                    "submit it again and drain with a longer deadline; nothing is lost",
-                ))
+                End::DrainDeadline(self.drain_overdue(work, is_published))
             }
         }
+    }
+
+    /// Why the drain did not end in time, and what is left for the next start.
+    fn drain_overdue(&self, work: &Work, is_published: bool) -> Error {
+        let lag = match work.input.borrow().millis_behind_latest {
+            Some(lag_ms) => format!("it is {lag_ms} ms behind"),
+            None => "how far it is behind is not known".to_owned(),
+        };
+        let late = work.late.borrow().clone();
+        let failing = work.totals.borrow().failing.clone().map(|(_, failure)| failure);
+        let cause = late.or(failing);
+        drain_overdue(&self.spec.name, &lag, cause, is_published)
     }
 
     /// All of a replay's range is read and published.
@@ -88,6 +96,29 @@ impl Driver {
             fenced => fenced.is_retryable(),
         };
         End::Failed(error.explain(&self.spec.name), retryable)
+    }
+}
+
+/// The error of a drain that is ended by its deadline.
+pub(super) fn drain_overdue(
+    name: &ApplicationName,
+    how_far: &str,
+    cause: Option<v1::Failure>,
+    is_published: bool,
+) -> Error {
+    let left = match is_published {
+        true => "",
+        false => "; what is committed becomes visible at its next start",
+    };
+    let message = format!("the drain of {name} did not end by its deadline; {how_far}{left}");
+    let again = "submit it again and drain with a longer deadline; nothing is lost";
+    match cause {
+        None => Error::new(Code::DrainDeadline, message, again),
+        Some(cause) => {
+            let next_move = format!("{}; then {again}", cause.next_move);
+            Error::new(Code::DrainDeadline, message, next_move)
+                .caused_by(Error::from_failure(cause))
+        }
     }
 }
 

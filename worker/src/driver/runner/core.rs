@@ -79,23 +79,19 @@ pub(super) fn classify(error: &str, plan: &BatchPlan) -> RunError {
             let block = BlockId::new(block);
             RunError::BlockLost { executor: holder(&block), block, detail }
         }
-        Some(Fault::BadRecord { source, shard, sequence_number, detail }) => RunError::Query {
-            place: Some(RecordPlace {
-                source: source.into(),
-                shard: shard.into(),
-                sequence_number,
-            }),
+        Some(Fault::BadRecord { source, shard, sequence_number, detail }) => RunError::BadRecord {
+            place: RecordPlace { source: source.into(), shard: shard.into(), sequence_number },
             detail,
         },
         Some(Fault::Panic { detail }) => {
-            RunError::Query { place: None, detail: format!("a function panicked: {detail}") }
+            RunError::Query { detail: format!("a function panicked: {detail}") }
         }
         Some(Fault::Sink { retryable, code, detail, next_move }) => {
             RunError::Sink { retryable, code, detail, next_move }
         }
         Some(Fault::Disk { detail }) => RunError::Disk { detail },
         Some(Fault::Cancelled) => RunError::Cancelled,
-        None => RunError::Query { place: None, detail: error.to_owned() },
+        None => RunError::Query { detail: error.to_owned() },
     }
 }
 
@@ -347,8 +343,17 @@ mod tests {
         let fault = Fault::Disk { detail: "No space left on device".into() };
         let error = classify(&format!("stage 1: {fault}"), &plan);
         assert!(matches!(error, RunError::Disk { .. }), "{error:?}");
+        let fault = Fault::BadRecord {
+            source: "logs".into(),
+            shard: "shard-3".into(),
+            sequence_number: "7".into(),
+            detail: "column n: \"x\" is no int".into(),
+        };
+        let error = classify(&format!("stage 1: {fault}"), &plan);
+        let RunError::BadRecord { place, .. } = error else { panic!("{error:?}") };
+        assert_eq!((&*place.shard, place.sequence_number.as_str()), ("shard-3", "7"));
         let error = classify("Divide by zero", &plan);
-        assert!(matches!(error, RunError::Query { place: None, .. }));
+        assert!(matches!(error, RunError::Query { .. }));
     }
 
     #[test]

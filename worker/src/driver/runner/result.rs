@@ -70,12 +70,18 @@ pub enum RunError {
         /// What the block store said.
         detail: String,
     },
-    /// The query failed on its data: a cast, an overflow, a bad record under policy `fail`, a
-    /// panic in a function. Never the fault of an executor.
+    /// A record does not fit the schema, and the policy is `fail`. Never the fault of an executor.
+    #[error("a record does not fit: {detail}")]
+    BadRecord {
+        /// Which.
+        place: RecordPlace,
+        /// Why it does not fit.
+        detail: String,
+    },
+    /// The query failed on its data: a cast, an overflow, a panic in a function. Never the fault of
+    /// an executor.
     #[error("the query failed: {detail}")]
     Query {
-        /// Source, shard and sequence number, where the scan could tell.
-        place: Option<RecordPlace>,
         /// What the engine said.
         detail: String,
     },

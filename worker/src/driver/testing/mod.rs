@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use millrace_common::application::{ApplicationSpec, S3Location};
 use millrace_common::clock::{Clock, SharedClock, SystemClock};
-use millrace_common::error::Error;
+use millrace_common::error::{Code, Error};
 use millrace_common::position::{HashKeyRange, SequenceNumber};
 use millrace_sql::plan::upload::Upload;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +61,8 @@ struct State {
     /// Calls that mark the head's batch as published.
     num_marks: u32,
     runs_held: bool,
+    /// S3 answers 503 to every Complete.
+    completes_refused: bool,
 }
 
 /// The machine's clock, turned forward.
@@ -179,6 +181,11 @@ impl Fake {
         self.lock().runs_held = held;
     }
 
+    /// While refused, S3 answers 503 to every Complete.
+    pub(super) fn refuse_completes(&self, refused: bool) {
+        self.lock().completes_refused = refused;
+    }
+
     /// Calls that marked the head's batch as published, and whether it is marked.
     pub(super) fn marks(&self) -> (u32, bool) {
         let state = self.lock();
@@ -271,6 +278,10 @@ impl Buckets for Fake {
 impl UploadStore for Fake {
     async fn complete(&self, upload: &PendingUpload) -> Completed {
         let mut state = self.lock();
+        if state.completes_refused {
+            let error = Error::new(Code::Throttled, "s3 is slowed down", "wait");
+            return Completed { answer: CompleteAnswer::Open, server_ms: None, error: Some(error) };
+        }
         let object = state.objects.get_mut(&upload.key).expect("an upload that was made");
         object.1 = true;
         Completed { answer: CompleteAnswer::Done, server_ms: None, error: None }
@@ -420,13 +431,23 @@ impl BatchRunner for Fake {
 
 /// What a query says of a record that it can not take.
 pub(super) fn query_error() -> RunError {
-    RunError::Query {
-        place: Some(RecordPlace {
-            source: "logs".into(),
-            shard: "a".into(),
-            sequence_number: "3".into(),
-        }),
-        detail: "division by zero".into(),
+    RunError::Query { detail: "division by zero".into() }
+}
+
+/// What a scan says of a record that is no JSON.
+pub(super) fn bad_record() -> RunError {
+    let (source, shard) = ("logs".into(), "a".into());
+    let place = RecordPlace { source, shard, sequence_number: "3".into() };
+    RunError::BadRecord { place, detail: "not JSON".into() }
+}
+
+/// What a task says of an S3 that refuses for now.
+pub(super) fn slow_down() -> RunError {
+    RunError::Sink {
+        retryable: true,
+        code: "SlowDown".into(),
+        detail: "503".into(),
+        next_move: String::new(),
     }
 }
 
