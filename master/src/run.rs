@@ -21,8 +21,8 @@ use crate::control::{Control, Core, Identity};
 use crate::grpc::{self, Leader, Serving, Shared};
 use crate::moment::Moment;
 use crate::store::{
-    Campaign, LeaderTiming, Leadership, Store, StoreError, Tenure, Writer, WriterEvent, campaign,
-    hold,
+    Campaign, Known, LeaderTiming, Leadership, Store, StoreError, Tenure, Writer, WriterEvent,
+    campaign, hold,
 };
 use crate::{http, place};
 
@@ -60,7 +60,7 @@ pub async fn run(
         tracing::warn!(%local, "nobody else can reach this address: set --advertise");
     }
     let (announce, serving) = watch::channel(None);
-    let (known, leader) = watch::channel(None);
+    let (known, leader) = watch::channel(Known::default());
     let shared = Shared {
         leader: Leader::new(serving, leader),
         store: Arc::clone(&store),
@@ -151,8 +151,8 @@ struct Master {
     /// What the containers' tokens are sealed with.
     secrets: Option<Arc<Secrets>>,
     announce: watch::Sender<Option<Serving>>,
-    /// Where another master leads.
-    known: watch::Sender<Option<String>>,
+    /// Where another master leads, or why that is not known.
+    known: watch::Sender<Known>,
 }
 
 impl Master {
@@ -197,6 +197,7 @@ impl Master {
                 take_over_after: self.config.leader_take_over_after,
             },
             &tenure,
+            &self.known,
             &end,
         );
         let work = async {

@@ -144,6 +144,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
+    use crate::store::Known;
 
     const LOOK: &str = "/api/v1/cluster";
     const CHANGE: &str = "/millrace.v1.ClientService/KillApplication";
@@ -151,7 +152,8 @@ mod tests {
     /// The gate of a master that stands by.
     fn standby(secrets: Option<&Secrets>) -> Gate {
         let (_, serving) = watch::channel(None);
-        let (_, known) = watch::channel(Some("10.0.0.6:7070".to_owned()));
+        let (_, known) =
+            watch::channel(Known { leader: Some("10.0.0.6:7070".to_owned()), trouble: None });
         let clock: SharedClock = ManualClock::at(1_000);
         Gate {
             secrets: secrets.cloned().map(Arc::new),

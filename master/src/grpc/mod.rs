@@ -24,7 +24,7 @@ use tonic::service::{Routes, RoutesBuilder};
 
 use crate::access::{Audit, Principal};
 use crate::control::{Control, Read};
-use crate::store::{Store, Tenure};
+use crate::store::{Known, Store, Tenure};
 
 /// How long a peer may take from opening a stream to its first message.
 const FIRST_MESSAGE_DEADLINE: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ const STREAM_CAPACITY: usize = 1_024;
 #[derive(Clone, Debug)]
 pub(crate) struct Leader {
     serving: watch::Receiver<Option<Serving>>,
-    known: watch::Receiver<Option<String>>,
+    known: watch::Receiver<Known>,
 }
 
 /// A master at work as the leader.
@@ -49,11 +49,12 @@ pub(crate) struct Serving {
 }
 
 impl Leader {
-    /// The way that `serving` shows; `known` is where another master leads.
+    /// The way that `serving` shows; `known` is where another master leads, or why
+    /// that is not known.
     #[must_use]
     pub(crate) fn new(
         serving: watch::Receiver<Option<Serving>>,
-        known: watch::Receiver<Option<String>>,
+        known: watch::Receiver<Known>,
     ) -> Self {
         Self { serving, known }
     }
@@ -65,7 +66,7 @@ impl Leader {
     pub(crate) fn control(&self) -> Result<Addr<Control>, Error> {
         match &*self.serving.borrow() {
             Some(serving) if serving.tenure.is_valid() => Ok(serving.control.clone()),
-            _ => Err(Error::not_leader(self.known.borrow().as_deref())),
+            _ => Err(self.known.borrow().refusal()),
         }
     }
 

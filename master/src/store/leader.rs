@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use millrace_common::clock::Clock;
-use millrace_common::error::Error;
+use millrace_common::error::{Code, Error};
+use millrace_proto::v1;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,47 @@ pub struct Leadership {
     pub item: LeaderItem,
     /// Monotonic time just before it was written.
     pub since: Duration,
+}
+
+/// What a master that does not lead knows of who does.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Known {
+    /// Where the leading master is reached, as `host:port`.
+    pub leader: Option<String>,
+    /// Why the store does not say who leads, or does not let this master go on leading.
+    pub trouble: Option<v1::Failure>,
+}
+
+impl Known {
+    /// The refusal of whoever asks this master.
+    #[must_use]
+    pub fn refusal(&self) -> Error {
+        let refusal = Error::not_leader(self.leader.as_deref());
+        match &self.trouble {
+            Some(trouble) => refusal.caused_by(Error::from_failure(trouble.clone())),
+            None => refusal,
+        }
+    }
+
+    fn fails(&mut self, error: &StoreError) {
+        self.leader = None;
+        self.trouble = match error {
+            StoreError::Passing(error) | StoreError::Lasting(error) => Some(error.to_failure()),
+            StoreError::Refused | StoreError::Deposed => None,
+        };
+    }
+
+    fn is_silent(&mut self) {
+        self.leader = None;
+        self.trouble = Some(
+            Error::new(
+                Code::AwsUnreachable,
+                "DynamoDB does not answer",
+                "see the endpoint (AWS_ENDPOINT_URL), the network and the region",
+            )
+            .to_failure(),
+        );
+    }
 }
 
 /// What a standby does next.
@@ -95,7 +137,7 @@ impl Campaign {
 }
 
 /// Waits until this master leads; none when `cancel` came first. `known` shows where the leading
-/// master is reached while there is one.
+/// master is reached while there is one, and why that is not known.
 ///
 /// # Errors
 /// What the store says when it will say so again, as that the table is missing.
@@ -104,7 +146,7 @@ pub async fn campaign(
     clock: &dyn Clock,
     mut campaign: Campaign,
     poll_interval: Duration,
-    known: &watch::Sender<Option<String>>,
+    known: &watch::Sender<Known>,
     cancel: &CancellationToken,
 ) -> Result<Option<Leadership>, Error> {
     let mut has_told = false;
@@ -114,17 +156,21 @@ pub async fn campaign(
             Err(StoreError::Lasting(error)) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "the leader item can not be read");
+                known.send_modify(|known| known.fails(&error));
                 if pause(poll_interval, cancel).await { continue } else { return Ok(None) }
             }
         };
         if let Decision::Take(item) = campaign.observe(clock.monotonic(), seen.as_ref()) {
             let since = clock.monotonic();
-            known.send_replace(None);
+            known.send_replace(Known::default());
             match store.write_leader(&item, seen.as_ref()).await {
                 Ok(()) => return Ok(Some(Leadership { item, since })),
                 // Refused, or unknown: the next look tells.
                 Err(StoreError::Lasting(error)) => return Err(error),
-                Err(error) => tracing::debug!(%error, "leadership was not taken"),
+                Err(error) => {
+                    tracing::debug!(%error, "leadership was not taken");
+                    known.send_modify(|known| known.fails(&error));
+                }
             }
         } else {
             let leader = seen.unwrap_or_default();
@@ -132,7 +178,8 @@ pub async fn campaign(
                 tracing::info!(leader = leader.address, term = leader.term, "standing by");
                 has_told = true;
             }
-            known.send_replace(Some(leader.address).filter(|address| !address.is_empty()));
+            let leader = Some(leader.address).filter(|address| !address.is_empty());
+            known.send_replace(Known { leader, trouble: None });
         }
         if !pause(poll_interval, cancel).await {
             return Ok(None);
@@ -148,14 +195,15 @@ async fn pause(interval: Duration, cancel: &CancellationToken) -> bool {
     }
 }
 
-/// Renews leadership and with it `tenure` until it is lost or `cancel` comes; then gives it up. Returns when this master
-/// must not serve any more.
+/// Renews leadership and with it `tenure` until it is lost or `cancel` comes; then gives it up. Returns
+/// when this master must not serve any more. `known` shows what keeps it from renewing.
 pub async fn hold(
     store: &dyn Store,
     clock: &dyn Clock,
     leadership: Leadership,
     timing: LeaderTiming,
     tenure: &Tenure,
+    known: &watch::Sender<Known>,
     cancel: &CancellationToken,
 ) {
     let mut item = leadership.item;
@@ -177,13 +225,20 @@ pub async fn hold(
                 item = next;
                 renewed = asked;
                 tenure.renew(asked);
+                known.send_if_modified(|known| known.trouble.take().is_some());
             }
             Ok(Err(StoreError::Refused)) => {
                 tracing::warn!(term = item.term, "another master has taken over");
                 return;
             }
-            Ok(Err(error)) => tracing::warn!(%error, "leadership could not be renewed"),
-            Err(_) => tracing::warn!("the renewal of leadership had no answer"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "leadership could not be renewed");
+                known.send_modify(|known| known.fails(&error));
+            }
+            Err(_) => {
+                tracing::warn!("the renewal of leadership had no answer");
+                known.send_modify(Known::is_silent);
+            }
         }
         if clock.monotonic().saturating_sub(renewed) >= timing.step_down_after {
             tracing::error!(after = ?timing.step_down_after, "not renewed: stepping down");

@@ -18,7 +18,7 @@ use millrace_common::id::{ApplicationName, NodeId};
 use millrace_proto::v1;
 
 pub use self::dynamo::DynamoStore;
-pub use self::leader::{Campaign, LeaderTiming, Leadership, campaign, hold};
+pub use self::leader::{Campaign, Known, LeaderTiming, Leadership, campaign, hold};
 pub use self::tenure::Tenure;
 pub use self::writer::{Writer, WriterEvent};
 pub use crate::access::TokenRecord;

@@ -64,7 +64,7 @@ fn a_term_that_nodes_have_seen_is_passed() {
 async fn win(store: &MemoryStore, instance: &str) -> Leadership {
     let clock = SystemClock::shared();
     let poll = Duration::from_millis(1);
-    let (known, _) = watch::channel(None);
+    let (known, _) = watch::channel(Known::default());
     campaign(store, &*clock, standby(instance), poll, &known, &CancellationToken::new())
         .await
         .unwrap()
@@ -85,7 +85,10 @@ async fn a_lost_answer_does_not_cost_leadership() {
     let held = {
         let (store, clock, cancel) = (Arc::clone(&store), clock.clone(), cancel.clone());
         let won = won.clone();
-        tokio::spawn(async move { hold(&*store, &*clock, won, TIMING, &tenure(), &cancel).await })
+        tokio::spawn(async move {
+            let (known, _) = watch::channel(Known::default());
+            hold(&*store, &*clock, won, TIMING, &tenure(), &known, &cancel).await;
+        })
     };
     let renewed = async {
         while store.leader().unwrap().counter < won.item.counter + 5 {
@@ -107,8 +110,12 @@ async fn a_leader_that_can_not_renew_steps_down() {
     store.inject(&[Fault::Fail; 1_000]);
     let (clock, cancel) = (SystemClock::shared(), CancellationToken::new());
     let tenure = tenure();
-    let held = hold(&store, &*clock, won, TIMING, &tenure, &cancel);
+    let (known, shown) = watch::channel(Known::default());
+    let held = hold(&store, &*clock, won, TIMING, &tenure, &known, &cancel);
     tokio::time::timeout(Duration::from_secs(5), held).await.expect("it steps down");
+    let refusal = shown.borrow().refusal().to_failure();
+    assert_eq!(refusal.code, "MR2012");
+    assert!(refusal.message.contains(": MR3008: "), "it says why: {refusal:?}");
 }
 
 #[tokio::test]
@@ -122,7 +129,8 @@ async fn a_leader_that_was_overtaken_steps_down_and_writes_nothing_more() {
     let (clock, cancel) = (SystemClock::shared(), CancellationToken::new());
     let term = first.item.term;
     let tenure = tenure();
-    let held = hold(&*store, &*clock, first, TIMING, &tenure, &cancel);
+    let (known, _) = watch::channel(Known::default());
+    let held = hold(&*store, &*clock, first, TIMING, &tenure, &known, &cancel);
     tokio::time::timeout(Duration::from_secs(5), held).await.expect("it steps down");
 
     assert_eq!(store.load(9).await.unwrap().nodes, ["n1".into()]);
