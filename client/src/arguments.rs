@@ -83,6 +83,8 @@ pub(crate) enum Command {
     Why(Named),
     /// List the committed batches of an application.
     Batches(Batches),
+    /// Show up to where each shard of an application is committed.
+    Positions(Named),
     /// Stop an application after its current batch, or drained.
     Stop(Stop),
     /// End an application now; its open batch is given up and read again by the next start.

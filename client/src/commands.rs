@@ -16,6 +16,7 @@ mod nodes;
 mod objects;
 mod plan;
 mod policy;
+mod positions;
 mod preflight;
 mod produce;
 mod repair;
@@ -47,6 +48,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
         Command::Status(command) => status::run(global, output, &command.name).await,
         Command::Why(command) => why::run(global, output, &command.name).await,
         Command::Batches(command) => batches::run(global, output, &command).await,
+        Command::Positions(command) => positions::run(global, output, &command.name).await,
         Command::Stop(command) => end::stop(global, output, &command).await,
         Command::Kill(command) => end::kill(global, output, &command.name).await,
         Command::Logs(command) => logs::run(global, output, &command).await,

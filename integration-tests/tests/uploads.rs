@@ -4,6 +4,9 @@
 //! The worker must be built with its feature `failpoints`, as `test.sh` does.
 #![cfg(feature = "failpoints")]
 
+use std::collections::BTreeMap;
+
+use aws_sdk_kinesis::types::ShardIteratorType;
 use millrace_integration_tests::application::File;
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
 use millrace_integration_tests::eventually::{PATIENCE, within};
@@ -95,4 +98,37 @@ async fn only_what_no_commit_can_name_is_aborted() {
     expected.extend((0..10).map(|i| (format!("b{i}"), 20)));
     assert_equal(&objects::word_counts(&found), &expected);
     cluster.wait_for_no_containers().await;
+    its_positions_are_the_ends_of_the_shards(&cluster, name).await;
+}
+
+/// What is committed up to is the last record of each shard, as Kinesis numbers it.
+async fn its_positions_are_the_ends_of_the_shards(cluster: &Cluster, name: &str) {
+    let kinesis = cluster.aws.endpoint.kinesis();
+    let listed = kinesis.list_shards().stream_name("lines").send().await.expect("it is there");
+    let mut ends = BTreeMap::new();
+    for shard in listed.shards() {
+        let from = ShardIteratorType::TrimHorizon;
+        let iterator = kinesis.get_shard_iterator().stream_name("lines");
+        let iterator = iterator.shard_id(shard.shard_id()).shard_iterator_type(from).send().await;
+        let iterator = iterator.expect("an iterator").shard_iterator.expect("its text");
+        let answer = kinesis.get_records().shard_iterator(iterator).send().await;
+        let answer = answer.expect("its records");
+        assert_eq!(answer.millis_behind_latest, Some(0), "one answer holds the shard");
+        let last = answer.records.last().map(|record| record.sequence_number.clone());
+        ends.insert(shard.shard_id.clone(), last);
+    }
+    assert!(ends.len() == 4 && ends.values().all(Option::is_some), "{ends:?}");
+    let shown = cluster.millrace(&["positions", name, "--json"]).await.success().json();
+    let shards = shown["shards"].as_array().expect("a list");
+    let found = shards.iter().map(|shard| {
+        assert_eq!((&shard["source"], &shard["ended"]), (&"logs".into(), &false.into()), "{shown}");
+        let sequence = shard["sequence_number"].as_str().map(str::to_owned);
+        (shard["shard_id"].as_str().expect("its id").to_owned(), sequence)
+    });
+    assert_eq!(found.collect::<BTreeMap<_, _>>(), ends, "{shown}");
+    assert!(shown["batch"].as_u64() > Some(0), "{shown}");
+    let table = cluster.millrace(&["positions", name]).await.success().stdout;
+    for end in ends.into_values().flatten() {
+        assert!(table.contains(&end), "{end} in {table}");
+    }
 }
