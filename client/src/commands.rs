@@ -32,6 +32,7 @@ mod wait;
 mod why;
 
 use millrace_common::aws::{AwsSettings, Clients};
+use millrace_common::error::Result;
 
 use self::wait::master;
 use crate::arguments::{Arguments, Command, Node};
@@ -76,7 +77,14 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Outcome {
     }
 }
 
-/// AWS as the environment has it.
-async fn aws() -> Outcome<Clients> {
-    Ok(Clients::load(&AwsSettings::default()).await?)
+/// AWS as `settings` and the environment have it. An endpoint that does not answer is named, and
+/// given up on soon.
+async fn aws(output: &Output, settings: &AwsSettings) -> Result<Clients> {
+    let output = Output::new(output.json());
+    let tell = move |text: &str| {
+        if !output.json() {
+            output.say(text);
+        }
+    };
+    Clients::for_a_person(settings, tell).await
 }

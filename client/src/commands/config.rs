@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::master;
+use super::subject::specification;
 use crate::arguments::{Config, Global};
 use crate::ended::Outcome;
 use crate::output::{Align, Output, table};
@@ -19,15 +20,8 @@ const SHOWN_MAX: usize = 80;
 pub(super) async fn run(global: &Global, output: &Output, command: &Config) -> Outcome {
     let client = master(global).await?;
     let name = &command.named.name;
-    let (application, _) = client.application(name).await?;
-    let spec = application.spec.as_ref().ok_or_else(|| {
-        Error::new(
-            Code::Protocol,
-            format!("the master gives no specification of {name}"),
-            "see whether client and master are of one version",
-        )
-    })?;
-    let mut keys = ApplicationSpec::from_proto(spec)?.effective();
+    let spec = specification(&client, name).await?;
+    let mut keys = ApplicationSpec::from_proto(&spec)?.effective();
     for key in &mut keys {
         // A program that submits by itself says nothing of origins.
         if spec.origins.is_empty() && key.origin == DEFAULT_ORIGIN {

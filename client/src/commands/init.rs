@@ -1,16 +1,18 @@
 //! `millrace init`: makes the DynamoDB table that holds the heads and the master's state, and the
 //! buckets that are asked for.
 
+use millrace_common::aws::{AwsSettings, Clients};
 use millrace_common::table;
 use serde_json::json;
 
-use super::{aws, buckets};
+use super::buckets;
 use crate::arguments::Init;
 use crate::ended::Outcome;
 use crate::output::Output;
 
 pub(super) async fn run(output: &Output, command: &Init) -> Outcome {
-    let clients = aws().await?;
+    // Making a bucket may take its time.
+    let clients = Clients::load(&AwsSettings::default()).await?;
     let name = &command.table;
     let spinner = output.spinner(&format!("making table {name}"));
     let created = table::create_if_missing(&clients.dynamodb, name).await;

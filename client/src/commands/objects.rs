@@ -5,7 +5,7 @@
 use aws_sdk_s3::Client;
 use aws_sdk_s3::types::Object;
 use jiff::Timestamp;
-use millrace_common::aws::{Kind, explain, kind};
+use millrace_common::aws::{AwsSettings, Kind, explain, kind};
 use millrace_common::error::{Code, Error, Result};
 use millrace_common::retry::{self, Backoff};
 use serde::Serialize;
@@ -36,7 +36,7 @@ struct ObjectView {
 
 pub(super) async fn ls(output: &Output, path: &str) -> Outcome {
     let path = parse(path)?;
-    let objects = list(&s3_of(&aws().await?, &path.bucket).await, &path).await?;
+    let objects = list(&s3_of(&aws(output, &AwsSettings::default()).await?, &path.bucket).await, &path).await?;
     let views: Vec<_> = objects.iter().map(|object| view(&path.bucket, object)).collect();
     output.result(&views, || {
         if views.is_empty() {
@@ -60,7 +60,7 @@ pub(super) async fn ls(output: &Output, path: &str) -> Outcome {
 
 pub(super) async fn cat(output: &Output, path: &str) -> Outcome {
     let path = parse(path)?;
-    let client = s3_of(&aws().await?, &path.bucket).await;
+    let client = s3_of(&aws(output, &AwsSettings::default()).await?, &path.bucket).await;
     if !path.key.is_empty() && !path.key.ends_with('/') {
         return write_object(&client, output, &path).await;
     }

@@ -8,13 +8,14 @@ use millrace_common::aws::Clients;
 use millrace_common::aws::rights::{self, Arns, Role, account_of};
 use millrace_common::error::{Error, Result};
 
+use super::aws;
 use crate::arguments::{Policy, PolicyRole};
 use crate::ended::Outcome;
 use crate::output::Output;
 
 pub(super) async fn run(output: &Output, command: &Policy) -> Outcome {
     let spec = command.source.load()?;
-    let clients = Clients::load(&spec.aws).await?;
+    let clients = aws(output, &spec.aws).await?;
     let account = account(command.account.as_deref(), &spec, &clients).await?;
     let arns =
         Arns { spec: &spec, account: &account, region: clients.region(), table: &command.table };

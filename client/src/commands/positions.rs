@@ -40,7 +40,7 @@ struct ShardView {
 }
 
 pub(super) async fn run(global: &Global, output: &Output, name: &str) -> Outcome {
-    let subject = Subject::find(global, name).await?;
+    let subject = Subject::find(global, output, name).await?;
     let head = subject.head().await?;
     let view = view(name, head.as_ref());
     output.result(&view, || {

@@ -22,13 +22,15 @@ use millrace_common::retry::{self, Backoff};
 use serde_json::json;
 
 use self::finding::{Finding, Verdict, summary};
-use super::policy;
+use super::{aws, policy};
 use crate::arguments::Preflight;
 use crate::ended::Outcome;
 use crate::output::Output;
 
 /// Tries of each call: a passing failure must not be taken for a fault of the account.
 const TRIES: u32 = 4;
+/// What stands in ARNs for an account that is not known.
+const ACCOUNT_UNKNOWN: &str = "ACCOUNT";
 /// AWS refuses a signature that is older or newer than this; S3 allows 15 minutes.
 const SKEW_REFUSED_MS: i64 = 5 * 60 * 1_000;
 /// From here on a clock is worth a warning: it is not kept, and will go on drifting.
@@ -37,12 +39,21 @@ const SKEW_WARNED_MS: i64 = 30 * 1_000;
 pub(super) async fn run(output: &Output, command: &Preflight) -> Outcome {
     let spec = command.source.load()?;
     millrace_sql::validate(&spec).await?;
-    let clients = Clients::load(&spec.aws).await?;
-    let account = policy::account(command.account.as_deref(), &spec, &clients).await?;
-    let arns =
-        Arns { spec: &spec, account: &account, region: clients.region(), table: &command.table };
+    let clients = aws(output, &spec.aws).await?;
+    let told = command.account.as_deref();
+    let (account, unknown) = match policy::account(told, &spec, &clients).await {
+        Ok(account) => (Some(account), None),
+        // Nothing can be tried by nobody.
+        Err(error) if error.code() == Code::Credentials => return Err(error.into()),
+        Err(error) => (None, Some(error)),
+    };
+    let named = account.as_deref().unwrap_or(ACCOUNT_UNKNOWN);
+    let arns = Arns { spec: &spec, account: named, region: clients.region(), table: &command.table };
     let streams = StreamClients::load(&spec, &clients).await?;
     let mut trial = Trial { spec: &spec, clients: &clients, streams, arns, findings: Vec::new() };
+    if let Some(error) = unknown {
+        trial.add("these credentials", "account", Verdict::Untried, without_account(&error));
+    }
     let spinner = output.spinner(&format!("trying what {} needs", spec.name));
     trial.streams().await;
     trial.head().await;
@@ -70,6 +81,15 @@ pub(super) async fn run(output: &Output, command: &Preflight) -> Outcome {
         )
         .into()),
     }
+}
+
+/// What it means that the account is not known.
+fn without_account(error: &Error) -> String {
+    let why = std::error::Error::source(error).map_or_else(String::new, |why| format!(" ({why})"));
+    format!(
+        "it is not known{why}: streams are asked for by name, and statements to add say \
+         {ACCOUNT_UNKNOWN} in its place; give it with --account"
+    )
 }
 
 /// A preflight under way.

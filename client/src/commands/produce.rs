@@ -13,6 +13,7 @@ mod stream;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
+use millrace_common::aws::{AwsSettings, Clients};
 use millrace_common::clock::SystemClock;
 use millrace_common::error::{Code, Error};
 use millrace_common::shutdown;
@@ -33,11 +34,14 @@ const BATCHES_AHEAD: usize = 4;
 
 pub(super) async fn run(output: &Output, command: Produce) -> Outcome {
     let records = Records::open(&command)?;
-    let clients = aws().await?;
+    let settings = AwsSettings::default();
+    // The stream is looked for as a person waits; records may be on their way for longer.
+    let looking = aws(output, &settings).await?;
+    let clients = Clients::load(&settings).await?;
     let stopped = shutdown::on_signal()
         .map_err(|error| Error::internal("signals can not be heard").caused_by(error))?;
     tokio::select! {
-        ready = stream::ready(output, &clients.kinesis, &command.stream, command.create_shards) =>
+        ready = stream::ready(output, &looking.kinesis, &command.stream, command.create_shards) =>
             ready?,
         () = stopped.cancelled() => {
             return report(output, &command.stream, &Summary::default(), 0, 0.0);

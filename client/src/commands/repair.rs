@@ -54,7 +54,7 @@ struct RangeView {
 
 pub(super) async fn run(global: &Global, output: &Output, command: &Repair) -> Outcome {
     let name = &command.named.name;
-    let subject = Subject::find(global, name).await?;
+    let subject = Subject::find(global, output, name).await?;
     let head = subject.head().await?.filter(|head| !head.pending.is_empty());
     let Some(head) = head else {
         return Err(Error::new(

@@ -11,21 +11,20 @@ use millrace_client::Client;
 use millrace_client::view::{ReplayView, has_ended, state_name};
 use millrace_common::application::ApplicationSpec;
 use millrace_common::application::replay::{self, Range};
-use millrace_common::aws::Clients;
 use millrace_common::clock::SystemClock;
 use millrace_common::error::{Code, Error, Result};
 use millrace_common::random;
 use millrace_proto::v1;
 use serde_json::json;
 
-use super::{master, plan, wait};
+use super::{aws, master, plan, wait};
 use crate::arguments::{Global, Replay};
 use crate::ended::{Ended, Outcome};
 use crate::output::Output;
 
 pub(super) async fn run(global: &Global, output: &Output, command: Replay) -> Outcome {
     let of = command.source.load()?;
-    let aws = Clients::load(&of.aws).await?;
+    let aws = aws(output, &of.aws).await?;
     let streams = checks::streams(&of, &aws, output).await?;
     let dated = streams.iter().map(|stream| stream.server_ms).filter(|ms| *ms > 0).max();
     let now_ms = dated.unwrap_or_else(|| SystemClock::shared().now_ms());

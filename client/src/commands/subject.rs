@@ -11,9 +11,25 @@ use millrace_common::error::{Code, Error, Result};
 use millrace_common::head::{self, Head, RunOrder, run_of_key};
 use millrace_common::id::ApplicationName;
 use millrace_common::retry::{self, Backoff};
+use millrace_proto::v1;
 
 use super::buckets::s3_of;
+use super::{aws, master};
 use crate::arguments::Global;
+use crate::ended::Outcome;
+use crate::output::Output;
+
+/// The specification of an application, as the master has it.
+pub(super) async fn specification(client: &Client, name: &str) -> Result<v1::ApplicationSpec> {
+    let (application, _) = client.application(name).await?;
+    application.spec.ok_or_else(|| {
+        Error::new(
+            Code::Protocol,
+            format!("the master gives no specification of {name}"),
+            "see whether client and master are of one version",
+        )
+    })
+}
 
 /// Tries of a call that may be sent again.
 pub(super) const TRIES: u32 = 5;
@@ -40,20 +56,12 @@ pub(super) struct OpenUpload {
 
 impl Subject {
     /// Asks the master for the application and makes the clients that it says.
-    pub(super) async fn find(global: &Global, name: &str) -> Result<Self> {
+    pub(super) async fn find(global: &Global, output: &Output, name: &str) -> Outcome<Self> {
         let name: ApplicationName = name.parse()?;
-        let client = Client::connect(&global.master, global.token()?).await?;
-        let (application, _) = client.application(name.as_str()).await?;
+        let client = master(global).await?;
+        let spec = ApplicationSpec::from_proto(&specification(&client, name.as_str()).await?)?;
         let table = client.cluster().await?.table;
-        let spec = application.spec.as_ref().ok_or_else(|| {
-            Error::new(
-                Code::Protocol,
-                format!("the master gives no specification of {name}"),
-                "see whether client and master are of one version",
-            )
-        })?;
-        let spec = ApplicationSpec::from_proto(spec)?;
-        let aws = Clients::load(&spec.aws).await?;
+        let aws = aws(output, &spec.aws).await?;
         Ok(Self { name, client, spec, aws, table })
     }
 

@@ -48,7 +48,7 @@ pub(super) async fn run(global: &Global, output: &Output, command: &Uploads) -> 
 }
 
 async fn list(global: &Global, output: &Output, name: &str) -> Outcome {
-    let subject = Subject::find(global, name).await?;
+    let subject = Subject::find(global, output, name).await?;
     let (open, head) = look(&subject).await?;
     let views: Vec<_> =
         open.iter().map(|upload| view(upload, fate_of(head.as_ref(), upload))).collect();
@@ -63,7 +63,7 @@ async fn list(global: &Global, output: &Output, name: &str) -> Outcome {
 
 async fn gc(global: &Global, output: &Output, command: &UploadsGc) -> Outcome {
     let name = &command.named.name;
-    let subject = Subject::find(global, name).await?;
+    let subject = Subject::find(global, output, name).await?;
     let (open, head) = look(&subject).await?;
     let of = |wanted: Fate| {
         let matches = |upload: &&OpenUpload| fate_of(head.as_ref(), upload) == wanted;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Said, millrace};
+use crate::support::{Said, millrace, program, run};
 
 const GOOD: &str = r#"
 name = "word-count"
@@ -269,6 +269,45 @@ async fn aws_without_a_region_is_said_at_once() {
 async fn an_s3_path_that_is_none_is_refused() {
     let said = millrace(&["ls", "results/word-count"]).await;
     assert!(said.refused(1, "MR1003").contains("results/word-count"), "{said:?}");
+}
+
+/// Runs a command whose AWS takes connections and never says a word; gives the endpoint too.
+async fn in_vain(arguments: &[&str]) -> (Said, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let environment = [
+        ("AWS_ENDPOINT_URL", endpoint.as_str()),
+        ("AWS_REGION", "eu-west-1"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+    ];
+    (run(&program(), arguments, &environment).await, endpoint)
+}
+
+/// The promise is 20 s; the rest is for a busy machine.
+const IN_VAIN_WITHIN: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn an_endpoint_that_says_nothing_is_named_and_given_up_on() {
+    let (said, endpoint) = in_vain(&["cat", "s3://results/word-count/part"]).await;
+    said.refused(1, "MR3008");
+    let waiting = format!("waiting for an answer of {endpoint}");
+    assert_eq!(said.err.lines().filter(|line| *line == waiting).count(), 1, "{said:?}");
+    assert!(said.took < IN_VAIN_WITHIN, "{said:?}");
+}
+
+#[tokio::test]
+async fn many_calls_in_vain_take_no_longer_than_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("app.toml");
+    std::fs::write(&file, GOOD).unwrap();
+    let (said, _) = in_vain(&["preflight", &file.display().to_string(), "--json"]).await;
+    let error: serde_json::Value = serde_json::from_str(&said.err).unwrap();
+    assert_eq!((said.code, &error["code"]), (Some(1), &"MR3012".into()), "{said:?}");
+    assert!(said.took < IN_VAIN_WITHIN, "{said:?}");
+    let found: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let failed = found["findings"].as_array().unwrap().iter();
+    assert!(failed.filter(|finding| finding["verdict"] == "failed").count() > 6, "{said:?}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 mod account;
 mod explain;
+mod patience;
 pub mod rights;
 mod server_date;
 mod streams;
@@ -17,6 +18,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 pub use self::explain::{Kind, detail, error_code, explain, in_region, kind, region_of};
 pub use self::server_date::ServerDate;
@@ -79,6 +81,8 @@ pub struct Clients {
     pub s3: aws_sdk_s3::Client,
     region: String,
     shared: SdkConfig,
+    /// How answers are waited for; none: as the SDK does, each to its own deadline.
+    http: Option<SharedHttpClient>,
 }
 
 impl Clients {
@@ -87,7 +91,27 @@ impl Clients {
     /// # Errors
     /// [`Code::Credentials`] when no region is set anywhere.
     pub async fn load(settings: &AwsSettings) -> Result<Self, Error> {
-        Self::load_with(settings, None).await
+        Self::load_with(settings, None, None).await
+    }
+
+    /// As [`Clients::load`], for a command that a person waits for: what does not answer is told by
+    /// `tell`, in words, after 2 s, and given up on after 12 s.
+    ///
+    /// # Errors
+    /// As [`Clients::load`].
+    pub async fn for_a_person(
+        settings: &AwsSettings,
+        tell: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        Self::load_with(settings, None, Some(patience::client(Box::new(tell)))).await
+    }
+
+    /// Others with these settings, that wait as these do.
+    ///
+    /// # Errors
+    /// As [`Clients::load`].
+    pub async fn beside(&self, settings: &AwsSettings) -> Result<Self, Error> {
+        Self::load_with(settings, None, self.http.clone()).await
     }
 
     /// As [`Clients::load`], with these keys instead of the environment's: for a local cluster,
@@ -101,10 +125,14 @@ impl Clients {
         secret_key: &str,
     ) -> Result<Self, Error> {
         let keys = Credentials::new(access_key, secret_key, None, None, "given");
-        Self::load_with(settings, Some(keys)).await
+        Self::load_with(settings, Some(keys), None).await
     }
 
-    async fn load_with(settings: &AwsSettings, keys: Option<Credentials>) -> Result<Self, Error> {
+    async fn load_with(
+        settings: &AwsSettings,
+        keys: Option<Credentials>,
+        http: Option<SharedHttpClient>,
+    ) -> Result<Self, Error> {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .retry_config(RetryConfig::disabled())
             .timeout_config(
@@ -126,6 +154,9 @@ impl Clients {
         if let Some(keys) = keys {
             loader = loader.credentials_provider(keys);
         }
+        if let Some(http) = &http {
+            loader = loader.http_client(http.clone());
+        }
         // Boxed: the chain of credentials is a large future, and every caller would carry it.
         let mut shared = Box::pin(loader.load()).await;
         if let Some(role) = &settings.role_arn {
@@ -144,6 +175,7 @@ impl Clients {
             s3: s3_client(&shared, None),
             region,
             shared,
+            http,
         })
     }
 

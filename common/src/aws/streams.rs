@@ -32,7 +32,7 @@ impl StreamClients {
         for source in spec.sources.values() {
             let settings = of_source(&source.aws, &source.stream, &spec.aws, clients.region());
             let client = match settings {
-                Some(settings) => Clients::load(&settings).await?.kinesis,
+                Some(settings) => clients.beside(&settings).await?.kinesis,
                 // Or it would get the client of another source whose stream has its name.
                 None if source.stream.starts_with("arn:") => clients.kinesis.clone(),
                 None => continue,

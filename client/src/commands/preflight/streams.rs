@@ -3,9 +3,10 @@
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::types::{RecordDistributionStrategy, ShardIteratorType, StreamStatus};
 use millrace_common::application::{OutOfRangePolicy, SourceSpec};
+use millrace_common::aws::rights::account_of;
 use millrace_common::aws::{Kind, ServerDate, kind};
 
-use super::{Trial, Verdict, send};
+use super::{ACCOUNT_UNKNOWN, Trial, Verdict, send};
 
 const DESCRIBE: &str = "kinesis:DescribeStreamSummary";
 const LIST: &str = "kinesis:ListShards";
@@ -28,7 +29,7 @@ impl Trial<'_> {
 
     async fn stream(&mut self, name: &str, source: &SourceSpec) {
         let subject = format!("stream {}", source.stream);
-        let mut arn = self.arns.stream(source);
+        let arn = self.arns.stream(source);
         // As the file names it: an ARN may be of another account.
         let name_only = (arn != source.stream).then(|| source.stream.clone());
         let kinesis = self.streams.of(&source.stream).clone();
@@ -42,9 +43,11 @@ impl Trial<'_> {
         let answer = send(describe).await;
         self.clock(date.get_ms());
         let summary = self.judge(&subject, DESCRIBE, answer);
+        let is_known = account_of(&arn) != Some(ACCOUNT_UNKNOWN);
+        let mut arn = is_known.then_some(arn);
         if let Some(summary) = summary.and_then(|answer| answer.stream_description_summary) {
             self.status(&subject, &summary.stream_status);
-            arn.clone_from(&summary.stream_arn);
+            arn = Some(summary.stream_arn);
             if summary.record_distribution_strategy == Some(RecordDistributionStrategy::Auto) {
                 for warning in of_auto_stream(name, source, &self.spec.query.sql) {
                     self.add(&subject, "distribution", Verdict::Warning, warning);
@@ -52,13 +55,19 @@ impl Trial<'_> {
             }
         }
 
-        let answer = send(|| kinesis.list_shards().stream_arn(&arn).max_results(1).send()).await;
+        let by_name = arn.is_none().then(|| source.stream.clone());
+        let answer = send(|| {
+            let call = kinesis.list_shards().set_stream_arn(arn.clone()).max_results(1);
+            call.set_stream_name(by_name.clone()).send()
+        })
+        .await;
         let listed = self.judge(&subject, LIST, answer).and_then(|answer| answer.shards);
         let shard = listed.and_then(|shards| shards.into_iter().next());
         let shard = shard.map_or_else(|| FIRST_SHARD.to_owned(), |shard| shard.shard_id);
 
         let answer = send(|| {
-            let call = kinesis.get_shard_iterator().stream_arn(&arn).shard_id(&shard);
+            let call = kinesis.get_shard_iterator().set_stream_arn(arn.clone()).shard_id(&shard);
+            let call = call.set_stream_name(by_name.clone());
             call.shard_iterator_type(ShardIteratorType::Latest).send()
         })
         .await;
@@ -76,7 +85,7 @@ impl Trial<'_> {
         };
         // Where an endpoint knows no dry run, one record is read, which takes nothing away.
         let answer = send(|| {
-            let call = kinesis.get_records().stream_arn(&arn).shard_iterator(&iterator);
+            let call = kinesis.get_records().set_stream_arn(arn.clone()).shard_iterator(&iterator);
             call.limit(1).dry_run(true).send()
         })
         .await;
