@@ -1,4 +1,4 @@
-"""Make an IAM role with the first policy document, and a user with the second who may also assume it.
+"""Make an IAM role with the first policy document, which trusts a user with the second.
 
 The AWS endpoint and the credentials of the caller come from the environment. Prints the role's ARN
 and the user's keys as one JSON object.
@@ -25,8 +25,6 @@ def main():
     role = iam.create_role(RoleName="millrace-reader", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
     iam.put_role_policy(RoleName="millrace-reader", PolicyName="test", PolicyDocument=of_role)
     iam.put_user_policy(UserName="millrace-caller", PolicyName="test", PolicyDocument=of_user)
-    assume = document(Action="sts:AssumeRole", Resource=role)
-    iam.put_user_policy(UserName="millrace-caller", PolicyName="assume", PolicyDocument=assume)
     key = iam.create_access_key(UserName="millrace-caller")["AccessKey"]
     made = {"role_arn": role, "access_key_id": key["AccessKeyId"], "secret_access_key": key["SecretAccessKey"]}
     json.dump(made, sys.stdout)

@@ -10,7 +10,7 @@ use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize, Policies};
 use millrace_integration_tests::command::{Output, base_environment, binary, run};
 use millrace_integration_tests::eventually::{PATIENCE, within};
 use millrace_integration_tests::words::{Counts, assert_equal};
-use millrace_integration_tests::{ministack, objects};
+use millrace_integration_tests::{emulator, ministack, objects};
 use millrace_proto::v1::ApplicationState;
 use serde_json::Value;
 
@@ -184,29 +184,69 @@ async fn preflight_names_exactly_what_is_taken_out_of_the_policy() {
 async fn a_source_is_read_by_a_role_of_its_own() {
     let Some(python) = ministack::python("roles on ministack") else { return };
     let (directory, path) = file();
-    let whole = policy(&path, "application").await;
-    let all = actions(&whole);
-    let is_of_stream = |action: &&String| action.starts_with("kinesis:");
-    let less = |drop: bool| {
-        let dropped = all.iter().filter(|action| is_of_stream(action) == drop);
-        dropped.fold(whole.clone(), |policy, action| without(&policy, action)).to_string()
-    };
-    let (of_role, of_user) = (less(false), less(true));
+    let role = format!("arn:aws:iam::{ACCOUNT}:role/millrace-reader");
+    let setting = format!("source.logs.aws.role_arn={role}");
     let aws = ministack::start(&python, true, directory.path()).await;
     let _ = millrace(&aws.endpoint, &["init"]).await.success();
     aws.create_stream("lines", 1).await;
     aws.create_bucket("results").await;
-    let (role, caller) = ministack::role(&python, &aws.endpoint, &of_role, &of_user).await;
+    let arguments = ["policy", &path, "--account", ACCOUNT, "--set", &setting];
+    let whole = millrace(&aws.endpoint, &arguments).await.success().json();
+    let mut statements = list(&whole["Statement"]).iter();
+    let assume = statements.find(|one| one["Sid"] == "AssumeRoles").expect("the role is in it");
+    assert_eq!(assume["Action"], serde_json::json!(["sts:AssumeRole"]));
+    assert_eq!(assume["Resource"], serde_json::json!([role]));
+    let all = actions(&whole);
+    let is_of_stream = |action: &&String| action.starts_with("kinesis:");
+    let less = |drop: bool| {
+        let dropped = all.iter().filter(|action| is_of_stream(action) == drop);
+        dropped.fold(whole.clone(), |policy, action| without(&policy, action))
+    };
+    let (of_role, of_user) = (less(false).to_string(), less(true));
+    let (made, caller) =
+        ministack::role(&python, &aws.endpoint, &of_role, &of_user.to_string()).await;
+    assert_eq!(made, role);
 
     let alone = millrace(&caller, &["preflight", &path, "--json"]).await;
     let missing = alone.json()["missing"].clone();
     let reading =
         ["kinesis:DescribeStreamSummary", "kinesis:ListShards", "kinesis:GetShardIterator"];
     assert_eq!(missing, serde_json::json!(reading), "{alone}");
-    let setting = format!("source.logs.aws.role_arn={role}");
     let arguments = ["preflight", &path, "--set", &setting, "--json"];
     let by_role = millrace(&caller, &arguments).await.success();
     assert_eq!(by_role.json()["missing"], serde_json::json!([]), "{by_role}");
+    assert!(verdicts(&by_role.json(), "ok").contains(&"sts:AssumeRole".to_owned()), "{by_role}");
+
+    let unable = without(&of_user, "sts:AssumeRole").to_string();
+    let [unable] = &ministack::many_users(&python, &aws.endpoint, &[unable]).await[..] else {
+        panic!("one user is made of one policy");
+    };
+    let refused = millrace(unable, &arguments).await;
+    assert_eq!(refused.json()["missing"], serde_json::json!(["sts:AssumeRole"]), "{refused}");
+    assert_eq!(verdicts(&refused.json(), "untried"), ["kinesis:DescribeStreamSummary"]);
+}
+
+/// The emulator has no STS.
+#[tokio::test]
+async fn without_an_account_preflight_tries_what_needs_none() {
+    let (directory, path) = file();
+    let aws = emulator::start(directory.path()).await;
+    let _ = millrace(&aws.endpoint, &["init", "--bucket", "results"]).await.success();
+    let output = millrace(&aws.endpoint, &["preflight", &path, "--json"]).await;
+    let error: Value = serde_json::from_str(&output.stderr).expect("an error is one object");
+    assert_eq!(error["code"], "MR3012", "{output}");
+    assert!(error["message"].as_str().expect("a text").contains("stream lines"), "{output}");
+    let value = output.json();
+    assert_eq!(value["account"], Value::Null, "{output}");
+    assert_eq!(verdicts(&value, "untried")[0], "account", "{output}");
+    let said = &list(&value["findings"])[0]["detail"];
+    assert!(said.as_str().expect("a text").contains("give it with --account"), "{output}");
+    assert!(verdicts(&value, "ok").contains(&"s3:PutObject".to_owned()), "{output}");
+    assert!(verdicts(&value, "ok").contains(&"dynamodb:UpdateItem".to_owned()), "{output}");
+    // The stream tells it.
+    aws.create_stream("lines", 1).await;
+    let output = millrace(&aws.endpoint, &["preflight", &path, "--json"]).await.success();
+    assert_eq!(output.json()["account"], ACCOUNT, "{output}");
 }
 
 #[tokio::test]

@@ -36,7 +36,9 @@ struct ObjectView {
 
 pub(super) async fn ls(output: &Output, path: &str) -> Outcome {
     let path = parse(path)?;
-    let objects = list(&s3_of(&aws(output, &AwsSettings::default()).await?, &path.bucket).await, &path).await?;
+    let objects =
+        list(&s3_of(&aws(output, &AwsSettings::default()).await?, &path.bucket).await, &path)
+            .await?;
     let views: Vec<_> = objects.iter().map(|object| view(&path.bucket, object)).collect();
     output.result(&views, || {
         if views.is_empty() {

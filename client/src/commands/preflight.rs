@@ -8,6 +8,7 @@
 mod finding;
 mod head;
 mod places;
+mod roles;
 mod streams;
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -48,13 +49,15 @@ pub(super) async fn run(output: &Output, command: &Preflight) -> Outcome {
         Err(error) => (None, Some(error)),
     };
     let named = account.as_deref().unwrap_or(ACCOUNT_UNKNOWN);
-    let arns = Arns { spec: &spec, account: named, region: clients.region(), table: &command.table };
+    let arns =
+        Arns { spec: &spec, account: named, region: clients.region(), table: &command.table };
     let streams = StreamClients::load(&spec, &clients).await?;
     let mut trial = Trial { spec: &spec, clients: &clients, streams, arns, findings: Vec::new() };
     if let Some(error) = unknown {
         trial.add("these credentials", "account", Verdict::Untried, without_account(&error));
     }
     let spinner = output.spinner(&format!("trying what {} needs", spec.name));
+    trial.roles().await?;
     trial.streams().await;
     trial.head().await;
     trial.lease_tables().await;

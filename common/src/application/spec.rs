@@ -73,6 +73,13 @@ impl ApplicationSpec {
             _ => None,
         })
     }
+
+    /// The roles of single sources, which the credentials of the nodes have to assume; those of a
+    /// profile of their own are for that profile.
+    pub fn source_roles(&self) -> impl Iterator<Item = &str> {
+        let own = self.sources.values().filter(|source| source.aws.profile.is_none());
+        own.filter_map(|source| source.aws.role_arn.as_deref())
+    }
 }
 
 /// `[resources]`.

@@ -1,6 +1,10 @@
-//! Which account the credentials are of.
+//! Whose the credentials are: their account, and the roles that they may assume.
 
-use super::{Clients, explain};
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+
+use super::{Clients, ROLE_SESSION, explain};
 use crate::error::{Code, Error};
 
 impl Clients {
@@ -21,5 +25,18 @@ impl Clients {
                 "see that the endpoint speaks STS",
             )
         })
+    }
+
+    /// Tries to assume a role; what that gives is thrown away.
+    ///
+    /// # Errors
+    /// What STS answers.
+    pub async fn try_role(
+        &self,
+        role: &str,
+    ) -> Result<(), SdkError<AssumeRoleError, HttpResponse>> {
+        let sts = aws_sdk_sts::Client::new(&self.shared);
+        let call = sts.assume_role().role_arn(role).role_session_name(ROLE_SESSION);
+        call.send().await.map(drop)
     }
 }

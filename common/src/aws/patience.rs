@@ -74,7 +74,8 @@ struct Endpoint {
 impl Waits {
     /// How long an answer of `endpoint` is waited for that is asked now; none when it was given up on.
     fn begin(&mut self, endpoint: &str, now: Instant) -> Option<Duration> {
-        let is_another = |(name, other): (&String, &Endpoint)| name != endpoint && other.is_given_up;
+        let is_another =
+            |(name, other): (&String, &Endpoint)| name != endpoint && other.is_given_up;
         let limit = if self.0.iter().any(is_another) { AFTERWARDS } else { IN_VAIN };
         let entry = self.0.entry(endpoint.to_owned()).or_default();
         let waited = now.saturating_duration_since(*entry.since.get_or_insert(now));

@@ -6,7 +6,7 @@ use millrace_common::application::{OutOfRangePolicy, SourceSpec};
 use millrace_common::aws::rights::account_of;
 use millrace_common::aws::{Kind, ServerDate, kind};
 
-use super::{ACCOUNT_UNKNOWN, Trial, Verdict, send};
+use super::{ACCOUNT_UNKNOWN, Finding, Trial, Verdict, roles, send};
 
 const DESCRIBE: &str = "kinesis:DescribeStreamSummary";
 const LIST: &str = "kinesis:ListShards";
@@ -29,6 +29,10 @@ impl Trial<'_> {
 
     async fn stream(&mut self, name: &str, source: &SourceSpec) {
         let subject = format!("stream {}", source.stream);
+        if self.is_denied_its_role(source) {
+            self.add(&subject, DESCRIBE, Verdict::Untried, "its role can not be assumed");
+            return;
+        }
         let arn = self.arns.stream(source);
         // As the file names it: an ARN may be of another account.
         let name_only = (arn != source.stream).then(|| source.stream.clone());
@@ -90,6 +94,13 @@ impl Trial<'_> {
         })
         .await;
         self.judge(&subject, RECORDS, answer);
+    }
+
+    fn is_denied_its_role(&self, source: &SourceSpec) -> bool {
+        let Some(role) = &source.aws.role_arn else { return false };
+        let subject = roles::subject(role);
+        let is_of = |finding: &&Finding| finding.subject == subject;
+        self.findings.iter().find(is_of).is_some_and(|found| found.verdict != Verdict::Ok)
     }
 
     /// A stream that is given by ARN may lie elsewhere than its source is told to look.

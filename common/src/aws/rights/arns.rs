@@ -29,6 +29,7 @@ impl Arns<'_> {
             On::LeaseTables => self.spec.lease_tables().map(|table| self.table(table)).collect(),
             On::Results => self.places().map(|place| self.keys_below(place)).collect(),
             On::Buckets => self.places().map(|place| self.bucket(place)).collect(),
+            On::Roles => self.spec.source_roles().map(ToOwned::to_owned).collect(),
         };
         all.into_iter().collect()
     }

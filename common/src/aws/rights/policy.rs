@@ -51,6 +51,7 @@ fn sid(on: On) -> &'static str {
         On::LeaseTables => "ReadLeases",
         On::Results => "WriteResults",
         On::Buckets => "LookAtBuckets",
+        On::Roles => "AssumeRoles",
     }
 }
 
@@ -120,6 +121,24 @@ dead_letter_path = "s3://dead/"
         assert_eq!(leases["Action"], json!(["dynamodb:Scan"]));
         let table = "arn:aws:dynamodb:eu-west-1:123456789012:table/lines-kcl";
         assert_eq!(leases["Resource"], json!([table]));
+    }
+
+    #[test]
+    fn the_role_of_a_source_may_be_assumed_and_no_other() {
+        let role = "arn:aws:iam::999999999999:role/reader";
+        let own = format!("\"lines\"\naws = {{ role_arn = \"{role}\" }}");
+        let of_profile =
+            "stream = \"s\"\naws = { profile = \"p\", role_arn = \"arn:aws:iam::1:role/r\" }";
+        let third = format!("[source.third]\n{of_profile}\nformat = \"text\"\n[query]");
+        let text = FILE.replacen("\"lines\"", &own, 1).replacen("[query]", &third, 1);
+        let spec = parse_toml("app.toml", &text, &[]).unwrap();
+        let arns =
+            Arns { spec: &spec, account: "123456789012", region: "eu-west-1", table: "millrace" };
+        let policy = document(&[Role::Application], &arns);
+        let statements = policy["Statement"].as_array().unwrap();
+        let roles = statements.iter().find(|statement| statement["Sid"] == "AssumeRoles").unwrap();
+        assert_eq!(roles["Action"], json!(["sts:AssumeRole"]));
+        assert_eq!(roles["Resource"], json!([role]), "a profile's role is for that profile");
     }
 
     #[test]

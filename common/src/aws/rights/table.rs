@@ -29,6 +29,8 @@ pub enum On {
     Results,
     /// The buckets of the sink's paths.
     Buckets,
+    /// The roles that its sources are read as, where they name one of their own.
+    Roles,
 }
 
 /// One right.
@@ -50,7 +52,7 @@ const fn right(role: Role, action: &'static str, on: On, why: &'static str) -> R
 
 /// All rights.
 pub const RIGHTS: &[Right] = {
-    use On::{Buckets, Head, LeaseTables, Results, Streams, Table};
+    use On::{Buckets, Head, LeaseTables, Results, Roles, Streams, Table};
     use Role::{Application, Master, Operator, Optional};
     &[
         right(
@@ -62,6 +64,7 @@ pub const RIGHTS: &[Right] = {
         right(Application, "kinesis:ListShards", Streams, "find the shards, also new ones"),
         right(Application, "kinesis:GetShardIterator", Streams, "begin to read a shard"),
         right(Application, "kinesis:GetRecords", Streams, "read records"),
+        right(Application, "sts:AssumeRole", Roles, "read a source as the role that it names"),
         right(Application, "dynamodb:GetItem", Head, "read the head"),
         right(Application, "dynamodb:UpdateItem", Head, "take the head, and commit batches"),
         right(Application, "dynamodb:PutItem", Head, "store the chunks of a large head"),
@@ -122,7 +125,7 @@ mod tests {
             assert!(seen.insert((format!("{:?}", right.role), right.action)), "{right:?}");
             assert!(!right.action.contains('*'), "{right:?}");
             let (service, action) = right.action.split_once(':').unwrap();
-            assert!(["kinesis", "dynamodb", "s3"].contains(&service), "{right:?}");
+            assert!(["kinesis", "sts", "dynamodb", "s3"].contains(&service), "{right:?}");
             assert!(action.starts_with(|c: char| c.is_ascii_uppercase()), "{right:?}");
         }
     }
