@@ -20,7 +20,7 @@ use millrace_common::error::Error;
 use millrace_common::table::DEFAULT_TABLE;
 
 pub(crate) use self::file::{FileAndSettings, Plan, Policy, PolicyRole, Preflight, Shards};
-pub(crate) use self::local::{Local, LocalDirectory, LocalUp};
+pub(crate) use self::local::{DEFAULT_DIRECTORY, Local, LocalDirectory, LocalUp};
 pub(crate) use self::replay::Replay;
 pub(crate) use self::token::{Token, TokenCreate};
 use crate::times::{parse_duration, parse_since, parse_start};

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use millrace_common::error::Error;
+use millrace_common::error::{Code, Error};
 
 use crate::arguments::Arguments;
 use crate::ended::{Ended, Exit};
@@ -44,10 +44,28 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help and version go to standard output; a wrong command line to standard error.
+/// Help and version go to standard output; a wrong command line to standard error, as an object for
+/// programs.
 fn usage(error: &clap::Error) -> ExitCode {
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !asked && std::env::args_os().any(|argument| argument == "--json") {
+        let refused = Error::new(Code::InvalidValue, what_is_wrong(error), "see `millrace --help`");
+        return Output::new(true).ended(&Ended::Error(refused, Exit::Usage));
+    }
     // Nothing is left to be done when the terminal itself is gone.
     error.print().ok();
     if asked { Exit::Done.into() } else { Exit::Usage.into() }
+}
+
+/// The complaint about a command line, without the usage below it.
+fn what_is_wrong(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "the command line lacks a command or its arguments".to_owned();
+    }
+    let text = error.to_string();
+    let end = text.find("\nUsage:").or_else(|| text.find("\nFor more information"));
+    let text = &text[..end.unwrap_or(text.len())];
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let text = lines.join("; ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
 }

@@ -5,6 +5,7 @@
 //! ordinary tools; progress is drawn only on a terminal.
 //! Owned by `main`; every command borrows it.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -161,6 +162,12 @@ fn one_line(text: &str) -> String {
         .join("; ")
 }
 
+/// A number of things: `1 record`, `2 records`.
+pub(crate) fn counted<N: Display + PartialEq + From<u8>>(number: N, one: &str) -> String {
+    let end = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {one}{end}")
+}
+
 /// How a column of a table is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Align {
@@ -215,6 +222,12 @@ mod tests {
             ],
         );
         assert_eq!(text, "NAME        BATCH\nword-count      7\nx            1200");
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(counted(1_u64, "record"), "1 record");
+        assert_eq!(counted(0_usize, "upload"), "0 uploads");
     }
 
     #[test]

@@ -512,7 +512,9 @@ async fn no_worker_comes_in_without_the_token_of_nodes(local: &Local, bad: &Bad,
         let arguments = [&node[..], &["--host", "127.0.0.1"], more].concat();
         run(&binary("millrace-worker"), &arguments, &base_environment(), PATIENCE).await
     };
-    run(&[]).await.assert_refused("MR2020", &["no token"]);
+    let refused = run(&[]).await;
+    refused.assert_refused("MR2020", &["no token"]);
+    assert!(refused.stderr.contains("with --token-file node.token"), "{refused}");
     let file = local.directory.path().join("uninvited.token");
     let path = file.display().to_string();
     for (token, code) in [

@@ -20,11 +20,14 @@ pub(crate) enum Local {
     Status(LocalDirectory),
 }
 
+/// Where a local cluster is when nobody says.
+pub(crate) const DEFAULT_DIRECTORY: &str = ".millrace";
+
 /// The directory of a local cluster.
 #[derive(Debug, Args)]
 pub(crate) struct LocalDirectory {
     /// Directory of the cluster's data, logs and process ids.
-    #[arg(long, value_name = "D", default_value = ".millrace")]
+    #[arg(long, value_name = "D", default_value = DEFAULT_DIRECTORY)]
     pub(crate) dir: PathBuf,
 }
 

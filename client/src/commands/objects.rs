@@ -61,9 +61,9 @@ pub(super) async fn ls(output: &Output, path: &str) -> Outcome {
 }
 
 pub(super) async fn cat(output: &Output, path: &str) -> Outcome {
-    let path = parse(path)?;
+    let path = some_of_a_bucket(parse(path)?)?;
     let client = s3_of(&aws(output, &AwsSettings::default()).await?, &path.bucket).await;
-    if !path.key.is_empty() && !path.key.ends_with('/') {
+    if !path.key.ends_with('/') {
         return write_object(&client, output, &path).await;
     }
     for object in list(&client, &path).await? {
@@ -163,6 +163,22 @@ fn parse(text: &str) -> Result<Path> {
     Ok(Path { bucket: bucket.to_owned(), key: key.to_owned() })
 }
 
+/// Refuses a path that names a whole bucket: nobody means to print that.
+fn some_of_a_bucket(path: Path) -> Result<Path> {
+    if !path.key.is_empty() {
+        return Ok(path);
+    }
+    let bucket = &path.bucket;
+    Err(Error::new(
+        Code::InvalidValue,
+        format!("s3://{bucket} names a bucket and no object in it"),
+        format!(
+            "write s3://{bucket}/KEY, or s3://{bucket}/PREFIX/ for all below it; `millrace ls \
+             s3://{bucket}/` lists what is there"
+        ),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +188,9 @@ mod tests {
         let path = |bucket: &str, key: &str| Path { bucket: bucket.into(), key: key.into() };
         assert_eq!(parse("s3://results/a/b/").unwrap(), path("results", "a/b/"));
         assert_eq!(parse("s3://results").unwrap(), path("results", ""));
+        let whole = parse("s3://results/").and_then(some_of_a_bucket).unwrap_err();
+        assert!(whole.next_move().contains("s3://results/PREFIX/"), "{whole}");
+        some_of_a_bucket(parse("s3://results/a/").unwrap()).unwrap();
         for wrong in ["results/a", "s3://", "s3:///a", "/tmp/a"] {
             assert_eq!(parse(wrong).unwrap_err().code(), Code::InvalidValue, "{wrong}");
         }

@@ -27,7 +27,7 @@ use self::records::Records;
 use super::aws;
 use crate::arguments::Produce;
 use crate::ended::Outcome;
-use crate::output::Output;
+use crate::output::{Output, counted};
 
 /// Batches read ahead of the calls: enough that a call never waits for a file.
 const BATCHES_AHEAD: usize = 4;
@@ -99,13 +99,14 @@ fn report(output: &Output, stream: &str, summary: &Summary, skipped: u64, second
     output.result(&value, || {
         let skipped = match skipped {
             0 => String::new(),
-            skipped => format!(", {skipped} empty lines left out"),
+            skipped => format!(", {} left out", counted(skipped, "empty line")),
         };
         format!(
-            "{} records, {}, {} retries, {seconds:.1} s{skipped}",
-            summary.records,
+            "{}, {}, {} {}, {seconds:.1} s{skipped}",
+            counted(summary.records, "record"),
             HumanBytes(summary.bytes),
-            summary.retries
+            summary.retries,
+            if summary.retries == 1 { "retry" } else { "retries" }
         )
     })
 }

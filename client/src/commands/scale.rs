@@ -19,6 +19,7 @@ pub(super) async fn scale(global: &Global, output: &Output, command: &Scale) -> 
     output.result(&view, || {
         let has = view.num_executors;
         let asked = match view.scaled_to {
+            Some(1) => "1 executor is asked for".to_owned(),
             Some(count) => format!("{count} executors are asked for"),
             None => "its file decides about the number of executors again".to_owned(),
         };

@@ -15,7 +15,7 @@ use super::confirm::confirm;
 use super::subject::{OpenUpload, Subject, TRIES};
 use crate::arguments::{Global, Uploads, UploadsGc};
 use crate::ended::{Ended, Outcome};
-use crate::output::{Align, Output, table};
+use crate::output::{Align, Output, counted, table};
 use crate::times::show_time;
 
 /// An open upload as `--json` shows it.
@@ -81,9 +81,10 @@ async fn gc(global: &Global, output: &Output, command: &UploadsGc) -> Outcome {
     if !command.dry_run && !orphans.is_empty() {
         if !command.yes {
             output.say(&show(&done.orphans));
-            let many = orphans.len();
-            let consequence =
-                format!("{many} uploads that no commit of {name} can name are aborted");
+            let consequence = match orphans.len() {
+                1 => format!("an upload that no commit of {name} can name is aborted"),
+                many => format!("{many} uploads that no commit of {name} can name are aborted"),
+            };
             confirm(&format!("aborting uploads of {name}"), &consequence)?;
         }
         for orphan in &orphans {
@@ -98,7 +99,9 @@ async fn gc(global: &Global, output: &Output, command: &UploadsGc) -> Outcome {
             (many, true) => {
                 format!("{}\n{name}: {many} would be aborted; {kept}", show(&done.orphans))
             }
-            (_, false) => format!("{name}: {} uploads aborted; {kept}", done.num_aborted),
+            (_, false) => {
+                format!("{name}: {} aborted; {kept}", counted(done.num_aborted, "upload"))
+            }
         }
     })
 }

@@ -249,6 +249,23 @@ async fn errors_for_programs_are_one_object() {
 }
 
 #[tokio::test]
+async fn a_wrong_command_line_is_one_object_too() {
+    for (line, names) in [
+        (&["--json", "batches", "wc", "--limit", "0"][..], "--limit"),
+        (&["logs", "wc", "--jsn", "--json"], "--jsn"),
+        (&["--json"], "command"),
+    ] {
+        let said = millrace(line).await;
+        assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "{said:?}");
+        let error: serde_json::Value = serde_json::from_str(&said.err).unwrap();
+        assert_eq!((&error["code"], &error["exit_code"]), (&"MR1003".into(), &2.into()));
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(names) && !message.contains("Usage"), "{said:?}");
+        assert!(!message.contains("error:"), "{said:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_command_line_has_exit_code_2() {
     for line in ["", "sumbit", "stop", "reset a --to noon", "stop a --deadline 5s", "produce"] {
         let arguments: Vec<_> = line.split_whitespace().collect();

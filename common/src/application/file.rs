@@ -75,6 +75,9 @@ pub fn parse_with(origin: &str, text: &str, changes: &Changes) -> Result<Applica
     for setting in &changes.params {
         let declared = |name: &str| spec.params.get(name).map(|param| param.data_type.clone());
         let (name, param) = params::parse_setting(setting, declared)?;
+        if !spec.params.contains_key(&name) {
+            params::check_is_named(&name, &spec.query.sql)?;
+        }
         origins.insert(format!("params.{name}"), "flag --param".to_owned());
         spec.params.insert(name, param);
     }

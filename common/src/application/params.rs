@@ -3,6 +3,8 @@
 //! Promises: each has a declared or an evident type, and a name that SQL can spell. Whether the value
 //! fits its type is known to `millrace-sql`; what a secret is, to the containers alone.
 
+use std::collections::BTreeSet;
+
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -94,6 +96,36 @@ pub(super) fn parse_setting(
     Ok((name.to_owned(), param))
 }
 
+/// Checks that the query names a parameter that the file does not declare: else it can only be
+/// misspelt. A name in a text or a comment of the query is taken for one.
+///
+/// # Errors
+/// [`Code::InvalidValue`].
+pub(super) fn check_is_named(name: &str, sql: &str) -> Result<(), Error> {
+    let named = names_in(sql);
+    if named.contains(name) {
+        return Ok(());
+    }
+    let next = match named.iter().map(|name| format!("${name}")).collect::<Vec<_>>().as_slice() {
+        [] => "leave it out: the query names no parameter".to_owned(),
+        names => format!("the query names {}", names.join(", ")),
+    };
+    let message =
+        format!("--param {name}: the query never names ${name}, and [params] declares none");
+    Err(Error::new(Code::InvalidValue, message, next))
+}
+
+/// What stands behind each `$` of a query.
+fn names_in(sql: &str) -> BTreeSet<&str> {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let behind = sql.split('$').skip(1);
+    let names = behind.map(|rest| {
+        let end = rest.find(|c: char| !is_of_name(c)).unwrap_or(rest.len());
+        &rest[..end]
+    });
+    names.filter(|name| !name.is_empty()).collect()
+}
+
 /// Checks that the query can spell a name.
 ///
 /// # Errors
@@ -138,6 +170,17 @@ mod tests {
         is("n:string=5", "n", "string", "5");
         is("list=[1]", "list", "string", "[1]");
         assert_eq!(parse_setting("n", |_| None).unwrap_err().code(), Code::InvalidValue);
+    }
+
+    #[test]
+    fn a_name_that_neither_file_nor_query_knows_is_refused_with_those_there_are() {
+        let sql = "SELECT n FROM logs WHERE level = $level AND ts > $since";
+        check_is_named("level", sql).unwrap();
+        let refused = check_is_named("leve", sql).unwrap_err();
+        assert_eq!(refused.next_move(), "the query names $level, $since");
+        assert!(check_is_named("levels", sql).is_err());
+        let refused = check_is_named("level", "SELECT n FROM logs").unwrap_err();
+        assert!(refused.next_move().starts_with("leave it out"), "{refused}");
     }
 
     #[test]

@@ -330,10 +330,12 @@ fn refuse(message: String, next_move: &str) -> Error {
 fn check(message: &v1::NodeRegister) -> Result<Resources, Error> {
     let id = &message.node_id;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if id.is_empty() || id.len() > NODE_ID_MAX || !id.chars().all(is_plain) {
+    // It stands in addresses, where `..` means another thing.
+    let begins_well = id.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !begins_well || id.len() > NODE_ID_MAX || !id.chars().all(is_plain) {
         return Err(refuse(
             format!("{id:?} is not a node id"),
-            "use 1 to 128 letters, digits, '-', '_' and '.' for --node-id",
+            "use 1 to 128 letters, digits, '-', '_' and '.' for --node-id, a letter or digit first",
         ));
     }
     if message.host.is_empty() || message.instance_id.is_empty() {

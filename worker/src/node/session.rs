@@ -57,7 +57,10 @@ impl Session {
                 .max_decoding_message_size(rpc::MESSAGE_BYTES_MAX)
                 .session(ReceiverStream::new(messages))
                 .await
-                .map_err(|status| Error::from_status(&peer, &status))?
+                .map_err(|status| {
+                    let refused = Error::from_status(&peer, &status);
+                    if token.is_none() { without_token(refused) } else { refused }
+                })?
                 .into_inner();
             Ok(Self { outgoing, incoming })
         };
@@ -89,4 +92,14 @@ impl Session {
             tracing::debug!("the master did not end its side of the stream");
         }
     }
+}
+
+/// What a node is to do that shows no token to a master that asks for one.
+fn without_token(refused: Error) -> Error {
+    if refused.code() != Code::UnknownToken {
+        return refused;
+    }
+    let next = "start this worker with --token-file node.token, which `millrace token init` made \
+                beside the cluster's secret";
+    Error::new(Code::UnknownToken, refused.message(), next)
 }

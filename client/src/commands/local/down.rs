@@ -44,7 +44,11 @@ pub(super) async fn run(output: &Output, directory: &LocalDirectory) -> Outcome 
             [] => String::new(),
             killed => format!("; killed: {}", killed.join(" ")),
         };
-        format!("ended {} processes in {}{killed}", ended.ended, directory.path().display())
+        let what = match ended.ended {
+            1 => "1 process".to_owned(),
+            number => format!("{number} processes"),
+        };
+        format!("ended {what} in {}{killed}", directory.path().display())
     })
 }
 

@@ -130,7 +130,7 @@ pub(super) async fn end(processes: &[Process], grace: Duration) -> Result<Vec<Pr
     Err(Error::new(
         Code::LocalCluster,
         format!("processes {stuck:?} do not end, not even by SIGKILL"),
-        "they wait for a device: see `ps -o pid,stat,wchan`, then run `millrace local down` again",
+        "they wait for a device: see `ps -o pid,stat,wchan`, then run the same command again",
     ))
 }
 

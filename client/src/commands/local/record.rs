@@ -10,6 +10,7 @@ use millrace_common::error::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::process;
+use crate::arguments::DEFAULT_DIRECTORY;
 
 /// Access key that the emulator accepts.
 pub(super) const ACCESS_KEY: &str = "test";
@@ -57,14 +58,31 @@ pub(super) struct Record {
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
+    /// As the user wrote it.
+    named: PathBuf,
+}
+
+/// The command of `millrace local` that does `verb` to the cluster in a directory.
+pub(super) fn command(verb: &str, named: &Path) -> String {
+    if named == Path::new(DEFAULT_DIRECTORY) {
+        return format!("millrace local {verb}");
+    }
+    let named = named.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    match named.chars().all(is_plain) {
+        true => format!("millrace local {verb} --dir {named}"),
+        false => format!("millrace local {verb} --dir '{}'", named.replace('\'', "'\\''")),
+    }
 }
 
 impl Directory {
     /// A directory that must be there.
     pub(super) fn open(path: &Path) -> Result<Self> {
         match path.canonicalize() {
-            Ok(path) => Ok(Self { path }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(none_there(path)),
+            Ok(absolute) => Ok(Self { path: absolute, named: path.to_owned() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(none_there(path, path))
+            }
             Err(error) => Err(unusable(path, error)),
         }
     }
@@ -78,6 +96,11 @@ impl Directory {
     /// The directory, absolute.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The command that does `verb` to the cluster here.
+    pub(super) fn command(&self, verb: &str) -> String {
+        command(verb, &self.named)
     }
 
     /// Keeps other commands off the directory as long as the file is held.
@@ -114,24 +137,30 @@ impl Directory {
 
     /// What was started here.
     pub(super) fn recorded(&self) -> Result<Record> {
-        self.load()?.ok_or_else(|| none_there(&self.path))
+        self.load()?.ok_or_else(|| self.none_here())
     }
 
     /// What runs here.
     pub(super) fn running(&self) -> Result<Record> {
         let record = self.recorded()?;
         match record.processes.iter().find(|process| !process.lives()) {
-            None if record.master.is_empty() => Err(none_there(&self.path)),
+            None if record.master.is_empty() => Err(self.none_here()),
             None => Ok(record),
             Some(dead) => Err(Error::new(
                 Code::LocalCluster,
                 format!("{} of the local cluster in {} has ended", dead.role, self.path.display()),
                 format!(
-                    "read {}, then run `millrace local down` and `millrace local up`",
-                    dead.log.display()
+                    "read {}, then run `{}` and `{}`",
+                    dead.log.display(),
+                    self.command("down"),
+                    self.command("up")
                 ),
             )),
         }
+    }
+
+    fn none_here(&self) -> Error {
+        none_there(&self.path, &self.named)
     }
 
     /// Writes down what was started.
@@ -166,11 +195,11 @@ pub(super) fn unusable(path: &Path, error: std::io::Error) -> Error {
     .caused_by(error)
 }
 
-fn none_there(path: &Path) -> Error {
+fn none_there(path: &Path, named: &Path) -> Error {
     Error::new(
         Code::LocalCluster,
         format!("no local cluster runs in {}", path.display()),
-        "start one with `millrace local up`, or name its directory with --dir",
+        format!("start one with `{}`, or name its directory with --dir", command("up", named)),
     )
 }
 
@@ -198,6 +227,17 @@ mod tests {
         directory.forget().unwrap();
         directory.forget().unwrap();
         assert_eq!(directory.recorded().unwrap_err().code(), Code::LocalCluster);
+    }
+
+    #[test]
+    fn a_command_names_the_directory_unless_it_is_the_usual_one() {
+        assert_eq!(command("up", Path::new(".millrace")), "millrace local up");
+        assert_eq!(command("down", Path::new("/tmp/a-b")), "millrace local down --dir /tmp/a-b");
+        let quoted = r"millrace local env --dir 'it'\''s here'";
+        assert_eq!(command("env", Path::new("it's here")), quoted);
+        let temp = tempfile::tempdir().unwrap();
+        let missing = Directory::open(temp.path()).unwrap().running().unwrap_err();
+        assert!(missing.next_move().contains(&format!("--dir {}", temp.path().display())));
     }
 
     #[test]

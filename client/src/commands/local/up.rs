@@ -14,7 +14,7 @@ use millrace_common::{access, shutdown, table};
 use millrace_proto::v1::NodeState;
 use serde_json::json;
 
-use super::record::{ACCESS_KEY, Directory, REGION, Record, SECRET_KEY, unusable};
+use super::record::{self, ACCESS_KEY, Directory, REGION, Record, SECRET_KEY, unusable};
 use super::{down, environment, process};
 use crate::arguments::LocalUp;
 use crate::commands::buckets;
@@ -47,7 +47,7 @@ pub(super) async fn run(output: &Output, command: &LocalUp) -> Outcome {
         () = interrupted.cancelled() => Err(Error::new(
             Code::LocalCluster,
             "the start was interrupted",
-            "run `millrace local up` again",
+            format!("run `{}` again", record::command("up", &command.directory.dir)),
         )),
     };
     spinner.finish_and_clear();
@@ -75,11 +75,7 @@ pub(super) async fn run(output: &Output, command: &LocalUp) -> Outcome {
             ),
         ])
     })?;
-    let flag = match command.directory.dir.as_path() {
-        path if path == Path::new(".millrace") => String::new(),
-        path => format!(" --dir {}", path.display()),
-    };
-    output.say(&format!("for this shell: eval \"$(millrace local env{flag})\""));
+    output.say(&format!("for this shell: eval \"$({})\"", directory.command("env")));
     Ok(())
 }
 
@@ -99,7 +95,7 @@ fn refuse_if_running(directory: &Directory, output: &Output) -> Result<()> {
             living.len(),
             record.processes.len()
         ),
-        "end it with `millrace local down`, or use another --dir",
+        format!("end it with `{}`, or use another --dir", directory.command("down")),
     ))
 }
 

@@ -377,6 +377,13 @@ fn a_taken_node_id_is_refused() {
         let error = world.core.node_opened(now, 99_999, 1, register).unwrap_err();
         assert_eq!(error.code(), Code::NodeRefused, "{cores} cores, {memory_bytes} bytes");
     }
+    for id in ["", "..", ".n", "-n", "../n", "a/b", "a b", &"n".repeat(129)] {
+        let register = v1::NodeRegister { node_id: id.to_owned(), ..register.clone() };
+        let error = world.core.node_opened(now, 99_999, 1, register).unwrap_err();
+        assert_eq!(error.code(), Code::NodeRefused, "{id:?}");
+    }
+    let register = v1::NodeRegister { node_id: "4.Host-a_b".to_owned(), ..register };
+    world.core.node_opened(now, 99_999, 1, register).unwrap();
 }
 
 #[test]
