@@ -1,15 +1,17 @@
 //! What `millrace` shows of what a master says: tables for people, stable keys for programs, exit
 //! codes for both. The master is a real gRPC server with canned answers.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::support::{Said, millrace};
+use crate::support::{Said, millrace, program};
 use millrace_common::error::{Code, Error};
 use millrace_common::rpc;
 use millrace_proto::v1;
 use millrace_proto::v1::ApplicationState as S;
 use millrace_proto::v1::client_service_server::{ClientService, ClientServiceServer};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -322,23 +324,25 @@ fn failed(code: &str) -> v1::Application {
 
 #[tokio::test]
 async fn a_master_that_is_restarted_is_waited_for() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let listen = address.clone();
-    let server = tokio::spawn(async move {
-        // The one that is there takes a connection and ends; another begins in its place.
-        drop(listener.accept().await.unwrap());
-        drop(listener);
-        let (incoming, _) = rpc::bind(&listen).await.unwrap();
-        let fake = Fake { application: application(S::Running), ..Fake::default() };
-        let service = ClientServiceServer::new(fake);
-        rpc::server().add_service(service).serve_with_incoming(incoming).await.unwrap();
-    });
-    let said = millrace(&["status", "wc", "--master", &address]).await;
-    assert!(said.done().contains("running"), "{said:?}");
-    let talk: Vec<_> = said.err.lines().collect();
-    assert!(talk[0].contains(&address) && talk[0].contains("waiting for it"), "{said:?}");
-    assert_eq!(talk[1..], ["the master is back"], "{said:?}");
+    drop(listener);
+    let mut command = tokio::process::Command::new(program());
+    command.args(["status", "wc", "--master", &address]).env_clear().kill_on_drop(true);
+    let mut command = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut talk = BufReader::new(command.stderr.take().unwrap()).lines();
+    let first = talk.next_line().await.unwrap().unwrap();
+    assert!(first.contains(&address) && first.contains("waiting for it"), "{first}");
+    // Only now there is one.
+    let (incoming, _) = rpc::bind(&address).await.unwrap();
+    let fake = Fake { application: application(S::Running), ..Fake::default() };
+    let service = ClientServiceServer::new(fake);
+    let server = tokio::spawn(rpc::server().add_service(service).serve_with_incoming(incoming));
+    assert_eq!(talk.next_line().await.unwrap().as_deref(), Some("the master is back"));
+    assert_eq!(talk.next_line().await.unwrap(), None);
+    let said = command.wait_with_output().await.unwrap();
+    let out = String::from_utf8(said.stdout).unwrap();
+    assert!(said.status.success() && out.contains("running"), "{out}");
     server.abort();
 }
 
