@@ -252,9 +252,9 @@ pub struct ApplicationView {
     pub task_cores_busy: u32,
     /// Compute threads that are free for tasks.
     pub task_cores_free: u32,
-    /// Records in committed batches of this attempt.
+    /// Records in committed batches since it began, or was reset.
     pub records_total: u64,
-    /// Rows written by committed batches of this attempt.
+    /// Rows written by them, dead letters included.
     pub rows_total: u64,
     /// Bad records in committed batches of this attempt.
     pub bad_records_total: u64,
@@ -270,6 +270,9 @@ pub struct ApplicationView {
     pub buffered_bytes: u64,
     /// Why commits are late, null when they are not.
     pub degraded: Option<String>,
+    /// What its driver does before it reads, null when it is at work.
+    #[serde(default)]
+    pub doing: Option<String>,
     /// What it computes again and how far it is; null when it is no replay.
     #[serde(default)]
     pub replay: Option<ReplayView>,
@@ -323,6 +326,7 @@ impl ApplicationView {
             gaps: report.gaps.iter().map(GapView::new).collect(),
             buffered_bytes: report.buffered_bytes,
             degraded: (!report.degraded.is_empty()).then_some(report.degraded),
+            doing: text(&report.doing),
             replay: ReplayView::new(application),
             containers,
         }
@@ -388,6 +392,9 @@ pub struct BatchView {
     pub num_runs: u32,
     /// Records that did not fit the schema.
     pub num_bad_records: u64,
+    /// True when a later driver completed it: what its own alone knew is null or 0.
+    #[serde(default)]
+    pub recovered: bool,
     /// The files.
     pub files: Vec<String>,
 }
@@ -410,6 +417,7 @@ impl BatchView {
             num_tasks: batch.num_tasks,
             num_runs: batch.num_runs,
             num_bad_records: batch.num_bad_records,
+            recovered: batch.recovered,
             files: batch.files.clone(),
         }
     }

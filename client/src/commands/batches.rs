@@ -98,15 +98,21 @@ fn cells(view: &BatchView) -> [String; 8] {
         }
         _ => "-".to_owned(),
     };
+    // What its own driver alone knew.
+    let by_its_own = |number: u64| match view.recovered {
+        true => "-".to_owned(),
+        false => number.to_string(),
+    };
+    let unknown = if view.recovered { "(recovered)" } else { "-" };
     [
         view.number.to_string(),
-        view.committed_ms.map_or_else(|| "-".to_owned(), show_time),
+        view.committed_ms.map_or_else(|| unknown.to_owned(), show_time),
         took,
         view.num_records.to_string(),
-        view.num_bytes.to_string(),
+        by_its_own(view.num_bytes),
         view.num_rows.to_string(),
         view.num_files.to_string(),
-        view.num_runs.to_string(),
+        by_its_own(u64::from(view.num_runs)),
     ]
 }
 
@@ -147,6 +153,13 @@ mod tests {
         assert_eq!(numbers(&printed.take(&[batch(2, false), batch(3, true)], false)), [2, 3]);
         assert_eq!(numbers(&printed.take(&[batch(3, true), batch(4, false)], true)), [4]);
         assert_eq!(numbers(&printed.take(&[batch(3, true), batch(4, false)], true)), NONE);
+    }
+
+    #[test]
+    fn a_recovered_batch_is_marked_and_shows_no_zeros_for_what_is_not_known() {
+        let recovered = v1::Batch { recovered: true, num_records: 7, ..batch(3, true) };
+        let cells = cells(&BatchView::new(&recovered));
+        assert_eq!(cells, ["3", "(recovered)", "-", "7", "-", "0", "0", "-"]);
     }
 
     #[test]

@@ -36,6 +36,7 @@ fn show(view: &ApplicationView) -> String {
     if view.queue != DEFAULT_QUEUE {
         rows.push(("queue", view.queue.clone()));
     }
+    rows.extend(view.doing.iter().map(|doing| ("doing", doing.clone())));
     rows.push(("executors", executors_asked_for(view)));
     for change in view.scaling.iter().flat_map(|scaling| &scaling.decisions) {
         let at = change.at_ms.map(show_time).unwrap_or_default();

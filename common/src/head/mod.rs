@@ -21,7 +21,7 @@ pub use self::item::{
     ChunkName, HeadItem, Item, Sizes, StoredBody, attribute, item_bytes, parse_chunk_data,
     parse_head, unpack, unreadable, write_units,
 };
-pub use self::orphan::{Fate, RunOrder, fate, run_of_key};
+pub use self::orphan::{Fate, RunOrder, fate, names_dead_letters, run_of_key};
 pub use self::read::read;
 pub use self::state::{
     Gaps, Head, PendingPart, PendingUpload, Positions, ResetRequest, SourceStart, StartFrom, Totals,

@@ -44,6 +44,15 @@ pub fn run_of_key(application: &ApplicationName, key: &str) -> Option<RunOrder> 
     (!extension.is_empty()).then_some(RunOrder { epoch, batch })
 }
 
+/// True for the key of dead letters of `application`, see [`run_of_key`].
+#[must_use]
+pub fn names_dead_letters(application: &ApplicationName, key: &str) -> bool {
+    let name = key.rsplit('/').next().and_then(|name| name.strip_prefix(application.as_str()));
+    // `-e1-b2-x3-...`
+    let writer = name.and_then(|rest| rest.split('-').nth(3));
+    writer.is_some_and(|writer| writer.starts_with('x')) && run_of_key(application, key).is_some()
+}
+
 fn number(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, rest) = text.split_at(end);
@@ -98,6 +107,8 @@ mod tests {
             format!("bad/word-count-e12-b345-x1-{RUN}.json"),
         ] {
             assert_eq!(run(&key), expected, "{key}");
+            let is_dead = names_dead_letters(&application("word-count"), &key);
+            assert_eq!(is_dead, key.starts_with("bad/"), "{key}");
         }
     }
 

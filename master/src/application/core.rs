@@ -445,7 +445,8 @@ impl Application {
 
     /// A batch was committed. True when that forgives failures, which the record has to know.
     pub(super) fn committed(&mut self, batch: v1::Batch) -> bool {
-        // A driver tells of its own batches only, so none is older than the last failure.
+        // A driver tells of its own batches, so none is older than the last failure, and of the one
+        // that it recovered, without its time: that is no progress of its own.
         let forgives = batch.committed_ms > 0 && self.failures.forgive();
         if forgives {
             self.record.failures_ms.clear();

@@ -43,7 +43,10 @@ impl History {
         batch.files.truncate(FILES_MAX);
         let at = self.batches.partition_point(|known| known.number < batch.number);
         if let Some(known) = self.batches.get_mut(at).filter(|known| known.number == batch.number) {
-            *known = batch;
+            // Its own driver knew more of it than the one that found it in the head.
+            if known.recovered || !batch.recovered {
+                *known = batch;
+            }
             return;
         }
         self.batches.insert(at, batch);
@@ -74,6 +77,18 @@ mod tests {
         }
         let numbers: Vec<u64> = history.newest(10).iter().map(|batch| batch.number).collect();
         assert_eq!(numbers, [5, 4, 3, 2, 1]);
+    }
+
+    #[test]
+    fn what_a_batchs_own_driver_said_is_not_replaced_by_what_another_found() {
+        let mut history = History::default();
+        let recovered = |number| v1::Batch { recovered: true, ..batch(number, 1) };
+        history.record(batch(1, 3));
+        history.record(recovered(1));
+        history.record(recovered(2));
+        assert_eq!(history.newest(10), [recovered(2), batch(1, 3)]);
+        history.record(batch(2, 4));
+        assert_eq!(history.newest(1), [batch(2, 4)]);
     }
 
     #[test]

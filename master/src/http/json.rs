@@ -133,6 +133,7 @@ fn report(report: &v1::DriverReport) -> Value {
         "gaps": report.gaps.iter().map(gap).collect::<Vec<_>>(),
         "scaling": report.scaling.as_ref().map_or(Value::Null, scaling),
         "replay": report.replay.as_ref().map_or(Value::Null, replay),
+        "doing": report.doing,
     })
 }
 
@@ -239,6 +240,7 @@ pub(super) fn batch(batch: &v1::Batch) -> Value {
         "num_tasks": batch.num_tasks,
         "num_runs": batch.num_runs,
         "num_bad_records": batch.num_bad_records,
+        "recovered": batch.recovered,
         "files": batch.files,
     })
 }

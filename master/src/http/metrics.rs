@@ -98,8 +98,8 @@ fn applications(registry: &mut Registry, core: &Core) {
         "application_millis_behind_latest",
         "Largest distance of a shard behind its newest record; -1 when not known",
     );
-    let records = family(registry, "application_records", "Records committed in this attempt");
-    let rows = family(registry, "application_rows", "Rows committed in this attempt");
+    let records = family(registry, "application_records", "Records committed since it began");
+    let rows = family(registry, "application_rows", "Rows committed since it began");
     let bad = family(registry, "application_bad_records", "Bad records met in this attempt");
     let bad_of_shard = family(
         registry,

@@ -15,14 +15,18 @@ use super::commit::{Acquired, CommitError, Committer, Published};
 use super::head::SourceStart;
 use super::kcl::LeaseTables;
 use super::receivers::discovery::{Description, Streams};
+use super::recovery::{Halt, Recovery};
 use super::session::MasterHandle;
 use super::start::sources;
+use super::upgrade::Present;
 
 /// What the acquisition works with.
 #[derive(Clone, Copy)]
 pub struct Acquisition<'a> {
     /// The application.
     pub spec: &'a ApplicationSpec,
+    /// What a specification that is to follow is held against.
+    pub present: &'a Present,
     /// Its streams, by source.
     pub streams: &'a BTreeMap<String, Description>,
     /// Kinesis.
@@ -44,7 +48,7 @@ pub async fn acquire(
     this: Acquisition<'_>,
     committer: Committer,
     commands: &mut mpsc::Receiver<Command>,
-) -> Result<(Committer, Published, Vec<Command>), CommitError> {
+) -> Result<(Committer, Published, Vec<Command>), Halt> {
     let starts = match committer.peek(this.cancel).await? {
         Some(_) => BTreeMap::new(),
         None => this.starts(sources::wanted(this.spec)).await?,
@@ -53,7 +57,9 @@ pub async fn acquire(
     let (committer, acquired) = this.take(committer, starts, commands, &mut early).await?;
     let head = acquired.head();
     this.master.acquired(v1::HeadAcquired { epoch: head.epoch, batch: head.batch });
-    let mut proof = committer.recover(acquired, this.cancel).await?;
+    let (present, master, cancel) = (this.present, this.master, this.cancel);
+    let recovery = Recovery { committer: &committer, present, master, cancel };
+    let mut proof = recovery.run(acquired, commands, &mut early).await?;
     if let Some(request) = proof.reset_request() {
         tracing::warn!(?request, "the positions are given up, as was asked");
         let starts = this.starts(sources::reset_to(this.spec, request)).await?;

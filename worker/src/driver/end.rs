@@ -4,6 +4,7 @@
 
 use millrace_common::error::{Code, Error};
 use millrace_common::exit::HANDED_OVER;
+use millrace_common::id::ApplicationName;
 use millrace_proto::v1;
 
 /// How the driver ended.
@@ -11,6 +12,8 @@ use millrace_proto::v1;
 pub enum End {
     /// As asked.
     Stopped,
+    /// As asked, before it was at work; what it leaves to the next start, for people.
+    Early(String),
     /// All of the range that was to be read is committed and published; what was read, for people.
     Finished(String),
     /// At the edge of a batch, for another attempt on another node.
@@ -31,7 +34,7 @@ impl End {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Stopped | Self::Finished(_) => 0,
+            Self::Stopped | Self::Early(_) | Self::Finished(_) => 0,
             Self::Rejected(_) | Self::Failed(..) => 1,
             Self::DrainDeadline(_) => 5,
             Self::HandedOver => HANDED_OVER,
@@ -44,7 +47,9 @@ impl End {
     pub fn to_proto(&self) -> v1::DriverFinished {
         use v1::ApplicationState as State;
         let (state, retryable, error) = match self {
-            Self::Stopped | Self::HandedOver | Self::Killed => (State::Stopped, false, None),
+            Self::Stopped | Self::Early(_) | Self::HandedOver | Self::Killed => {
+                (State::Stopped, false, None)
+            }
             Self::Finished(_) => (State::Finished, false, None),
             Self::DrainDeadline(error) => (State::Stopped, false, Some(error)),
             Self::Rejected(error) => (State::Rejected, false, Some(error)),
@@ -54,11 +59,36 @@ impl End {
             state: state.into(),
             retryable,
             reason: match self {
-                Self::Finished(what) => what.clone(),
+                Self::Finished(what) | Self::Early(what) => what.clone(),
                 _ => error.map_or_else(|| "stopped as asked".to_owned(), ToString::to_string),
             },
             failure: error.map(Error::to_failure),
             handed_over: matches!(self, Self::HandedOver),
+        }
+    }
+}
+
+/// The error of a drain that is ended by its deadline: `how_far` it came, and why no further. What is
+/// committed and not published is left to the next start.
+#[must_use]
+pub fn drain_overdue(
+    name: &ApplicationName,
+    how_far: &str,
+    cause: Option<v1::Failure>,
+    is_published: bool,
+) -> Error {
+    let left = match is_published {
+        true => "",
+        false => "; what is committed becomes visible at its next start",
+    };
+    let message = format!("the drain of {name} did not end by its deadline; {how_far}{left}");
+    let again = "submit it again and drain with a longer deadline; nothing is lost";
+    match cause {
+        None => Error::new(Code::DrainDeadline, message, again),
+        Some(cause) => {
+            let next_move = format!("{}; then {again}", cause.next_move);
+            Error::new(Code::DrainDeadline, message, next_move)
+                .caused_by(Error::from_failure(cause))
         }
     }
 }

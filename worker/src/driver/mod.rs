@@ -13,6 +13,7 @@ pub mod kcl;
 pub mod ledger;
 pub mod process;
 pub mod receivers;
+pub mod recovery;
 pub mod report;
 pub mod runner;
 pub mod scaling;

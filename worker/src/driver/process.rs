@@ -31,6 +31,7 @@ use super::executors::server::Service;
 use super::head::Head;
 use super::receivers::actor::{self as receivers, Leave, Receivers};
 use super::receivers::core::{Core as ReceiversCore, Snapshot};
+use super::recovery::Halt;
 use super::report::report;
 use super::runner::BatchRunner;
 use super::scaling::Scaling;
@@ -154,6 +155,7 @@ impl Driver {
         };
         match &end {
             End::Stopped => tracing::info!("the application stopped"),
+            End::Early(what) => tracing::info!("{what}"),
             End::Finished(what) => tracing::info!("the replay is finished: {what}"),
             End::HandedOver => tracing::info!("the next attempt goes on"),
             End::Killed => tracing::warn!("the driver was told to end"),
@@ -176,8 +178,10 @@ impl Driver {
             Err(error) => return End::Rejected(error),
         };
         let committer = self.committer();
+        let present = self.present(&committer);
         let acquisition = Acquisition {
             spec: &self.spec,
+            present: &present,
             streams: &checked.streams,
             kinesis: self.world.streams.as_ref(),
             leases: self.world.leases.as_ref(),
@@ -187,8 +191,11 @@ impl Driver {
         let acquired = acquire(acquisition, committer, &mut self.commands).await;
         let (committer, proof, early) = match acquired {
             Ok(acquired) => acquired,
-            Err(CommitError::Failed(error)) if is_refusal(&error) => return End::Rejected(error),
-            Err(error) => return self.commit_ended(error),
+            Err(Halt::Asked(end)) => return end,
+            Err(Halt::Commit(CommitError::Failed(error))) if is_refusal(&error) => {
+                return End::Rejected(error);
+            }
+            Err(Halt::Commit(error)) => return self.commit_ended(error),
         };
         let work = match self.begin(&checked, runner, committer, proof) {
             Ok(work) => work,
@@ -218,6 +225,12 @@ impl Driver {
         };
         let (heads, uploads) = (self.world.heads.clone(), self.world.uploads.clone());
         Committer::new(heads, uploads, facts, self.world.clock.clone())
+    }
+
+    /// What the next specification is held against.
+    fn present(&self, committer: &Committer) -> Present {
+        let (spec, launch) = (self.spec.clone(), self.launch.clone());
+        Present { spec, launch, world: self.world.clone(), committer: committer.clone() }
     }
 
     /// Starts the actors and the server and asks for executors.
@@ -430,9 +443,7 @@ impl Driver {
                 Ok(())
             }
             Command::CheckSpec(asked) => {
-                let (spec, launch) = (self.spec.clone(), self.launch.clone());
-                let (world, committer) = (self.world.clone(), work.committer.clone());
-                let present = Present { spec, launch, world, committer };
+                let present = self.present(&work.committer);
                 present.look(*asked, self.master.clone(), self.cancel.clone());
                 Ok(())
             }

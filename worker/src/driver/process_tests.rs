@@ -479,12 +479,98 @@ fn a_drain_ends_at_its_deadline_while_s3_completes_nothing() {
         assert!(failure.message.contains("at its next start"), "{failure:?}");
         assert!(failure.message.contains("MR3009"), "{failure:?}");
         assert_eq!(fake.visible(), Vec::<u64>::new());
-        // The next start completes it before it reads.
+        // The next start completes it before it reads, and tells of it.
         fake.refuse_completes(false);
         let driver = start(&fake, 2).await;
         assert_eq!(fake.visible(), (0..5).collect::<Vec<_>>());
+        eventually("the master hears of it", || !driver.master.batches().is_empty()).await;
+        let told = driver.master.batches().remove(0);
+        assert_eq!((told.number, told.num_records, told.num_files), (1, 5, 1), "{told:?}");
+        assert!(told.recovered && told.published_ms > 0 && told.committed_ms == 0, "{told:?}");
+        let totals = |report: &v1::DriverReport| (report.records_total, report.rows_total);
+        eventually("the head's totals", || {
+            driver.master.report().is_some_and(|report| totals(&report) == (5, 5))
+        })
+        .await;
         driver.stop().await;
         assert_eq!(fake.visible(), (0..5).collect::<Vec<_>>());
+    });
+}
+
+/// A driver that can not complete what another one committed, once it says so.
+async fn start_held_up(fake: &Fake) -> Running {
+    fake.refuse_completes(true);
+    fake.put("a", 0..5);
+    let first = start(fake, 1).await;
+    let _e1 = first.executor(fake, "app-a1-e1").await;
+    eventually("the batch is committed", || fake.head().unwrap().batch == 1).await;
+    first.master.stop(true, 100).await;
+    assert_eq!(first.end.await.unwrap().exit_code(), 5);
+    let master = FakeMaster::start().await;
+    let spec = parse_toml("app.toml", FILE, &[]).unwrap();
+    let driver = run(launch(&master, 2), spec, fake.world(), CancellationToken::new());
+    let end = tokio::task::spawn_local(driver);
+    eventually("it says what it does", || {
+        master.report().is_some_and(|report| {
+            report.doing.contains("batch 1") && report.degraded.contains("MR3009")
+        })
+    })
+    .await;
+    Running { master, address: String::new(), end }
+}
+
+#[test]
+fn a_driver_that_completes_what_was_left_heeds_a_stop() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        let driver = start_held_up(&fake).await;
+        let (end, finished) = driver.stop().await;
+        assert_eq!(end.exit_code(), 0, "{end:?}");
+        assert_eq!(finished.state(), v1::ApplicationState::Stopped);
+        assert!(finished.reason.contains("batch 1"), "{finished:?}");
+        assert_eq!(fake.visible(), Vec::<u64>::new());
+        // It is left to the next start.
+        fake.refuse_completes(false);
+        let driver = start(&fake, 3).await;
+        assert_eq!(fake.visible(), (0..5).collect::<Vec<_>>());
+        driver.stop().await;
+    });
+}
+
+#[test]
+fn a_driver_that_completes_what_was_left_hears_the_master() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        let driver = start_held_up(&fake).await;
+        let spec = Some(parse_toml("app.toml", FILE, &[]).unwrap().to_proto());
+        let check = Box::new(v1::CheckSpec { revision: 2, spec });
+        driver.master.send(Command::CheckSpec(check)).await;
+        eventually("an answer", || driver.master.checked().is_some()).await;
+        assert_eq!(driver.master.checked().unwrap().failure, None);
+        // A drain without a deadline waits, and is done when it can be.
+        driver.master.stop(true, 0).await;
+        driver.master.grant("app-a2-e1").await;
+        assert_eq!(fake.visible(), Vec::<u64>::new());
+        fake.refuse_completes(false);
+        eventually("it is at work", || driver.master.driver_at_work().is_some()).await;
+        let address = driver.master.driver_at_work().unwrap();
+        let _e1 = FakeExecutor::start(&fake, &address, "app-a2-e1", false);
+        let end = driver.end.await.unwrap();
+        assert!(matches!(end, End::Stopped), "{end:?}");
+        assert_eq!(fake.visible(), (0..5).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_driver_that_completes_what_was_left_heeds_the_deadline_of_a_drain() {
+    in_system(async {
+        let fake = Fake::with_shards(&["a"]);
+        let driver = start_held_up(&fake).await;
+        driver.master.stop(true, 300).await;
+        let end = driver.end.await.unwrap();
+        assert_eq!(end.exit_code(), 5, "{end:?}");
+        let failure = driver.master.finished().unwrap().failure.unwrap();
+        assert!(failure.code == "MR4010" && failure.message.contains("MR3009"), "{failure:?}");
     });
 }
 

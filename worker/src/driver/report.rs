@@ -110,8 +110,8 @@ pub fn report(
         millis_behind_latest: input.millis_behind_latest.unwrap_or(-1),
         task_cores_total: executors.iter().map(|view| view.registration.cores).sum(),
         task_cores_busy: executors.iter().map(|view| view.heartbeat.cores_busy).sum(),
-        records_total: totals.records,
-        rows_total: totals.rows,
+        records_total: totals.overall.records,
+        rows_total: totals.overall.rows,
         bad_records_total: totals.bad_records,
         bad_records: totals.bad_by_shard.iter().map(bad_records).collect(),
         degraded: commits_late
@@ -132,5 +132,6 @@ pub fn report(
             num_rows: totals.overall.rows,
             num_files: totals.overall.files,
         }),
+        doing: String::new(),
     }
 }

@@ -45,10 +45,6 @@ pub struct Totals {
     pub batch: u64,
     /// When it was committed, Unix milliseconds; 0 before the first of this attempt.
     pub last_commit_ms: i64,
-    /// Records read.
-    pub records: u64,
-    /// Rows written.
-    pub rows: u64,
     /// Records that did not fit and were skipped or dead-lettered.
     pub bad_records: u64,
     /// The same by source and shard; none where there was none.
@@ -76,8 +72,6 @@ impl Totals {
     pub fn add(&mut self, making: &Making, now_ms: i64) {
         self.batch = making.batch;
         self.last_commit_ms = now_ms;
-        self.records += making.num_records;
-        self.rows += making.output.rows;
         self.bad_records += making.num_bad_records();
         for (shard, num) in making.bad_by_shard() {
             *self.bad_by_shard.entry(shard).or_default() += num;
@@ -210,6 +204,7 @@ impl Making {
                 num_tasks: count(self.output.num_tasks),
                 num_runs,
                 num_bad_records,
+                recovered: false,
                 files,
                 run_ms: millis(self.output.elapsed),
                 store_ms: millis(self.output.with_store),

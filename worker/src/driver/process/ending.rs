@@ -5,16 +5,13 @@
 
 use std::time::Duration;
 
-use millrace_common::error::Code;
 use millrace_common::error::Error;
-use millrace_common::id::ApplicationName;
-use millrace_proto::v1;
 
 use super::{Driver, Wish, Work};
 use crate::driver::batch::actor::Outcome;
 use crate::driver::batch::core::Ended as EndedHow;
 use crate::driver::commit::{CommitError, Committer, Published};
-use crate::driver::end::{End, is_passing};
+use crate::driver::end::{End, drain_overdue, is_passing};
 use crate::driver::executors::actor::Retired;
 use crate::driver::head::Totals;
 use crate::driver::receivers::discovery::Filter;
@@ -96,29 +93,6 @@ impl Driver {
             fenced => fenced.is_retryable(),
         };
         End::Failed(error.explain(&self.spec.name), retryable)
-    }
-}
-
-/// The error of a drain that is ended by its deadline.
-pub(super) fn drain_overdue(
-    name: &ApplicationName,
-    how_far: &str,
-    cause: Option<v1::Failure>,
-    is_published: bool,
-) -> Error {
-    let left = match is_published {
-        true => "",
-        false => "; what is committed becomes visible at its next start",
-    };
-    let message = format!("the drain of {name} did not end by its deadline; {how_far}{left}");
-    let again = "submit it again and drain with a longer deadline; nothing is lost";
-    match cause {
-        None => Error::new(Code::DrainDeadline, message, again),
-        Some(cause) => {
-            let next_move = format!("{}; then {again}", cause.next_move);
-            Error::new(Code::DrainDeadline, message, next_move)
-                .caused_by(Error::from_failure(cause))
-        }
     }
 }
 
