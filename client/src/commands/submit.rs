@@ -45,7 +45,10 @@ pub(super) async fn run(global: &Global, output: &Output, command: Submit) -> Ou
     }
     if let Some(until) = command.wait {
         let what = format!("waiting for {name}");
-        let ended = |application: &v1::Application| outcome(application, attempt, until);
+        let ended = |application: &v1::Application| match replaced(application, answer.revision) {
+            Some(error) => Some(Err(error.into())),
+            None => outcome(application, attempt, until),
+        };
         state = wait::until(&client, output, &name, &what, ended).await??;
     }
     let value = json!({
@@ -117,17 +120,20 @@ async fn taken(
 ) -> Outcome {
     let what = format!("checking revision {revision} of {name}");
     let failure = wait::until(client, output, name, &what, |application| {
+        if let Some(error) = replaced(application, revision) {
+            return Some(Err(error));
+        }
         let found = application.revisions.iter().find(|known| known.number == revision)?;
         match found.state() {
             v1::RevisionState::Checking if !has_ended(application.state()) => None,
             v1::RevisionState::Starting if until_works && !has_ended(application.state()) => None,
             v1::RevisionState::Refused if application.revision != revision => {
-                Some(Some((found.clone(), application.revision)))
+                Some(Ok(Some((found.clone(), application.revision))))
             }
-            _ => Some(None),
+            _ => Some(Ok(None)),
         }
     })
-    .await?;
+    .await??;
     let Some((refused, in_use)) = failure else { return Ok(()) };
     let cause = refused.failure.map(Error::from_failure);
     let error = Error::new(
@@ -139,6 +145,21 @@ async fn taken(
         cause.as_ref().map_or("submit it again", Error::next_move),
     );
     Err(error.into())
+}
+
+/// The error for a revision that another one has taken the place of, if one has.
+fn replaced(application: &v1::Application, revision: u32) -> Option<Error> {
+    let found = application.revisions.iter().find(|known| known.number == revision);
+    // Only the newest are listed.
+    let is_over = found.is_none_or(|known| known.state() == v1::RevisionState::Ended);
+    let (name, in_use) = (&application.name, application.revision);
+    (is_over && in_use > revision).then(|| {
+        Error::new(
+            Code::WrongState,
+            format!("revision {revision} of {name} was replaced by revision {in_use} meanwhile"),
+            format!("see `millrace history {name}` for whose it is, and submit again if need be"),
+        )
+    })
 }
 
 /// Whether an application is where the wait ends, and how.
@@ -186,6 +207,34 @@ mod tests {
         assert!(!ends(S::Running, 2, WaitUntil::Ended));
         assert!(ends(S::Stopped, 2, WaitUntil::Ended));
         assert!(!ends(S::Failed, 1, WaitUntil::Running), "an earlier attempt's end is not ours");
+    }
+
+    #[test]
+    fn a_revision_that_another_followed_was_replaced() {
+        use v1::RevisionState as R;
+        let with = |in_use, states: &[(u32, R)]| {
+            let revision = |&(number, state): &(u32, R)| {
+                let mut revision = v1::Revision { number, ..Default::default() };
+                revision.set_state(state);
+                revision
+            };
+            v1::Application {
+                name: "wc".to_owned(),
+                revision: in_use,
+                revisions: states.iter().map(revision).collect(),
+                ..Default::default()
+            }
+        };
+        let is_replaced = |application: &v1::Application| replaced(application, 2).is_some();
+        assert!(!is_replaced(&with(1, &[(1, R::Active), (2, R::Checking)])));
+        assert!(!is_replaced(&with(2, &[(1, R::Ended), (2, R::Active)])));
+        assert!(!is_replaced(&with(2, &[(1, R::Ended), (2, R::Active), (3, R::Checking)])));
+        assert!(!is_replaced(&with(2, &[(2, R::Ended)])), "the application has ended with it");
+        assert!(!is_replaced(&with(3, &[(2, R::Refused), (3, R::Active)])), "it is refused");
+        let late = with(3, &[(2, R::Ended), (3, R::Starting)]);
+        let error = replaced(&late, 2).unwrap();
+        assert!(error.message().contains("replaced by revision 3"), "{error}");
+        assert!(is_replaced(&with(30, &[(11, R::Ended), (30, R::Active)])), "it is not listed");
     }
 
     #[test]

@@ -75,6 +75,11 @@ impl Core {
                 self.applications.insert(name.clone(), made);
             }
         }
+        if is_upgrade {
+            warnings.push(format!(
+                "nothing was running under the name {name}: there was nothing to upgrade, it is started"
+            ));
+        }
         self.last_sequence = sequence;
         Ok(warnings)
     }

@@ -81,6 +81,7 @@ fn a_checked_revision_follows_at_the_edge_of_a_batch() {
     let session = world.driver_works("a");
     assert_eq!(states(&world), [RevisionState::Active]);
     let answer = world.ask(&upgrade(&changed("SELECT 2 FROM logs"))).unwrap();
+    assert_eq!(answer.warnings, Vec::<String>::new(), "it was running");
     assert_eq!((answer.revision, answer.attempt), (2, 2));
     assert_eq!(asked(&mut world), ["check"]);
     assert_eq!(states(&world), [RevisionState::Active, RevisionState::Checking]);
@@ -279,7 +280,10 @@ fn an_application_that_ends_takes_what_was_to_follow_with_it() {
     assert_eq!(world.state("a"), ApplicationState::Stopped, "{}", world.reason("a"));
     assert_eq!(states(&world), [RevisionState::Ended, RevisionState::Refused]);
     // Nothing runs: an upgrade is an ordinary submission.
-    assert_eq!(world.ask(&upgrade(&changed("SELECT 4 FROM logs"))).unwrap().revision, 3);
+    let answer = world.ask(&upgrade(&changed("SELECT 4 FROM logs"))).unwrap();
+    assert_eq!(answer.revision, 3);
+    let says_so = |warning: &String| warning.contains("nothing was running under the name a");
+    assert!(answer.warnings.iter().any(says_so), "{answer:?}");
     assert_eq!(world.shown("a").revision, 3);
 }
 
