@@ -281,6 +281,14 @@ pub struct ApplicationView {
 }
 
 impl ApplicationView {
+    /// True when it has no live attempt and gets none by itself.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        use v1::ApplicationState as S;
+        let ended = [S::Stopped, S::Failed, S::Rejected, S::Killed, S::Finished];
+        ended.iter().any(|state| state_name(*state) == self.state)
+    }
+
     /// From messages.
     #[must_use]
     pub fn new(application: &v1::Application, containers: &[v1::ContainerStatus]) -> Self {

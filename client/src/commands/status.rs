@@ -37,23 +37,16 @@ fn show(view: &ApplicationView) -> String {
         rows.push(("queue", view.queue.clone()));
     }
     rows.extend(view.doing.iter().map(|doing| ("doing", doing.clone())));
-    rows.push(("executors", executors_asked_for(view)));
+    if !view.has_ended() {
+        rows.push(("executors", executors_asked_for(view)));
+    }
     for change in view.scaling.iter().flat_map(|scaling| &scaling.decisions) {
         let at = change.at_ms.map(show_time).unwrap_or_default();
         rows.push(("scaled", format!("{at} {} -> {}: {}", change.from, change.to, change.reason)));
     }
-    rows.push((
-        "receivers",
-        format!("{} reading {} shards", view.receivers.len(), view.num_shards),
-    ));
-    rows.push((
-        "task cores",
-        format!("cores free for tasks: {} of {}", view.task_cores_free, view.task_cores_total),
-    ));
-    rows.push((
-        "lag",
-        view.millis_behind_latest.map_or_else(|| "not known yet".to_owned(), show_span),
-    ));
+    if !view.has_ended() {
+        rows.extend(input_and_cores(view));
+    }
     rows.push(("batch", batch(view)));
     rows.push((
         "totals",
@@ -91,6 +84,17 @@ fn show(view: &ApplicationView) -> String {
         write!(text, "\n{}\n", receivers(&view.receivers)).ok();
     }
     text
+}
+
+/// What is true only while it runs.
+fn input_and_cores(view: &ApplicationView) -> [(&'static str, String); 3] {
+    let (free, total) = (view.task_cores_free, view.task_cores_total);
+    let lag = view.millis_behind_latest.map_or_else(|| "not known yet".to_owned(), show_span);
+    [
+        ("receivers", format!("{} reading {} shards", view.receivers.len(), view.num_shards)),
+        ("task cores", format!("cores free for tasks: {free} of {total}")),
+        ("lag", lag),
+    ]
 }
 
 /// How many there are, how many are asked for, and what speaks for more or fewer.
@@ -311,6 +315,16 @@ mod tests {
             }],
             ..application
         };
+        let stopped = v1::Application {
+            state: v1::ApplicationState::Stopped.into(),
+            report: Some(v1::DriverReport { batch: 12, records_total: 7, ..Default::default() }),
+            ..application.clone()
+        };
+        let text = show(&ApplicationView::new(&stopped, &[]));
+        assert!(text.contains("7 records") && text.contains("12"), "{text}");
+        for live in ["lag", "reading", "cores free"] {
+            assert!(!text.contains(live), "{live}: {text}");
+        }
         let text = show(&ApplicationView::new(&application, &[]));
         assert!(text.contains("cores free for tasks: 32 of 32"), "{text}");
         assert!(text.contains("16 of 16 (4 to 20): 80% busy"), "{text}");

@@ -18,6 +18,7 @@ use super::driver::Driver;
 use super::history::History;
 use super::record::ApplicationRecord;
 use super::revisions::Admitted;
+use super::settled::settled;
 use super::state::{is_terminal, may_become, name as state_name};
 use crate::cluster::Ended;
 use crate::config::Timing;
@@ -189,7 +190,10 @@ impl Application {
     /// The application as clients see it.
     pub(crate) fn to_proto(&self) -> v1::Application {
         let mut shown = self.record.application.clone();
-        shown.report.clone_from(&self.report);
+        shown.report = match self.is_live() {
+            true => self.report.clone(),
+            false => self.report.as_ref().map(settled),
+        };
         if let Some((_, unmet)) = &self.told_unmet {
             shown.reason = format!("{}; {unmet}", shown.reason);
         }

@@ -15,6 +15,7 @@ pub(crate) mod replays;
 mod revisions;
 mod scaling;
 mod session;
+mod settled;
 mod state;
 pub(crate) mod why;
 

@@ -279,6 +279,8 @@ fn an_application_that_ends_takes_what_was_to_follow_with_it() {
     world.pass(Duration::from_secs(12));
     assert_eq!(world.state("a"), ApplicationState::Stopped, "{}", world.reason("a"));
     assert_eq!(states(&world), [RevisionState::Ended, RevisionState::Refused]);
+    let report = world.shown("a").report.expect("what was committed stands");
+    assert_eq!((report.executors.len(), report.millis_behind_latest), (0, -1), "{report:?}");
     // Nothing runs: an upgrade is an ordinary submission.
     let answer = world.ask(&upgrade(&changed("SELECT 4 FROM logs"))).unwrap();
     assert_eq!(answer.revision, 3);
