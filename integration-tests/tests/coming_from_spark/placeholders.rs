@@ -9,7 +9,7 @@ use regex::Regex;
 pub(crate) const DIRECTORY: &str = "/home/you/demo";
 
 /// Pattern and what stands for it, in order.
-const RULES: [(&str, &str); 15] = [
+const RULES: [(&str, &str); 17] = [
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
     (r"127\.0\.0\.1:\d+", "ADDRESS"),
     (r"\bpid \d+", "pid PID"),
@@ -19,6 +19,8 @@ const RULES: [(&str, &str); 15] = [
     (r"\breplay-[0-9a-f]{8}\b", "replay-ID"),
     // Rows and files are as many as batches were cut.
     (r"\bwrote \d+ rows in \d+ files\b", "wrote ROWS in FILES"),
+    (r"\brecords, \d+ rows,", "records, ROWS,"),
+    (r"\brecords=\d+ rows=\d+ files=\d+\b", "records=RECORDS rows=ROWS files=FILES"),
     // Durations that were measured have a blank before the unit; those of settings have none.
     (r"\b\d+(\.\d+)? (ms|s)\b", "DURATION"),
     (r"\bmemory at most \d+ MiB of", "memory at most MEMORY of"),
@@ -62,6 +64,11 @@ mod tests {
             ("1000 records, 0 retries, 0.1 s", "1000 records, 0 retries, DURATION"),
             ("every 1s = 2.0/s, 96MiB process", "every 1s = 2.0/s, 96MiB process"),
             ("a    b", "a  b"),
+            ("1000 records, 1001 rows, 0 bad records", "1000 records, ROWS, 0 bad records"),
+            (
+                "batch=1 records=754 rows=755 files=2",
+                "batch=1 records=RECORDS rows=ROWS files=FILES",
+            ),
             ("memory at most 124 MiB of 256 MiB", "memory at most MEMORY of 256 MiB"),
             ("token fad647e61059 is in ann.token", "token ID is in ann.token"),
             (
