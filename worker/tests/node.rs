@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use millrace_common::application::parse_toml;
 use millrace_common::clock::SystemClock;
 use millrace_common::config::{Sources, load};
 use millrace_common::error::{Code, Error};
@@ -419,11 +420,39 @@ impl Drop for Worker {
     }
 }
 
-/// An executor whose driver is never there: it lives for its grace time.
-fn lonely(id: &str) -> LaunchContext {
+/// An application of which no call is ever made.
+const APPLICATION: &str = r#"
+    name = "a"
+
+    [aws]
+    region = "us-east-1"
+
+    [source.logs]
+    type = "kinesis"
+    stream = "logs"
+    format = "text"
+
+    [query]
+    sql = "SELECT * FROM logs"
+
+    [sink]
+    type = "s3"
+    path = "s3://bucket/a/"
+    format = "json"
+"#;
+
+/// An executor whose driver is never there: it lives for its grace time. Comes back when it is up.
+async fn start_lonely(session: &mut Session, work_dir: &Path, id: &str) -> u32 {
     let mut context = context(id, "");
     context.driver_address = "127.0.0.1:9".to_owned();
-    context
+    context.host = "127.0.0.1".to_owned();
+    context.spec = Some(parse_toml("a.toml", APPLICATION, &[]).unwrap().to_proto());
+    let pid = session.start(&context).await.pid;
+    let log = work_dir.join("containers").join(id).join("stderr.log");
+    let is_up = || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("executor started"));
+    until("the executor is up", || is_up() || !is_alive(pid)).await;
+    assert!(is_alive(pid), "{:?}", std::fs::read_to_string(&log));
+    pid
 }
 
 #[tokio::test]
@@ -432,8 +461,10 @@ async fn nothing_is_left_when_the_worker_is_killed() {
     let directory = tempfile::tempdir().unwrap();
     let mut worker = Worker::start(&master, directory.path());
     let (mut session, _) = master.session().await;
-    let pids =
-        [session.start(&lonely("a-a1-e1")).await.pid, session.start(&lonely("a-a1-e2")).await.pid];
+    let mut pids = Vec::new();
+    for id in ["a-a1-e1", "a-a1-e2"] {
+        pids.push(start_lonely(&mut session, directory.path(), id).await);
+    }
     worker.0.kill().unwrap();
     worker.0.wait().unwrap();
     let began = Instant::now();
@@ -449,11 +480,12 @@ async fn a_worker_that_is_told_to_end_ends_its_containers_first() {
     let directory = tempfile::tempdir().unwrap();
     let mut worker = Worker::start(&master, directory.path());
     let (mut session, _) = master.session().await;
-    let pid = session.start(&lonely("a-a1-e1")).await.pid;
+    let pid = start_lonely(&mut session, directory.path(), "a-a1-e1").await;
     let worker_pid = nix::unistd::Pid::from_raw(worker.0.id().try_into().unwrap());
     kill(worker_pid, Signal::SIGTERM).unwrap();
     let ended = session.status("a-a1-e1", ContainerState::Exited).await;
-    assert!(ended.exit.unwrap().requested);
+    let exit = ended.exit.unwrap();
+    assert!(exit.requested, "{exit:?}");
     assert!(!is_alive(pid));
     let rest = async { while let Ok(Some(_)) = session.incoming.message().await {} };
     tokio::time::timeout(DEADLINE, rest).await.expect("the stream is closed in order");
