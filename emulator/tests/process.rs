@@ -202,11 +202,13 @@ async fn small_calls_are_answered_without_waiting_for_more() {
     let process = spawn(dir.path());
     let clients = clients(&process.endpoint);
     create_stream(&clients).await;
-    let start = Instant::now();
+    let mut fastest = Duration::MAX;
     for _ in 0..20 {
         let put = clients.kinesis.put_record().stream_name("logs").partition_key("k");
+        let start = Instant::now();
         put.data(Blob::new("x")).send().await.expect("put");
+        fastest = fastest.min(start.elapsed());
     }
-    // Nagle's algorithm with delayed acknowledgement costs 40 ms a call.
-    assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
+    // Nagle's algorithm with delayed acknowledgement costs 40 ms, and that in each call.
+    assert!(fastest < Duration::from_millis(40), "{fastest:?}");
 }

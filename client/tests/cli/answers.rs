@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::support::{Said, millrace, program};
+use crate::support::{Said, millrace, nobody, program};
 use millrace_common::error::{Code, Error};
 use millrace_common::rpc;
 use millrace_proto::v1;
@@ -13,6 +13,7 @@ use millrace_proto::v1::ApplicationState as S;
 use millrace_proto::v1::client_service_server::{ClientService, ClientServiceServer};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 /// A master that answers what it was given.
@@ -324,9 +325,7 @@ fn failed(code: &str) -> v1::Application {
 
 #[tokio::test]
 async fn a_master_that_is_restarted_is_waited_for() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    let (silent, address) = nobody();
     let mut command = tokio::process::Command::new(program());
     command.args(["status", "wc", "--master", &address]).env_clear().kill_on_drop(true);
     let mut command = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -334,7 +333,7 @@ async fn a_master_that_is_restarted_is_waited_for() {
     let first = talk.next_line().await.unwrap().unwrap();
     assert!(first.contains(&address) && first.contains("waiting for it"), "{first}");
     // Only now there is one.
-    let (incoming, _) = rpc::bind(&address).await.unwrap();
+    let incoming = TcpIncoming::from(silent.listen(8).unwrap());
     let fake = Fake { application: application(S::Running), ..Fake::default() };
     let service = ClientServiceServer::new(fake);
     let server = tokio::spawn(rpc::server().add_service(service).serve_with_incoming(incoming));

@@ -53,7 +53,11 @@ async fn a_later_part_that_fails_takes_the_earlier_ones_down() {
     let (temp, own) = away();
     // The address is no server's, so that making the table fails while the emulator lives.
     let pid = temp.path().join("pid");
-    let text = format!("echo $$ > {}; printf 127.0.0.1:9 > \"$6\"; exec sleep 600", pid.display());
+    let text = format!(
+        "echo $$ > {}; printf 127.0.0.1:9 > \"$6.new\"; mv \"$6.new\" \"$6\"; \
+         exec sleep 600",
+        pid.display()
+    );
     script(temp.path(), "millrace-emulator", &text);
     script(temp.path(), "millrace-master", "exit 0");
     script(temp.path(), "millrace-worker", "exit 0");

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Said, millrace, program, run};
+use crate::support::{Said, millrace, nobody, program, run};
 
 const GOOD: &str = r#"
 name = "word-count"
@@ -176,18 +176,12 @@ async fn a_wrong_file_is_found_before_the_master_is_asked() {
     millrace(&["submit", &file, "--master", "127.0.0.1:9"]).await.refused(1, "MR1004");
 }
 
-/// An address on which nobody listens.
-fn nobody() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
-}
-
 /// How long a master that may be restarting is waited for, and some room for a busy machine.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn a_master_that_is_not_there_is_named_and_waited_for_a_while() {
-    let address = nobody();
+    let (_silent, address) = nobody();
     let said = millrace(&["list", "--master", &address]).await;
     let line = said.refused(1, "MR2001");
     assert!(line.contains(&address) && line.contains("refused"), "{said:?}");
@@ -238,7 +232,7 @@ async fn a_reset_without_a_terminal_needs_yes() {
 
 #[tokio::test]
 async fn errors_for_programs_are_one_object() {
-    let address = nobody();
+    let (_silent, address) = nobody();
     let said = millrace(&["list", "--json", "--master", &address]).await;
     assert_eq!((said.code, said.out.as_str()), (Some(1), ""));
     let error: serde_json::Value = serde_json::from_str(&said.err).unwrap();

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpSocket;
+
 /// No command of these tests may take longer, on the slowest machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -48,6 +50,14 @@ impl Said {
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(self.done()).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
+}
+
+/// An address on which nobody listens, and what keeps others from taking it.
+pub(crate) fn nobody() -> (TcpSocket, String) {
+    let silent = TcpSocket::new_v4().unwrap();
+    silent.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    (silent, address)
 }
 
 /// The `millrace` of this build.

@@ -163,7 +163,8 @@ fn nothing_new_makes_no_batch() {
         let driver = start(&fake, 1).await;
         let _e1 = driver.executor(&fake, "app-a1-e1").await;
         eventually("the batch", || fake.visible().len() == 3).await;
-        // Some more intervals pass: reports count them.
+        eventually("the master has heard of it", || driver.master.batches().len() == 1).await;
+        // Some more intervals pass.
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(driver.master.batches().len(), 1);
         driver.stop().await;
@@ -712,8 +713,6 @@ fn an_executor_that_fails_twice_gets_no_work_for_ten_minutes() {
         let clock = TurnedClock::shared();
         let mut world = fake.world();
         world.clock = clock.clone();
-        // So that turning the clock makes nobody silent.
-        world.times.limits.lost_after = Duration::from_secs(3_600);
         let driver = start_in(world, 1, FILE).await;
         let _e1 = driver.executor(&fake, "app-a1-e1").await;
         let _e2 = driver.executor(&fake, "app-a1-e2").await;

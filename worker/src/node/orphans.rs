@@ -74,6 +74,9 @@ mod tests {
 
     use super::*;
 
+    /// Far above what a test needs.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
     #[test]
     fn only_containers_of_this_directory_are_meant() {
         let root = Path::new("/var/lib/millrace");
@@ -96,6 +99,14 @@ mod tests {
         let shell = shell.args(["executor", "--launch"]).arg(file).current_dir(root.path());
         let mut shell = shell.process_group(0).stdout(Stdio::piped()).spawn().unwrap();
         let group = Pid::from_raw(i32::try_from(shell.id()).unwrap());
+        let stat = format!("/proc/{group}/stat");
+        let is_stopped = || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
+        let stopped = async {
+            while !is_stopped() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, stopped).await.expect("the shell stops itself");
         assert!(find(root.path()).contains(&group));
         let mut output = shell.stdout.take().unwrap();
         // Whoever starts it waits for it, here as in init.

@@ -82,7 +82,8 @@ async fn a_frozen_peer_is_named_within_seconds() {
             panic!("{sql}: {error:?}")
         };
         assert_eq!(&*executor, "app-a1-e2", "{sql}");
-        assert!(elapsed < Duration::from_secs(7), "{sql}: {elapsed:?}");
+        // Some 4 s where there is time; not by the run's own deadline, in any case.
+        assert!(elapsed < cluster.deadline / 2, "{sql}: {elapsed:?}");
     }
 }
 
@@ -90,9 +91,10 @@ async fn a_frozen_peer_is_named_within_seconds() {
 async fn an_executor_that_is_gone_is_named() {
     let mut cluster = Cluster::start(&[1, 1]).await;
     cluster.put(0, "logs", &records(0, 100, 10), Behaviour::Good);
-    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // Bound and not listening, so that nobody else gets the port.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = nobody.local_addr().unwrap();
-    drop(nobody);
     cluster.executors[1].target.url = format!("http://{address}").into();
     let runner = runner(SHAPES[1]).await;
     let error = cluster.run(&runner).await.unwrap_err();

@@ -218,6 +218,8 @@ impl Fake {
         times.discovery_interval = Duration::from_millis(200);
         times.cut_wait = Duration::from_millis(100);
         times.report_interval = Duration::from_millis(50);
+        // Nobody is lost because the machine is busy; an executor that is to be lost goes away.
+        times.limits.lost_after = Duration::from_secs(3_600);
         World {
             streams: Arc::new(self.clone()),
             buckets: Arc::new(self.clone()),
