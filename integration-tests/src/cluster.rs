@@ -377,6 +377,29 @@ impl Cluster {
         answer.expect("the master answers").into_inner().containers
     }
 
+    /// Process id of the driver that runs; none between two attempts.
+    ///
+    /// # Panics
+    /// When the master does not answer.
+    pub async fn driver(&self, application: &str) -> Option<u32> {
+        let containers = self.containers(application).await;
+        let statuses = containers.into_iter().filter_map(|container| container.status);
+        let mut drivers = statuses.filter(|status| status.kind() == v1::ContainerKind::Driver);
+        let running = drivers.find(|status| status.state() == v1::ContainerState::Running);
+        running.map(|status| status.pid).filter(|pid| *pid != 0)
+    }
+
+    /// Waits for the driver, and kills it.
+    ///
+    /// # Panics
+    /// When none comes to run.
+    pub async fn kill_driver(&self, application: &str) {
+        let pid = within(PATIENCE, "its driver runs", async || {
+            self.driver(application).await.ok_or_else(|| "there is none".to_owned())
+        });
+        processes::kill_by_id(pid.await);
+    }
+
     /// The newest batches of an application.
     ///
     /// # Panics

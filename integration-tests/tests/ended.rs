@@ -7,9 +7,11 @@ use std::time::Duration;
 use millrace_integration_tests::application::File;
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
 use millrace_integration_tests::eventually::{PATIENCE, within};
+use millrace_integration_tests::faults::control::{Control, Rule};
 use millrace_integration_tests::words::{Counts, assert_equal};
 use millrace_integration_tests::{objects, processes};
-use millrace_proto::v1::{ApplicationState, ContainerKind, ContainerState};
+use millrace_proto::v1::{ApplicationState, ContainerKind, ContainerState, DriverReport};
+use serde_json::json;
 
 const LINES: u16 = 300;
 
@@ -89,25 +91,55 @@ async fn is_gone(pid: u32) {
 }
 
 /// A word count whose blocks have a second holder.
-fn held_twice(interval: &'static str) -> File {
+fn held_twice() -> File {
     let receivers = "\"per_executor\"\nstorage_level = \"memory_and_disk_2\"";
-    File { receivers, interval, ..File::default() }
+    File { receivers, ..File::default() }
+}
+
+/// Of the blocks of [`LINES`] lines, which take 18,000 bytes, more than one of two executors reads.
+const HELD_TWICE: u64 = 12_000;
+/// What an executor logs when it reads a block from Kinesis that nobody holds any more.
+const READ_AGAIN: &str = "a lost block was read again";
+
+/// A word count over two executors that each hold all blocks of the newest lines: those of a batch
+/// whose results are on their way for a long time.
+async fn holding_twice() -> Counting {
+    let mut counting = Counting::start_with(held_twice()).await;
+    let slow = json!({ "type": "delay", "ms": 10_000 });
+    let slow = Rule::new("slow", "s3", "UploadPart", slow).containing("word-count/");
+    let control = Control::of(&counting.cluster.aws.endpoint);
+    control.add(std::slice::from_ref(&slow)).await;
+    let held = |report: &DriverReport| -> Vec<u64> {
+        report.executors.iter().map(|executor| executor.block_bytes).collect()
+    };
+    let (cluster, name) = (&counting.cluster, counting.application.name);
+    cluster.wait_for_report(name, "no block is held", |report| held(report) == [0, 0]).await;
+    counting.put().await;
+    let (cluster, name) = (&counting.cluster, counting.application.name);
+    let is_twice = |report: &DriverReport| {
+        let held = held(report);
+        held.len() == 2 && held.iter().all(|bytes| *bytes > HELD_TWICE)
+    };
+    cluster.wait_for_report(name, "both hold all of it", is_twice).await;
+    control.remove(&[slow]).await;
+    counting
 }
 
 #[tokio::test]
 async fn a_killed_executor_whose_blocks_are_held_twice_loses_nothing() {
-    let mut counting = Counting::start_with(held_twice("3s")).await;
-    counting.put().await;
+    let counting = holding_twice().await;
     let (pid, _) = counting.running(ContainerKind::Executor).await[0].clone();
     processes::kill_by_id(pid);
     is_gone(pid).await;
+    counting.is_counted().await;
+    let logs = counting.cluster.container_logs();
+    assert!(!logs.contains(READ_AGAIN), "the second holder had them: {logs}");
     counting.ends_exactly().await;
 }
 
 #[tokio::test]
 async fn blocks_whose_every_holder_is_killed_are_read_again() {
-    let mut counting = Counting::start_with(held_twice("2s")).await;
-    counting.put().await;
+    let counting = holding_twice().await;
     let executors = counting.running(ContainerKind::Executor).await;
     for (pid, _) in &executors {
         processes::kill_by_id(*pid);
@@ -115,6 +147,9 @@ async fn blocks_whose_every_holder_is_killed_are_read_again() {
     for (pid, _) in executors {
         is_gone(pid).await;
     }
+    counting.is_counted().await;
+    let logs = counting.cluster.container_logs();
+    assert!(logs.contains(READ_AGAIN), "nobody had them: {logs}");
     counting.ends_exactly().await;
 }
 

@@ -109,6 +109,9 @@ async fn secrets_and_parameters_arrive_and_no_secret_is_shown_anywhere() {
 
     let said = everything_said(&cluster, &driver).await;
     cluster.stop("word-count", &[]).await;
+    for shown in ["secret://file/deep/word", "secret://env/HIDDEN", "executor started"] {
+        assert!(said.contains(shown), "{shown} is not shown: there is less than should be read");
+    }
     for canary in ["canary-lent", "canary-filed", "5b1f7c90", "91c2", "never lent"] {
         let at = said.find(canary);
         let around = at.map(|at| &said[said.floor_char_boundary(at.saturating_sub(300))..at]);

@@ -18,8 +18,8 @@ use millrace_integration_tests::faults::control::{Control, Rule};
 use millrace_integration_tests::lines::{
     NAME, STREAM, application, failed, numbered, rows_are, written,
 };
-use millrace_integration_tests::{objects, processes, reshard, truth};
-use millrace_proto::v1::{ContainerKind, GapReport};
+use millrace_integration_tests::{objects, reshard, truth};
+use millrace_proto::v1::GapReport;
 use serde_json::json;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -280,11 +280,7 @@ async fn latest_and_a_time_are_fixed_by_the_first_start_and_hold_for_the_shards_
     cluster.submit(&latest).await;
     is_begun(cluster).await;
     scene.put("first", 20).await;
-    let containers = cluster.containers(NAME).await;
-    let drivers = containers.into_iter().filter_map(|container| container.status);
-    for driver in drivers.filter(|status| status.kind() == ContainerKind::Driver) {
-        processes::kill_by_id(driver.pid);
-    }
+    cluster.kill_driver(NAME).await;
     reshard::split(&cluster.aws, STREAM, 1).await;
     scene.put("second", 20).await;
     rows_are(cluster, 40).await;

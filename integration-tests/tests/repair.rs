@@ -10,9 +10,9 @@ use millrace_integration_tests::application::File;
 use millrace_integration_tests::cluster::{Cluster, Judge, NodeSize};
 use millrace_integration_tests::eventually::{PATIENCE, within};
 use millrace_integration_tests::faults::control::{Control, Rule};
+use millrace_integration_tests::objects;
 use millrace_integration_tests::words::{Counts, assert_equal};
-use millrace_integration_tests::{objects, processes};
-use millrace_proto::v1::{ApplicationState, ContainerKind};
+use millrace_proto::v1::ApplicationState;
 use serde_json::json;
 
 const NAME: &str = "word-count";
@@ -145,11 +145,7 @@ async fn readers_remove_the_files_of_the_last_batch(cluster: &Cluster) {
     let control = Control::of(&cluster.aws.endpoint);
     control.add(std::slice::from_ref(&forgotten)).await;
     let num_attempts = cluster.application(NAME).await.expect("it runs").attempts.len();
-    let containers = cluster.containers(NAME).await;
-    let drivers = containers.into_iter().filter_map(|container| container.status);
-    for driver in drivers.filter(|status| status.kind() == ContainerKind::Driver) {
-        processes::kill_by_id(driver.pid);
-    }
+    cluster.kill_driver(NAME).await;
     within(PATIENCE, "the next driver is at work", async || {
         let application = cluster.application(NAME).await?;
         let (state, num) = (application.state(), application.attempts.len());

@@ -17,8 +17,8 @@ use millrace_integration_tests::eventually::{PATIENCE, within};
 use millrace_integration_tests::faults::control::Control;
 use millrace_integration_tests::lines::{NAME, STREAM, application, numbered, rows_are};
 use millrace_integration_tests::truth::{self, RecordKey};
-use millrace_integration_tests::{lines, objects, processes, reshard};
-use millrace_proto::v1::{ApplicationState, ContainerKind, ContainerState};
+use millrace_integration_tests::{lines, objects, reshard};
+use millrace_proto::v1::ApplicationState;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -82,11 +82,7 @@ impl Scene {
     async fn kill_driver(&self, name: &str) {
         let first = |report: &millrace_proto::v1::DriverReport| report.batch > 0;
         self.cluster.wait_for_report(name, "a batch is committed", first).await;
-        let containers = self.cluster.containers(name).await;
-        let driver = containers.into_iter().filter_map(|container| container.status).find(|one| {
-            one.kind() == ContainerKind::Driver && one.state() == ContainerState::Running
-        });
-        processes::kill_by_id(driver.expect("the replay has a driver").pid);
+        self.cluster.kill_driver(name).await;
         within(PATIENCE, "another attempt has begun", async || {
             let application = self.cluster.application(name).await?;
             let num = application.attempts.len();

@@ -50,8 +50,6 @@ pub struct Before {
     pub num_attempts: usize,
     /// Lines of the master's log.
     pub master_log_bytes: usize,
-    /// Rows visible.
-    pub num_visible: usize,
 }
 
 /// An application under load.
@@ -170,7 +168,6 @@ impl<'a> Scene<'a> {
             live: self.live().await,
             num_attempts: self.num_attempts().await,
             master_log_bytes: self.stage.cluster.master.log().len(),
-            num_visible: self.load.flow.lock().num_visible(),
         }
     }
 

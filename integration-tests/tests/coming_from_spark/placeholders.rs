@@ -9,7 +9,7 @@ use regex::Regex;
 pub(crate) const DIRECTORY: &str = "/home/you/demo";
 
 /// Pattern and what stands for it, in order.
-const RULES: [(&str, &str); 17] = [
+const RULES: [(&str, &str); 18] = [
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
     (r"127\.0\.0\.1:\d+", "ADDRESS"),
     (r"\bpid \d+", "pid PID"),
@@ -26,6 +26,8 @@ const RULES: [(&str, &str); 17] = [
     (r"\bmemory at most \d+ MiB of", "memory at most MEMORY of"),
     // Resident memory, in the last column of an executor.
     (r"(?m)^(word-count-a\d+-e\d+ .* )\d+MiB$", "${1}MEMORY"),
+    // What a drain waits for meanwhile depends on when it is looked at.
+    (r"(?m)^node-\d+: .*\n", ""),
     // Which executor reads which shards: whoever registered first.
     (r"(?m)^(logs/\d+ +logs +)word-count-a(\d+)-e\d+( .*)$", "${1}EXECUTOR of attempt $2"),
     // Batches are cut by the clock.
@@ -80,6 +82,7 @@ mod tests {
                 "logs/1  logs  EXECUTOR of attempt 1",
             ),
             ("batch        7, committed", "batch  NUMBER, committed"),
+            ("node-1: the driver finishes its batch\nnode-1 drained\n", "node-1 drained\n"),
         ] {
             assert_eq!(normal(text), expected);
         }

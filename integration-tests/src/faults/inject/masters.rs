@@ -13,9 +13,12 @@ use crate::faults::scene::{Live, Scene};
 
 pub(super) async fn down(scene: &mut Scene<'_>, time: Duration) -> Injected {
     let before = scene.live().await;
-    let injected = Injected::now(Vec::new());
+    let mut injected = Injected::now(Vec::new());
     scene.stage.cluster.master.kill();
+    let visible = || scene.load.flow.lock().num_visible();
+    let before_it = visible();
     tokio::time::sleep(time).await;
+    injected.num_visible_meanwhile = visible() - before_it;
     let started = Instant::now();
     scene.stage.cluster.restart_master().await;
     let num_nodes = scene.stage.cluster.workers.len();

@@ -48,6 +48,8 @@ pub struct Injected {
     pub resident_bytes_max: u64,
     /// Spills that executors say were refused.
     pub num_spills_refused: u64,
+    /// Records that became visible while the master was down.
+    pub num_visible_meanwhile: usize,
     /// What a reader of the table should know.
     pub notes: Vec<String>,
 }
@@ -63,6 +65,7 @@ impl Injected {
             degraded: false,
             resident_bytes_max: 0,
             num_spills_refused: 0,
+            num_visible_meanwhile: 0,
             notes: Vec::new(),
         }
     }
