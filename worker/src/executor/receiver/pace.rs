@@ -1,8 +1,9 @@
 //! The pace of calls: one per shard of a stream in this process, whoever calls.
 //!
 //! Promises: never more than five calls of a kind in any second, without bursts, whoever reads the
-//! shard and however often its reader changes; a shard that another executor may have called for
-//! until now is left alone as long as the driver says. Never does: wait for anything but its turn.
+//! shard and however often its reader changes; who asked first is first, so that a reader that goes on
+//! for ever does not keep a block from being read again; a shard that another executor may have called
+//! for until now is left alone as long as the driver says. Never does: wait for anything but its turn.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -34,11 +35,26 @@ impl Clock for TokioClock {
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<std::time::Instant>>;
 
+/// The turns of one kind of call.
+#[derive(Debug)]
+struct Turns {
+    limiter: Limiter,
+    /// Held by the one who is next; the others wait in the order in which they came.
+    next: tokio::sync::Mutex<()>,
+}
+
+impl Turns {
+    fn new(quota: Quota) -> Self {
+        let limiter = RateLimiter::direct_with_clock(quota, TokioClock);
+        Self { limiter, next: tokio::sync::Mutex::default() }
+    }
+}
+
 /// The pace of one shard.
 #[derive(Debug)]
 pub struct Pace {
-    iterators: Limiter,
-    reads: Limiter,
+    iterators: Turns,
+    reads: Turns,
     /// No call before this time.
     not_before: Mutex<Instant>,
 }
@@ -52,8 +68,8 @@ impl Pace {
             .expect("an interval is not zero")
             .allow_burst(NonZeroU32::MIN);
         Self {
-            iterators: RateLimiter::direct_with_clock(quota, TokioClock),
-            reads: RateLimiter::direct_with_clock(quota, TokioClock),
+            iterators: Turns::new(quota),
+            reads: Turns::new(quota),
             not_before: Mutex::new(Instant::now()),
         }
     }
@@ -78,10 +94,11 @@ impl Pace {
         *self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn turn(&self, limiter: &Limiter) {
+    async fn turn(&self, turns: &Turns) {
+        let _next = turns.next.lock().await;
         loop {
             tokio::time::sleep_until(self.not_before()).await;
-            match limiter.check() {
+            match turns.limiter.check() {
                 Ok(()) => return,
                 Err(early) => {
                     tokio::time::sleep(early.wait_time_from(TokioClock.now())).await;
@@ -245,6 +262,34 @@ mod tests {
             pace.read().await;
         }
         assert!(begun.elapsed() >= INTERVAL * 2, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_without_end_keeps_nobody_waiting() {
+        // Whatever a call takes, for that decides who looks first when the next turn comes.
+        for took in (0..=210).step_by(5).map(Duration::from_millis) {
+            let pace = Paces::new(CALL_INTERVAL).of(&shard("a"));
+            let reader = async {
+                for _ in 0..100 {
+                    pace.read().await;
+                    tokio::time::sleep(took).await;
+                }
+            };
+            let another = async {
+                for asks_after in [0, 1, 50, 209, 210, 211].map(Duration::from_millis) {
+                    tokio::time::sleep(asks_after).await;
+                    let begun = Instant::now();
+                    pace.read().await;
+                    let waited = begun.elapsed();
+                    assert!(waited <= CALL_INTERVAL * 2 + INTERVAL, "{waited:?} beside {took:?}");
+                }
+            };
+            tokio::select! {
+                biased;
+                () = reader => panic!("the other never had a turn beside {took:?}"),
+                () = another => {}
+            }
+        }
     }
 
     #[tokio::test]
