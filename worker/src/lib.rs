@@ -16,5 +16,7 @@ mod input_model;
 pub mod isolation;
 pub mod kpl;
 pub mod launch;
+#[cfg(test)]
+mod model_search;
 pub mod node;
 pub mod peers;

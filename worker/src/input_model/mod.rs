@@ -3,18 +3,21 @@
 //!
 //! Promises: in no state of these worlds is a record in two batches, out of order, or in a batch
 //! with the end of its parent; where nothing can move any more every record is committed and no
-//! executor holds a block that nobody needs. `MILLRACE_MODELS=large` tries larger worlds.
+//! executor holds a block that nobody needs. `MILLRACE_MODELS=large` tries the worlds with faults to
+//! their end, and the larger ones of [`large`].
 //!
 //! Left out: Kinesis itself (see the reader's tests), time, and the receivers' byte budget.
 
+mod large;
 mod scene;
 
 use std::hash::{Hash, Hasher};
 
 use millrace_proto::v1::executor_command::Body;
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{HasDiscoveries, Model, Property};
 
 use self::scene::{Executor, NOW, Scene, Shard, Shown};
+use crate::model_search::{Found, Order, is_large, search};
 
 /// A rule that somebody in the world does not keep: it must be found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,19 +276,15 @@ const HELD: &str = "a planned block is where the driver thinks it is";
 const AT_REST: &str = "where nothing can move all is committed and nothing is held";
 const FINISHED: &str = "everything can be committed";
 
-/// The shortest way to a property that does not hold, if there is one among the states that are
-/// reached in the fewest steps, or, without a limit, among all.
-fn flaw(name: &str, config: Config, limit: Option<usize>) -> Option<String> {
-    let began = std::time::Instant::now();
-    let until = HasDiscoveries::AnyFailures;
+/// A way to a property that does not hold, if there is one among the states that are tried first
+/// or, without a limit, among all.
+fn flaw(name: &str, config: Config, order: Order, limit: Option<usize>) -> Option<String> {
     let properties = config.properties();
-    let mut builder = config.checker().threads(2).finish_when(until);
+    let mut asked = config.checker().finish_when(HasDiscoveries::AnyFailures);
     if let Some(limit) = limit {
-        builder = builder.target_state_count(limit);
+        asked = asked.target_state_count(limit);
     }
-    let checker = builder.spawn_bfs().join();
-    println!("{name}: {} states, {:?}", checker.unique_state_count(), began.elapsed());
-    let mut found = checker.discoveries();
+    let Found { num_tried, paths: mut found } = search(name, asked, order);
     let (failures, examples): (Vec<_>, Vec<_>) =
         properties.iter().partition(|property| property.expectation.discovery_is_failure());
     for property in failures {
@@ -295,7 +294,7 @@ fn flaw(name: &str, config: Config, limit: Option<usize>) -> Option<String> {
         let steps: String = steps.collect();
         return Some(format!("not true that {}: {flaw}{steps}", property.name));
     }
-    if limit.is_some_and(|limit| checker.state_count() >= limit) {
+    if limit.is_some_and(|limit| num_tried >= limit) {
         println!("{name}: there are more states than these");
         return None;
     }
@@ -305,28 +304,34 @@ fn flaw(name: &str, config: Config, limit: Option<usize>) -> Option<String> {
     None
 }
 
-fn is_large() -> bool {
-    std::env::var("MILLRACE_MODELS").is_ok_and(|size| size == "large")
-}
-
 /// In every state.
 fn holds(name: &str, config: Config) {
-    if let Some(flaw) = flaw(name, config, None) {
+    if let Some(flaw) = flaw(name, config, Order::BreadthFirst, None) {
         panic!("{name}: {flaw}");
     }
 }
 
-/// In every state when the large worlds are asked for, else in the first of them. Each broken rule
-/// below is found in far fewer.
+/// In the states that are reached in the fewest steps. Each broken rule below is found in far
+/// fewer. In every state when the large worlds are asked for.
 fn holds_at_first(name: &str, config: Config) {
-    let limit = (!is_large()).then_some(FIRST_STATES);
-    if let Some(flaw) = flaw(name, config, limit) {
+    if is_large() {
+        return holds_in_many(name, config);
+    }
+    if let Some(flaw) = flaw(name, config, Order::BreadthFirst, Some(FIRST_STATES)) {
+        panic!("{name}: {flaw}");
+    }
+}
+
+/// In every state of a world that has too many of them to hold those that wait.
+fn holds_in_many(name: &str, config: Config) {
+    if let Some(flaw) = flaw(name, config, Order::DepthFirst, None) {
         panic!("{name}: {flaw}");
     }
 }
 
 fn is_found(broken: Broken, config: Config) {
-    let found = flaw(&format!("{broken:?}"), Config { broken: Some(broken), ..config }, None);
+    let config = Config { broken: Some(broken), ..config };
+    let found = flaw(&format!("{broken:?}"), config, Order::BreadthFirst, None);
     println!("{broken:?}: {}", found.unwrap_or_else(|| panic!("{broken:?} is not found out")));
 }
 
@@ -424,18 +429,4 @@ fn a_broken_session_that_nobody_asks_about_leaves_something_behind() {
     is_found(Broken::TrustsSessions, Config { faults: 1, ..SMALL });
     let whole = Config { blocks_of: &[usize::MAX], ..SMALL };
     is_found(Broken::HidesUnanswered, Config { faults: 1, ..whole });
-}
-
-#[test]
-fn a_larger_world_is_no_other() {
-    if !is_large() {
-        println!("SKIPPED: set MILLRACE_MODELS=large to try the large worlds");
-        return;
-    }
-    let whole = Config { blocks_of: &[usize::MAX], ..SMALL };
-    holds("one shard, two faults", Config { faults: 2, ..SMALL });
-    holds("one shard, a fault and a death", Config { faults: 1, deaths: 1, ..SMALL });
-    holds("split, a death", Config { shards: SPLIT, deaths: 1, ..whole.clone() });
-    holds("merge, a fault", Config { shards: MERGE, faults: 1, ..whole.clone() });
-    holds("merge, the driver dies", Config { shards: MERGE, restarts: 1, ..whole });
 }

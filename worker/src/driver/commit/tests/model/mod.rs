@@ -4,20 +4,22 @@
 //!
 //! Promises: in no state of these worlds is a record lost, doubled or visible too soon, and where
 //! nothing can move any more everything is visible. Drivers that lack one rule of the design are
-//! found out. `MILLRACE_MODELS=large` tries larger worlds, for minutes.
+//! found out. `MILLRACE_MODELS=large` tries the larger worlds of [`large`].
 //!
 //! The worlds are small: two shards with three records, two drivers or three, few faults. What is
-//! left out: time (an upload never expires, five minutes pass at once), and the tasks themselves.
+//! left out: time (five minutes pass at once, an upload expires when the world lets it), and the
+//! tasks themselves.
 
 mod by_hand;
 mod drivers;
+mod large;
 mod replay;
 mod world;
 
 use std::collections::BTreeMap;
 
 use millrace_common::head::{Fate, RunOrder, fate};
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{HasDiscoveries, Model, Property};
 
 use self::by_hand::Variant;
 use self::drivers::{Driver, End, Point};
@@ -26,6 +28,7 @@ use self::world::{Cut, Stand, World};
 use super::super::core::CompleteAnswer;
 use super::heads::Conditions;
 use crate::driver::head::{RepairChoice, Sizes};
+use crate::model_search::{Order, search};
 
 /// Who drives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -394,22 +397,25 @@ fn all_records(config: &Config) -> impl Iterator<Item = world::Record> {
 fn discoveries(
     name: &str,
     config: Config,
+    order: Order,
     until: HasDiscoveries,
 ) -> BTreeMap<&'static str, String> {
-    let began = std::time::Instant::now();
-    let checker = config.checker().threads(2).finish_when(until).spawn_bfs().join();
-    println!("{name}: {} states, {:?}", checker.unique_state_count(), began.elapsed());
+    let found = search(name, config.checker().finish_when(until), order);
     let steps = |path: stateright::Path<State, Action>| {
         let steps = path.into_actions().into_iter().map(|action| format!("\n  {action:?}"));
         steps.collect::<String>()
     };
-    checker.discoveries().into_iter().map(|(name, path)| (name, steps(path))).collect()
+    found.paths.into_iter().map(|(name, path)| (name, steps(path))).collect()
+}
+
+fn holds(name: &str, config: Config) {
+    holds_in_all_states(name, config, Order::BreadthFirst);
 }
 
 /// Tries every state and lets no property fail.
-fn holds(name: &str, config: Config) {
+fn holds_in_all_states(name: &str, config: Config, order: Order) {
     let properties = config.properties();
-    let found = discoveries(name, config, HasDiscoveries::AnyFailures);
+    let found = discoveries(name, config, order, HasDiscoveries::AnyFailures);
     for property in properties {
         let steps = found.get(property.name);
         if property.expectation.discovery_is_failure() {
@@ -422,14 +428,11 @@ fn holds(name: &str, config: Config) {
 
 /// The world must see that records are lost or doubled.
 fn is_found(name: &str, config: Config) {
-    let found = discoveries(name, config, HasDiscoveries::AnyOf(RECORDS.into()));
+    let until = HasDiscoveries::AnyOf(RECORDS.into());
+    let found = discoveries(name, config, Order::BreadthFirst, until);
     let seen = RECORDS.iter().find_map(|property| Some((property, found.get(property)?)));
     let (property, steps) = seen.unwrap_or_else(|| panic!("{name} is not found out"));
     println!("{name}: not true that {property}:{steps}");
-}
-
-fn is_large() -> bool {
-    std::env::var("MILLRACE_MODELS").is_ok_and(|size| size == "large")
 }
 
 #[test]
@@ -506,28 +509,6 @@ fn reading_a_batch_again_that_is_partly_visible_doubles_records() {
 #[test]
 fn giving_a_batch_up_loses_records() {
     is_found("given up by name", Config { repair: Some(RepairChoice::GiveUp), faults: 0, ..LOST });
-}
-
-#[test]
-fn a_larger_world_is_no_other() {
-    if !is_large() {
-        println!("SKIPPED: set MILLRACE_MODELS=large to try the large worlds");
-        return;
-    }
-    let large = Config { num_drivers: 3, crashes: 2, ..Config::SMALL };
-    holds("three drivers", large.clone());
-    holds("two faults", Config { faults: 2, ..Config::SMALL });
-    let ruled = Config { gc: Gc::Ruled, runs_during_publish: true, ..Config::SMALL };
-    holds("gc, large", ruled);
-    let sizes = Sizes { inline: 0, chunk: 100 };
-    holds("chunks, large", Config { sizes, ..Config::SMALL });
-    let asked = Config { repair: Some(RepairChoice::Reread), num_drivers: 3, ..LOST };
-    holds("lost and read again, large", asked);
-    holds("lost, large", LOST);
-    holds("marks, large", Config { marks: true, ..Config::SMALL });
-    let repair = Some(RepairChoice::Reread);
-    holds("removed, large", Config { repair, takes: 2, records: [1, 1], ..TAKEN });
-    holds("removed and lost, large", Config { repair, expiries: 1, records: [1, 1], ..TAKEN });
 }
 
 /// Enough of a world to be caught in.
