@@ -26,7 +26,7 @@ pub(crate) struct Found<M: Model> {
     pub(crate) paths: HashMap<&'static str, Path<M::State, M::Action>>,
 }
 
-/// Whether the large worlds are asked for: those that take minutes to hours.
+/// Whether the large worlds are asked for, which take too long for every run.
 pub(crate) fn is_large() -> bool {
     std::env::var("MILLRACE_MODELS").is_ok_and(|size| size == "large")
 }

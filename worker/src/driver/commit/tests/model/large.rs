@@ -1,7 +1,8 @@
 //! Larger worlds: three drivers, two faults, more records where the small worlds leave some out.
 //!
 //! Promises: each world is a test of its own, is tried to its end and says then how many states it
-//! has. Tried only with `MILLRACE_MODELS=large`: most worlds take minutes, some take hours.
+//! has. Tried only with `MILLRACE_MODELS=large`: most worlds take seconds or minutes; which were not
+//! seen to their end is said in docs/adr/0017.
 
 use stateright::HasDiscoveries;
 
